@@ -1,0 +1,3 @@
+//! The in-guest personality for stock kernels.
+#![cfg_attr(not(test), no_std)]
+pub mod image;

@@ -1,0 +1,246 @@
+//! The one module L1 is booted with: every guest's configuration and files.
+//! May: nothing. Input: trusted (the host tool), checked all the same.
+//!
+//! PVH passes a single module, so the tool packs everything into one file: a [`Header`], the
+//! [`Bundle`] in postcard encoding, then the blobs, each page-aligned.
+
+extern crate alloc;
+
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// First bytes of a bundle.
+pub const MAGIC: [u8; 8] = *b"RoostBdl";
+/// Version of header and encoding.
+pub const VERSION: u32 = 1;
+/// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
+pub const HEADER: usize = 16;
+
+/// A run of bytes in the bundle file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// From the start of the file.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// One loadable piece of an image. The tool parses ELF files; L1 only copies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Page-aligned: window address (shim) or guest-physical address (native guest).
+    pub addr: u64,
+    /// Bytes in memory; what the file does not give is zero.
+    pub memory: u64,
+    /// Bytes in the file.
+    pub data: Blob,
+    /// May be written.
+    pub write: bool,
+    /// May be executed.
+    pub execute: bool,
+}
+
+/// A program of ours, ready to copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// First instruction.
+    pub entry: u64,
+    /// Pieces in ascending order.
+    pub segments: Vec<Segment>,
+}
+
+/// How a guest is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A stock kernel under the shim.
+    Stock {
+        /// The shim.
+        shim: Image,
+        /// The kernel file, untouched.
+        kernel: Blob,
+        /// The initial ramdisk, untouched.
+        initrd: Option<Blob>,
+    },
+    /// A kernel that speaks the native ABI.
+    Native {
+        /// The kernel.
+        image: Image,
+        /// A module for it.
+        module: Option<Blob>,
+    },
+}
+
+/// One guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// For messages.
+    pub name: String,
+    /// What to run.
+    pub kind: Kind,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// RAM, bytes.
+    pub memory: u64,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+}
+
+/// Everything L1 is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// Guests, started in this order.
+    pub guests: Vec<Guest>,
+    /// Print counters and histograms to the log when a guest ends.
+    pub stats: bool,
+    /// Seconds since 1970 at start, from the tool's clock.
+    pub wall_seconds: u64,
+}
+
+/// Why a bundle cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Too short, or not starting with [`MAGIC`].
+    NotABundle,
+    /// Written by another version of the tool.
+    Version(u32),
+    /// The encoded part does not decode.
+    Encoding,
+    /// A blob lies outside the file.
+    Blob,
+}
+
+impl Bundle {
+    /// Decodes the bundle at the start of `file` and checks that every blob lies inside it.
+    ///
+    /// # Errors
+    /// [`Error`] says what is wrong.
+    pub fn decode(file: &[u8]) -> Result<Self, Error> {
+        let header = file.get(..HEADER).ok_or(Error::NotABundle)?;
+        if header[..8] != MAGIC {
+            return Err(Error::NotABundle);
+        }
+        let word = |at: usize| {
+            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        if word(8) != VERSION {
+            return Err(Error::Version(word(8)));
+        }
+        let encoded = file[HEADER..].get(..word(12) as usize).ok_or(Error::Encoding)?;
+        let bundle: Self = postcard::from_bytes(encoded).map_err(|_| Error::Encoding)?;
+        let inside = |blob: &Blob| {
+            blob.offset.checked_add(blob.len).is_some_and(|end| end <= file.len() as u64)
+        };
+        if bundle.guests.iter().flat_map(Guest::blobs).all(|blob| inside(&blob)) {
+            Ok(bundle)
+        } else {
+            Err(Error::Blob)
+        }
+    }
+
+    /// Header and encoded part, to be followed by the blobs.
+    ///
+    /// # Errors
+    /// [`Error::Encoding`] if the description is larger than 4 GiB.
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        let body = postcard::to_allocvec(self).map_err(|_| Error::Encoding)?;
+        let len = u32::try_from(body.len()).map_err(|_| Error::Encoding)?;
+        let mut out = Vec::with_capacity(HEADER + body.len());
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(&body);
+        Ok(out)
+    }
+}
+
+impl Image {
+    /// Pages from the lowest to past the highest address.
+    #[must_use]
+    pub fn segment_pages(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.memory.div_ceil(4096)).sum()
+    }
+}
+
+impl Guest {
+    fn blobs(&self) -> Vec<Blob> {
+        let (image, files) = match &self.kind {
+            Kind::Stock { shim, kernel, initrd } => (shim, [Some(*kernel), *initrd]),
+            Kind::Native { image, module } => (image, [*module, None]),
+        };
+        image
+            .segments
+            .iter()
+            .map(|segment| segment.data)
+            .chain(files.into_iter().flatten())
+            .collect()
+    }
+}
+
+/// `isa-debug-exit` values with which L1 tells the tool how it ended; QEMU exits with
+/// `value << 1 | 1`.
+pub mod exit {
+    /// Every guest powered off.
+    pub const POWEROFF: u8 = 0x10;
+    /// A guest asked for a restart.
+    pub const REBOOT: u8 = 0x11;
+    /// A guest died; the log says why.
+    pub const GUEST_DIED: u8 = 0x12;
+    /// The shim or L1 refused to start a guest; the log says why.
+    pub const BOOT_FAILED: u8 = 0x13;
+    /// L1 itself failed.
+    pub const L1_FAILED: u8 = 0x14;
+}
+
+/// Prefix of the log lines that the tool shows to its user.
+pub const REPORT_PREFIX: &str = "@report ";
+/// Prefix of the log line that holds the statistics, as JSON.
+pub const STATS_PREFIX: &str = "@stats ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn sample() -> Bundle {
+        Bundle {
+            guests: vec![Guest {
+                name: "g".into(),
+                kind: Kind::Native {
+                    image: Image {
+                        entry: 0x10_0000,
+                        segments: vec![Segment {
+                            addr: 0x10_0000,
+                            memory: 4096,
+                            data: Blob { offset: 4096, len: 10 },
+                            write: true,
+                            execute: true,
+                        }],
+                    },
+                    module: None,
+                },
+                cmdline: "a=b".into(),
+                memory: 1 << 25,
+                vcpus: 1,
+            }],
+            stats: true,
+            wall_seconds: 7,
+        }
+    }
+
+    #[test]
+    fn a_bundle_survives_the_trip() {
+        let mut file = sample().encode().unwrap();
+        file.resize(4096 + 10, 0);
+        assert_eq!(Bundle::decode(&file).unwrap(), sample());
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let mut file = sample().encode().unwrap();
+        assert_eq!(Bundle::decode(&file), Err(Error::Blob), "blob past the end");
+        assert_eq!(Bundle::decode(&file[..20]), Err(Error::Encoding));
+        assert_eq!(Bundle::decode(b"ELF"), Err(Error::NotABundle));
+        file[8] = 9;
+        assert_eq!(Bundle::decode(&file), Err(Error::Version(9)));
+    }
+}

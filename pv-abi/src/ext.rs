@@ -1,0 +1,355 @@
+//! Roost's extension of the guest ABI (spec part 2).
+//! May: nothing. Input: guest-controlled.
+//!
+//! Found at CPUID leaf [`crate::cpuid::ROOST_BASE`]. Features are off until enabled one by one with
+//! [`call::ENABLE`]; an unknown bit is refused, and a bit never changes its meaning.
+
+use crate::{PAGE_SIZE, addr::Gpa};
+
+/// ABI version, `major << 16 | minor`. A guest must refuse a major it does not know.
+pub const VERSION: u32 = 1 << 16;
+
+bitflags::bitflags! {
+    /// Extension features.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct Features: u32 {
+        /// Every upper-half PML4 slot but 256..272 is the guest's.
+        const WIDE_VA = 1 << 0;
+        /// A supervisor-mode SYSCALL from outside the shim's text is delivered as [`event::SYSCALL`].
+        const SYSCALL_REFLECTION = 1 << 1;
+        /// The guest tells of its page-table stores; L1 write-protects no upper-level table.
+        /// Irrevocable.
+        const NOTES = 1 << 2;
+        /// [`msr::RETU_PREFAULT_RIP`]: an ERETU that maps the address just handled.
+        const PREFAULT = 1 << 3;
+        /// [`call::LOAD_LDT`] and [`call::SET_CPUNODE`].
+        const DESCRIPTORS = 1 << 4;
+        /// Interrupt vectors need no end-of-interrupt: delivering one retires it.
+        const AUTO_EOI = 1 << 5;
+        /// The VM window ([`window`]) is mapped. Set by the loader, cannot be enabled later.
+        const VM_WINDOW = 1 << 6;
+        /// [`call::CONSOLE_WRITE`] and [`call::CONSOLE_READ`].
+        const CONSOLE = 1 << 7;
+    }
+}
+
+/// MSRs of the extension.
+pub mod msr {
+    /// First index.
+    pub const BASE: u32 = 0x526f_0000;
+    /// Address of a SYSCALL instruction that acts as ERETU, entering L1 to map PVCS.cr2 first.
+    pub const RETU_PREFAULT_RIP: u32 = BASE;
+    /// Lowest address of the text whose supervisor SYSCALLs are hypercalls, not reflections.
+    pub const REFLECT_START: u32 = BASE + 1;
+    /// First address past that text.
+    pub const REFLECT_END: u32 = BASE + 2;
+}
+
+/// Hypercalls of the extension. Registers as for [`crate::hypercall`].
+pub mod call {
+    /// First number.
+    pub const BASE: u64 = 0x526f_0000;
+    /// Enable features: (bits); 0 or EINVAL, in which case nothing changed.
+    pub const ENABLE: u64 = BASE;
+    /// Write to the guest's console: (gpa, length); returns the bytes taken.
+    pub const CONSOLE_WRITE: u64 = BASE + 1;
+    /// Read from the guest's console: (gpa, length); returns the bytes given.
+    pub const CONSOLE_READ: u64 = BASE + 2;
+    /// Interrupt vector to raise when console input arrives: (vector), 0 for none.
+    pub const CONSOLE_VECTOR: u64 = BASE + 3;
+    /// End this VM: (reason, gpa, length) where the bytes are a message; see [`super::shutdown`].
+    pub const SHUTDOWN: u64 = BASE + 4;
+    /// Write a line to L1's log: (gpa, length).
+    pub const LOG: u64 = BASE + 5;
+    /// Notes mode: the PML4 in frame (gfn) may be cached; its upper-level stores are noted.
+    pub const PIN_ROOT: u64 = BASE + 6;
+    /// Notes mode: forget the PML4 in frame (gfn) and every table only it reaches.
+    pub const UNPIN_ROOT: u64 = BASE + 7;
+    /// Notes mode: the table in frame (gfn) is a table no longer.
+    pub const UNPIN_TABLE: u64 = BASE + 8;
+    /// Load the local descriptor table: (gva, entries), entries 0 to unload.
+    pub const LOAD_LDT: u64 = BASE + 9;
+    /// Install the CPU-number descriptor in GDT slot 15: (descriptor).
+    pub const SET_CPUNODE: u64 = BASE + 10;
+    /// Read one of L1's counters for this vCPU: (index); see [`super::counter`].
+    pub const READ_COUNTER: u64 = BASE + 11;
+    /// Walk every live shadow root and compare it with the allow-list; returns the violations.
+    pub const CHECK_ROOTS: u64 = BASE + 12;
+    /// The bytes of a user GS or FS base: (which: 0 FS, 1 user GS; selector): loads a selector.
+    pub const LAST: u64 = BASE + 12;
+}
+
+/// Event vectors of the extension.
+pub mod event {
+    /// A supervisor SYSCALL from outside the shim's text.
+    pub const SYSCALL: u8 = 0x1f;
+}
+
+/// Why a VM ended: first argument of [`call::SHUTDOWN`].
+pub mod shutdown {
+    /// The guest powered itself off.
+    pub const POWEROFF: u64 = 0;
+    /// The guest asked for a restart.
+    pub const REBOOT: u64 = 1;
+    /// The guest gave up (panic).
+    pub const CRASH: u64 = 3;
+    /// The shim could not start the kernel: the message says why.
+    pub const BOOT_FAILED: u64 = 4;
+}
+
+/// Counters of [`call::READ_COUNTER`]: values below [`counter::SPECIAL`] are exit reasons as
+/// numbered in `switcher::Exit` statistics.
+pub mod counter {
+    /// First of the counters that are no exit reason.
+    pub const SPECIAL: u64 = 0x1000;
+    /// All exits.
+    pub const EXITS: u64 = SPECIAL;
+    /// Events delivered.
+    pub const EVENTS: u64 = SPECIAL + 1;
+    /// CR3 writes by L1 and switcher at exits (two each).
+    pub const CR3_WRITES: u64 = SPECIAL + 2;
+    /// Shadow entries filled.
+    pub const FILLS: u64 = SPECIAL + 3;
+    /// Flushes of this vCPU's translations.
+    pub const FLUSHES: u64 = SPECIAL + 4;
+    /// Timer interrupts taken while the guest ran.
+    pub const TIMER_EXITS: u64 = SPECIAL + 5;
+}
+
+/// Page-table notes: what the guest pushes into its ring and what L1 shows in return.
+///
+/// The ring is one page: a header line, then [`notes::ENTRIES`] 64-bit notes. The guest stores a
+/// note and then advances `head`; L1 drains up to `head` at every entry and sets `tail`.
+///
+/// A note is the guest-physical address of the page-table entry that was just stored. It is owed
+/// only for frames whose bit in the *table bitmap* is set; the store must be visible before the
+/// bit is tested (a locked store, or a fence).
+pub mod notes {
+    /// Notes a ring can hold.
+    pub const ENTRIES: usize = 448;
+    /// Offset of `head` (u32, written by the guest): notes pushed since start, modulo 2^32.
+    pub const HEAD: usize = 0;
+    /// Offset of `tail` (u32, written by L1): notes drained.
+    pub const TAIL: usize = 64;
+    /// Offset of the first note.
+    pub const FIRST: usize = 512;
+    const _: () = assert!(FIRST + ENTRIES * 8 == super::PAGE_SIZE);
+}
+
+/// The VM window: slots 264..=271 of every supervisor root, mapped by L1, never from guest tables.
+///
+/// | what | where | access |
+/// |---|---|---|
+/// | shim image | [`window::IMAGE`] | as its segments say |
+/// | vCPU areas | [`window::VCPU_AREA`] + index * [`window::VCPU_STRIDE`] | see [`window::area`] |
+/// | table bitmap | [`window::TABLE_BITMAP`] | read |
+/// | machine-to-physical map | [`window::M2P`] | read |
+/// | all guest memory | [`window::MEMORY`] + gpa | read, write |
+pub mod window {
+    /// First PML4 slot.
+    pub const FIRST_SLOT: usize = 264;
+    /// Last PML4 slot.
+    pub const LAST_SLOT: usize = 271;
+    /// Address of the first slot.
+    pub const BASE: u64 = 0xffff_8400_0000_0000;
+    /// The shim's own segments.
+    pub const IMAGE: u64 = BASE;
+    /// Room for them.
+    pub const IMAGE_SIZE: u64 = 1 << 30;
+    /// Per-vCPU areas.
+    pub const VCPU_AREA: u64 = BASE + (1 << 30);
+    /// Bytes from one area to the next.
+    pub const VCPU_STRIDE: u64 = 1 << VCPU_STRIDE_SHIFT;
+    /// `log2` of the stride.
+    pub const VCPU_STRIDE_SHIFT: u32 = 17;
+    /// Most vCPUs a VM may have.
+    pub const MAX_VCPUS: usize = 32;
+    /// One bit per guest frame: set while L1 shadows the frame as a page table.
+    pub const TABLE_BITMAP: u64 = BASE + (2 << 30);
+    /// u64 per guest frame: the identity.
+    pub const M2P: u64 = BASE + (1 << 39);
+    /// All guest memory.
+    pub const MEMORY: u64 = BASE + (2 << 39);
+
+    /// Page offsets inside a vCPU area. The entry text is one physical copy, mapped into each
+    /// area, so that it finds its vCPU's data relative to RIP.
+    pub mod area {
+        /// Entry text: read, execute.
+        pub const TEXT: u64 = 0;
+        /// Pages of it at most.
+        pub const TEXT_PAGES: u64 = 2;
+        /// The PVCS.
+        pub const PVCS: u64 = 0x2000;
+        /// The shim's per-vCPU data.
+        pub const DATA: u64 = 0x3000;
+        /// The note ring.
+        pub const NOTES: u64 = 0x4000;
+        /// Lowest byte of the stack; everything between NOTES and here is a guard gap.
+        pub const STACK: u64 = 0x8000;
+        /// One past the stack.
+        pub const STACK_TOP: u64 = 0x1_8000;
+        /// Pages with memory of their own: PVCS, data, notes, stack.
+        pub const OWN_PAGES: usize = 3 + ((STACK_TOP - STACK) as usize >> 12);
+    }
+    const _: () = assert!(area::STACK_TOP <= VCPU_STRIDE);
+    const _: () = assert!(VCPU_AREA + MAX_VCPUS as u64 * VCPU_STRIDE <= TABLE_BITMAP);
+}
+
+/// Frames behind the VM window. They follow the guest's RAM in guest-physical space, are
+/// invisible to its kernel, and belong to the VM like the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowFrames {
+    /// First frame: the end of RAM, rounded up to 2 MiB.
+    pub start: u64,
+    /// Frames of the shim's image.
+    pub image: u64,
+    /// The [`ShimBoot`] page follows the image.
+    pub boot: u64,
+    /// First frame of the vCPU areas' own pages.
+    pub areas: u64,
+    /// First frame of the table bitmap.
+    pub bitmap: u64,
+    /// First frame of the machine-to-physical map.
+    pub m2p: u64,
+    /// First frame past all of it.
+    pub end: u64,
+}
+
+impl WindowFrames {
+    /// Lays the frames out for `ram_pages` of RAM, `image_pages` of shim and `vcpus` vCPUs.
+    #[must_use]
+    pub const fn new(ram_pages: u64, image_pages: u64, vcpus: u64) -> Self {
+        let start = ram_pages.next_multiple_of(512);
+        let image = start;
+        let boot = image + image_pages;
+        let areas = boot + 1;
+        let bitmap = areas + vcpus * window::area::OWN_PAGES as u64;
+        // Both tables cover the window's frames too, whose number depends on the tables:
+        // 1/512 for the map plus 1/32768 for the bitmap, so 1/256 more is ample.
+        let covered = bitmap + bitmap / 256 + 64;
+        let m2p = bitmap + covered.div_ceil(8 * PAGE_SIZE as u64);
+        let end = (m2p + covered.div_ceil(PAGE_SIZE as u64 / 8)).next_multiple_of(512);
+        Self { start, image, boot, areas, bitmap, m2p, end }
+    }
+
+    /// Frames the machine-to-physical map and the bitmap have room for.
+    #[must_use]
+    pub const fn covered(&self) -> u64 {
+        (self.bitmap + self.bitmap / 256 + 64).next_multiple_of(512)
+    }
+
+    /// First own frame of vCPU `index`'s area.
+    #[must_use]
+    pub const fn area(&self, index: usize) -> u64 {
+        self.areas + (index * window::area::OWN_PAGES) as u64
+    }
+}
+
+/// What L1 tells the shim: its window address is in RDI at the shim's entry, RSI holds the
+/// vCPU index.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct ShimBoot {
+    /// [`ShimBoot::MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u32,
+    /// vCPUs of this VM.
+    pub vcpus: u32,
+    /// RAM frames, the guest's own: 0..ram_pages.
+    pub ram_pages: u64,
+    /// First frame past the window's own frames.
+    pub end_pages: u64,
+    /// TSC ticks per second.
+    pub tsc_hz: u64,
+    /// Nanoseconds since 1970 when the TSC was `wall_tsc`.
+    pub wall_ns: u64,
+    /// See `wall_ns`.
+    pub wall_tsc: u64,
+    /// The kernel image as it came from the user.
+    pub kernel: Span,
+    /// The initial ramdisk; empty when there is none.
+    pub initrd: Span,
+    /// The command line, without a terminating zero.
+    pub cmdline: Span,
+}
+
+impl ShimBoot {
+    /// "RoostShm".
+    pub const MAGIC: u64 = u64::from_le_bytes(*b"RoostShm");
+}
+
+/// A range of guest-physical memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Span {
+    /// First byte.
+    pub gpa: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+impl Span {
+    /// First byte past the range.
+    #[must_use]
+    pub const fn end(self) -> u64 {
+        self.gpa + self.len
+    }
+}
+
+/// What L1 tells a native guest: guest-physical address in RSI at its entry.
+///
+/// A native guest starts in supervisor mode at its entry with its memory identity-mapped by
+/// 2 MiB pages (U=0, writable) in tables that L1 placed at [`NativeBoot::TABLES`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct NativeBoot {
+    /// [`NativeBoot::MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u32,
+    /// vCPUs of this VM.
+    pub vcpus: u32,
+    /// Bytes of memory, from guest-physical 0.
+    pub memory: u64,
+    /// TSC ticks per second.
+    pub tsc_hz: u64,
+    /// The command line, without a terminating zero.
+    pub cmdline: Span,
+    /// A boot module (the initrd option); empty when there is none.
+    pub module: Span,
+}
+
+impl NativeBoot {
+    /// "RoostNat".
+    pub const MAGIC: u64 = u64::from_le_bytes(*b"RoostNat");
+    /// Where L1 puts this block.
+    pub const GPA: Gpa = Gpa(0x1000);
+    /// Where L1 puts the command line; at most a page.
+    pub const CMDLINE: Gpa = Gpa(0x2000);
+    /// First of the start-up page tables: PML4, PDPT, then one page directory per GiB.
+    pub const TABLES: Gpa = Gpa(0x3000);
+    /// Lowest address an image may be linked at.
+    pub const LOWEST: Gpa = Gpa(0x10_0000);
+}
+
+const _: () = assert!(size_of::<ShimBoot>() == 104 && size_of::<NativeBoot>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_frames_cover_themselves() {
+        for ram_pages in [1, 511, 32768, 1 << 20, 1 << 26] {
+            for vcpus in [1, 32] {
+                let frames = WindowFrames::new(ram_pages, 300, vcpus);
+                assert!(frames.end <= frames.covered() + 512, "{frames:?}");
+                let bitmap_bits = (frames.m2p - frames.bitmap) * 8 * 4096;
+                let m2p_entries = (frames.end - frames.m2p) * 512;
+                assert!(bitmap_bits >= frames.end, "{frames:?}");
+                assert!(m2p_entries >= frames.end, "{frames:?} {m2p_entries}");
+            }
+        }
+    }
+}

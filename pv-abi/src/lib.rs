@@ -1,0 +1,28 @@
+//! Every number that crosses one of Roost's boundaries.
+//!
+//! | module | boundary | specification |
+//! |---|---|---|
+//! | [`msr`], [`pvcs`], [`hypercall`], [`event`], [`selectors`], [`cpuid`] | guest and L1: PVM ABI, generation C1 | `docs/spec/guest.md` |
+//! | [`ext`] | guest and L1: Roost's own extension | `docs/spec/guest.md`, part 2 |
+//! | [`bundle`] | host tool and L1: the one boot module | `docs/spec/bundle.md` |
+//!
+//! This crate holds numbers, `repr(C)` layouts and the arithmetic that both sides of a boundary
+//! must agree on, and nothing else: no `unsafe`, no assembly, no allocation.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod addr;
+#[cfg(feature = "bundle")]
+pub mod bundle;
+pub mod cpuid;
+pub mod event;
+pub mod ext;
+pub mod hypercall;
+pub mod msr;
+pub mod pvcs;
+pub mod selectors;
+
+/// Bytes in a page of guest or host memory.
+pub const PAGE_SIZE: usize = 4096;
+/// `log2` of [`PAGE_SIZE`].
+pub const PAGE_SHIFT: u32 = 12;
