@@ -1,0 +1,58 @@
+//! The world as the shadow MMU sees it: three traits.
+//! May: nothing. Input: guest-controlled addresses.
+
+use crate::primitive::AtomicU64;
+use pv_abi::addr::{Gfn, Gpa, Gva, Hpa};
+
+/// Entries of a page table.
+pub const ENTRIES: usize = 512;
+
+/// A shadow page table as the hardware sees it.
+#[derive(Debug)]
+#[repr(C, align(4096))]
+pub struct Table(pub [AtomicU64; ENTRIES]);
+
+/// Guest-physical memory. Other vCPUs and devices change it at any time; nothing read here may be
+/// read a second time in the belief that it is the same.
+pub trait GuestMemory {
+    /// Loads the page-table entry at `at` (8-aligned) in one access; `None` outside RAM.
+    fn load(&self, at: Gpa) -> Option<u64>;
+
+    /// Replaces the entry at `at` if it still is `current`; false if it is not, or no RAM.
+    fn compare_exchange(&self, at: Gpa, current: u64, new: u64) -> bool;
+
+    /// The host frame behind a guest frame; `None` outside RAM.
+    fn host_frame(&self, gfn: Gfn) -> Option<Hpa>;
+
+    /// The guest frame that `host_frame` gave `hpa` for.
+    fn guest_frame(&self, hpa: Hpa) -> Gfn;
+
+    /// Shows the guest whether a frame is shadowed as a page table (the table bitmap of the
+    /// extension ABI). Called with `true` before the first entry of the frame is read.
+    fn show_table(&self, gfn: Gfn, shadowed: bool);
+}
+
+/// The host frames that hold shadow tables, numbered from 0.
+pub trait TablePool {
+    /// How many there are.
+    fn capacity(&self) -> u32;
+
+    /// The table in frame `id`.
+    fn table(&self, id: u32) -> &Table;
+
+    /// Host-physical address of frame `id`.
+    fn hpa(&self, id: u32) -> Hpa;
+
+    /// The inverse of [`TablePool::hpa`].
+    fn id(&self, hpa: Hpa) -> u32;
+}
+
+/// Hardware translation caches of every vCPU of the VM.
+pub trait TlbOps {
+    /// When this returns, no vCPU uses a translation, or a table, cached before the call. A vCPU
+    /// that is not running may satisfy it when it next runs.
+    fn flush_all(&self);
+
+    /// The same for one address, in every address space.
+    fn flush_address(&self, gva: Gva);
+}

@@ -1,0 +1,194 @@
+//! Holds a VM's shadow MMU together.
+//! May: nothing. Context: run-loop.
+
+use crate::{
+    env::{GuestMemory, TablePool, TlbOps},
+    hot::{Bitmap, HotList},
+    map::PageMap,
+    page::{PageId, Pages},
+    primitive::{AtomicU64, Mutex, Ordering::Relaxed},
+    refs::{Chunks, RefList},
+    walk::Paging,
+};
+use alloc::{boxed::Box, vec::Vec};
+use core::{ops::Range, sync::atomic::AtomicBool};
+use pv_abi::addr::{Gfn, Gva};
+
+/// How a VM wants its MMU.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Guest frames: the reverse maps' size. Frames at or above it are never mapped.
+    pub frames: u64,
+    /// PML4 slots of the upper half that the guest may use.
+    pub upper_slots: Range<usize>,
+    /// Physical address width and SMEP, as the guest was told.
+    pub paging: Paging,
+    /// Root entries of L1's own: (slot, entry, also in the user-mode root). The slots are outside
+    /// `upper_slots`, or the guest's own entries there are ignored.
+    pub fixed: Vec<(usize, u64, bool)>,
+    /// PML4 slots that are L1's, whatever the guest's tables say.
+    pub reserved_slots: Range<usize>,
+}
+
+/// A VM's shadow MMU. Shared by its vCPUs; every method takes `&self`.
+pub struct Mmu<E> {
+    pub(crate) env: E,
+    pub(crate) config: Config,
+    pub(crate) pages: Pages,
+    pub(crate) map: PageMap,
+    /// Who maps each guest frame.
+    pub(crate) rmaps: Box<[RefList]>,
+    pub(crate) chunks: Chunks,
+    /// Frames that are shadowed as a table.
+    pub(crate) tables: Bitmap,
+    /// Tables that were written through a mapping that is gone, D bit and all.
+    pub(crate) written: Bitmap,
+    /// Tables that may only be mapped read-only.
+    pub(crate) protected: Bitmap,
+    pub(crate) hot: HotList,
+    /// Root tables the guest has pinned (notes mode).
+    pub(crate) pins: Bitmap,
+    /// The guest announces its upper-level stores ([`Mmu::note`]); set once, never cleared.
+    notes: AtomicBool,
+    retired: Mutex<Vec<(u64, PageId)>>,
+    epoch: AtomicU64,
+    /// Epoch each vCPU has passed a quiescent point in; `IDLE` while it cannot use any table.
+    seen: Box<[AtomicU64]>,
+}
+
+const IDLE: u64 = u64::MAX;
+
+/// What a vCPU's MMU work amounted to since start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Faults that ended in a mapping.
+    pub mapped: u64,
+    /// Leaf entries installed, fault-around included.
+    pub fills: u64,
+    /// Faults that found the entry already there.
+    pub spurious: u64,
+    /// Faults given to the guest.
+    pub reflected: u64,
+    /// Shadow tables linked.
+    pub links: u64,
+    /// Writes that made a protected table hot.
+    pub unprotected: u64,
+    /// Flushes of a whole address space.
+    pub flushes: u64,
+    /// Tables a flush compared because they had been written.
+    pub synced: u64,
+    /// Notes drained.
+    pub notes: u64,
+    /// Roots built.
+    pub roots: u64,
+}
+
+impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
+    /// An MMU without a single shadow page. `vcpus` bounds the vCPU numbers.
+    #[must_use]
+    pub fn new(env: E, config: Config, vcpus: usize) -> Self {
+        let capacity = env.capacity();
+        let frames = config.frames;
+        Self {
+            env,
+            config,
+            pages: Pages::new(capacity),
+            map: PageMap::new(),
+            rmaps: (0..frames).map(|_| RefList::new()).collect(),
+            // A frame mapped more than once costs a chunk; kernel map plus one user is typical.
+            chunks: Chunks::new((frames / 4).max(u64::from(capacity) * 16) as u32),
+            tables: Bitmap::new(frames),
+            written: Bitmap::new(frames),
+            protected: Bitmap::new(frames),
+            hot: HotList::new(),
+            pins: Bitmap::new(frames),
+            notes: false.into(),
+            retired: Mutex::new(Vec::with_capacity(capacity as usize)),
+            epoch: AtomicU64::new(0),
+            seen: (0..vcpus).map(|_| AtomicU64::new(IDLE)).collect(),
+        }
+    }
+
+    /// Memory outside the tables themselves that [`Mmu::new`] will take, bytes.
+    #[must_use]
+    pub const fn overhead(frames: u64, capacity: u32) -> u64 {
+        let chunks =
+            if frames / 4 > capacity as u64 * 16 { frames / 4 } else { capacity as u64 * 16 };
+        frames * 8 + capacity as u64 * (64 + 16) + chunks * 64 + frames / 4
+    }
+
+    /// The environment.
+    pub fn env(&self) -> &E {
+        &self.env
+    }
+
+    /// Free shadow pages.
+    pub fn free_pages(&self) -> u32 {
+        self.pages.free_count()
+    }
+
+    /// From now on the guest announces every store into an upper-level table (rules N1 to N4).
+    pub fn enable_notes(&self) {
+        self.notes.store(true, Relaxed);
+    }
+
+    pub(crate) fn notes_mode(&self) -> bool {
+        self.notes.load(Relaxed)
+    }
+
+    /// True if the guest may have translations for `gva` at all.
+    pub(crate) fn is_legal(&self, gva: Gva) -> bool {
+        let slot = gva.index(4);
+        gva.is_canonical() && (slot < 256 || self.is_legal_upper(slot))
+    }
+
+    pub(crate) fn is_legal_upper(&self, slot: usize) -> bool {
+        self.config.upper_slots.contains(&slot) && !self.config.reserved_slots.contains(&slot)
+    }
+
+    pub(crate) fn rmap(&self, gfn: Gfn) -> &RefList {
+        &self.rmaps[gfn.0 as usize]
+    }
+
+    /// Hands a dead page over. Its frame is reused once no vCPU can walk it (deferred freeing).
+    pub(crate) fn retire(&self, id: PageId) {
+        self.retired.lock().push((self.epoch.load(Relaxed), id));
+    }
+
+    /// A quiescent point: vCPU `vcpu` is about to run the guest, its stale translations gone.
+    #[inline]
+    pub fn entering(&self, vcpu: usize) {
+        let epoch = self.epoch.load(Relaxed);
+        if self.seen[vcpu].load(Relaxed) != epoch {
+            self.seen[vcpu].store(epoch, Relaxed);
+        }
+    }
+
+    /// vCPU `vcpu` stops running for a while: nothing waits for it.
+    pub fn idle(&self, vcpu: usize) {
+        self.seen[vcpu].store(IDLE, Relaxed);
+    }
+
+    /// Frees what every vCPU has passed by. Cheap when nothing is retired.
+    pub fn reclaim(&self) {
+        let mut retired = self.retired.lock();
+        if retired.is_empty() {
+            return;
+        }
+        // What is retired from here on waits for entries that happen from here on.
+        self.epoch.fetch_add(1, Relaxed);
+        let passed = self.seen.iter().map(|seen| seen.load(Relaxed)).min().unwrap_or(IDLE);
+        retired.retain(|&(epoch, id)| {
+            if epoch < passed {
+                self.pages.free(id);
+            }
+            epoch >= passed
+        });
+    }
+}
+
+impl<E> core::fmt::Debug for Mmu<E> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Mmu").field("config", &self.config).finish_non_exhaustive()
+    }
+}

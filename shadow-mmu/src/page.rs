@@ -1,0 +1,224 @@
+//! Shadow pages: what is known of each shadow table, and the roles they play.
+//! May: take-frame. Context: run-loop.
+
+use crate::{
+    primitive::{
+        AtomicU32, AtomicU64, Mutex,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+    refs::RefList,
+};
+use alloc::{boxed::Box, vec::Vec};
+use pv_abi::addr::Gfn;
+
+/// Number of a shadow page, and of its frame in the pool.
+pub type PageId = u32;
+
+/// One entry of one shadow table: `page * 512 + index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryRef(pub u64);
+
+impl EntryRef {
+    /// Names entry `index` of page `page`.
+    #[must_use]
+    pub const fn new(page: PageId, index: usize) -> Self {
+        Self((page as u64) << 9 | index as u64)
+    }
+
+    /// The page.
+    #[must_use]
+    pub const fn page(self) -> PageId {
+        (self.0 >> 9) as PageId
+    }
+
+    /// The index in it.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        (self.0 & 511) as usize
+    }
+}
+
+bitflags::bitflags! {
+    /// What a shadow page stands for, beside its guest frame. Two tables with one frame and
+    /// different roles are different shadow pages.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Role: u32 {
+        /// Bits 0..3: level, 4 for a root.
+        const LEVEL = 7;
+        /// Holds only translations that user mode may use. Such a tree serves both modes.
+        const USER_ONLY = 1 << 3;
+        /// Every entry above had U (only told apart where SMEP makes it matter).
+        const USER_PATH = 1 << 4;
+        /// Stands for a large guest page: the frame is the first one mapped, not a table.
+        const DIRECT = 1 << 5;
+        /// The large page may be written (its D bit is set).
+        const DIRECT_WRITE = 1 << 6;
+        /// The large page may not be executed from supervisor mode (SMEP, or NX).
+        const DIRECT_NX = 1 << 7;
+    }
+}
+
+impl Role {
+    /// A role at `level` with `flags`.
+    #[must_use]
+    pub const fn at(level: u8, flags: Self) -> Self {
+        Self::from_bits_retain(level as u32 | flags.bits())
+    }
+
+    /// The level, 4 to 1.
+    #[must_use]
+    pub const fn level(self) -> u8 {
+        (self.bits() & Self::LEVEL.bits()) as u8
+    }
+}
+
+/// What is known of one shadow table.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct ShadowPage {
+    gfn: AtomicU64,
+    role: AtomicU32,
+    state: AtomicU32,
+    /// Next page with the same guest frame (in the map), or next free page.
+    pub(crate) next: AtomicU32,
+    /// Bit n: entries 8n..8n+8 may be nonzero. Lets a sweep cost what is there.
+    used: AtomicU64,
+    /// Entries that link here.
+    pub(crate) parents: RefList,
+}
+
+/// No page: ends a chain.
+pub(crate) const NONE: PageId = u32::MAX;
+
+/// The page is being torn down: it must not be linked any more.
+const DEAD: u32 = 1 << 31;
+/// vCPUs that have this root loaded.
+const LOADED: u32 = 0xffff;
+
+impl ShadowPage {
+    fn new() -> Self {
+        Self {
+            gfn: AtomicU64::new(0),
+            role: AtomicU32::new(0),
+            state: AtomicU32::new(DEAD),
+            next: AtomicU32::new(NONE),
+            used: AtomicU64::new(0),
+            parents: RefList::new(),
+        }
+    }
+
+    /// The guest frame it shadows, or the first one it maps (DIRECT).
+    pub fn gfn(&self) -> Gfn {
+        Gfn(self.gfn.load(Relaxed))
+    }
+
+    /// Its role.
+    pub fn role(&self) -> Role {
+        Role::from_bits_retain(self.role.load(Relaxed))
+    }
+
+    /// Groups of eight entries that may be nonzero.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Acquire)
+    }
+
+    /// Must precede any store of a nonzero entry.
+    #[inline]
+    pub(crate) fn mark_used(&self, index: usize) {
+        let bit = 1 << (index / 8);
+        if self.used.load(Relaxed) & bit == 0 {
+            self.used.fetch_or(bit, Release);
+        }
+    }
+
+    pub(crate) fn clear_used(&self) {
+        self.used.store(0, Relaxed);
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.state.load(Acquire) & DEAD != 0
+    }
+
+    pub(crate) fn set_dead(&self) {
+        self.state.fetch_or(DEAD, Release);
+    }
+
+    pub(crate) fn loaded(&self) -> u32 {
+        self.state.load(Acquire) & LOADED
+    }
+
+    pub(crate) fn load(&self) {
+        self.state.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn unload(&self) {
+        self.state.fetch_sub(1, Release);
+    }
+}
+
+/// Every shadow page of a VM, and the list of those that are free. Free tables are all zero.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    pages: Box<[ShadowPage]>,
+    free: Mutex<Free>,
+}
+
+#[derive(Debug)]
+struct Free {
+    head: PageId,
+    count: u32,
+}
+
+impl Pages {
+    pub(crate) fn new(capacity: u32) -> Self {
+        let pages: Vec<_> = (0..capacity).map(|_| ShadowPage::new()).collect();
+        for (id, page) in pages.iter().enumerate().take(capacity.saturating_sub(1) as usize) {
+            page.next.store(id as u32 + 1, Relaxed);
+        }
+        let head = if capacity == 0 { NONE } else { 0 };
+        Self { pages: pages.into_boxed_slice(), free: Mutex::new(Free { head, count: capacity }) }
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.pages.len() as u32
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: PageId) -> &ShadowPage {
+        &self.pages[id as usize]
+    }
+
+    pub(crate) fn free_count(&self) -> u32 {
+        self.free.lock().count
+    }
+
+    /// Takes a free page for `gfn` in `role`; its table is all zero.
+    pub(crate) fn alloc(&self, gfn: Gfn, role: Role) -> Option<PageId> {
+        let id = {
+            let mut free = self.free.lock();
+            let id = free.head;
+            if id == NONE {
+                return None;
+            }
+            free.head = self.get(id).next.load(Relaxed);
+            free.count -= 1;
+            id
+        };
+        let page = self.get(id);
+        page.gfn.store(gfn.0, Relaxed);
+        page.role.store(role.bits(), Relaxed);
+        page.next.store(NONE, Relaxed);
+        page.state.store(0, Release);
+        Some(id)
+    }
+
+    /// Gives back a page whose table is zero again.
+    pub(crate) fn free(&self, id: PageId) {
+        let mut free = self.free.lock();
+        self.get(id).next.store(free.head, Relaxed);
+        free.head = id;
+        free.count += 1;
+    }
+}
+
+const _: () = assert!(size_of::<ShadowPage>() == 64);

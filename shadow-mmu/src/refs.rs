@@ -1,0 +1,302 @@
+//! Lists of references to shadow entries: who maps a guest frame (rmap), who links a shadow page.
+//! May: nothing. Context: run-loop.
+//!
+//! A list is one word: a lock bit, and either nothing, one reference, or the number of a chunk
+//! that starts a chain. One reference, the common case, needs no memory.
+
+use crate::{
+    page::EntryRef,
+    primitive::{
+        AtomicU32, AtomicU64, Mutex,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+use alloc::{boxed::Box, vec::Vec};
+
+const LOCK: u64 = 1;
+const CHAIN: u64 = 2;
+const SHIFT: u32 = 2;
+/// A present reference is stored plus one, so that zero stays "nothing".
+const BIAS: u64 = 1;
+/// References in a chunk.
+const PER_CHUNK: usize = 7;
+const NO_CHUNK: u32 = u32::MAX;
+
+/// A lockable list of references.
+#[derive(Debug)]
+pub(crate) struct RefList(AtomicU64);
+
+/// A cache line of references. The newest chunk comes first, and the newest reference last in it:
+/// short-lived mappings are found at once.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Chunk {
+    next: AtomicU32,
+    len: AtomicU32,
+    refs: [AtomicU64; PER_CHUNK],
+}
+
+/// All chunks of a VM.
+#[derive(Debug)]
+pub(crate) struct Chunks {
+    chunks: Box<[Chunk]>,
+    free: Mutex<u32>,
+}
+
+impl Chunks {
+    pub(crate) fn new(capacity: u32) -> Self {
+        let chunks: Vec<_> = (0..capacity)
+            .map(|id| Chunk {
+                next: AtomicU32::new(if id + 1 == capacity { NO_CHUNK } else { id + 1 }),
+                len: AtomicU32::new(0),
+                refs: [const { AtomicU64::new(0) }; PER_CHUNK],
+            })
+            .collect();
+        let head = if capacity == 0 { NO_CHUNK } else { 0 };
+        Self { chunks: chunks.into_boxed_slice(), free: Mutex::new(head) }
+    }
+
+    fn alloc(&self) -> Option<u32> {
+        let mut free = self.free.lock();
+        let id = *free;
+        if id == NO_CHUNK {
+            return None;
+        }
+        *free = self.chunks[id as usize].next.load(Relaxed);
+        Some(id)
+    }
+
+    fn free(&self, id: u32) {
+        let mut free = self.free.lock();
+        self.chunks[id as usize].next.store(*free, Relaxed);
+        *free = id;
+    }
+}
+
+/// The list is full because memory for references ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoMemory;
+
+/// A locked list; unlocks when dropped.
+pub(crate) struct Locked<'a> {
+    list: &'a RefList,
+    chunks: &'a Chunks,
+    word: u64,
+}
+
+impl RefList {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    #[inline]
+    pub(crate) fn lock<'a>(&'a self, chunks: &'a Chunks) -> Locked<'a> {
+        loop {
+            let word = self.0.load(Relaxed) & !LOCK;
+            if self.0.compare_exchange_weak(word, word | LOCK, Acquire, Relaxed).is_ok() {
+                return Locked { list: self, chunks, word };
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.list.0.store(self.word, Release);
+    }
+}
+
+impl<'a> Locked<'a> {
+    fn single(entry: EntryRef) -> u64 {
+        (entry.0 + BIAS) << SHIFT
+    }
+
+    fn head(&self) -> Option<u32> {
+        (self.word & CHAIN != 0).then_some((self.word >> SHIFT) as u32)
+    }
+
+    fn set_head(&mut self, chunk: u32) {
+        self.word = u64::from(chunk) << SHIFT | CHAIN;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.word == 0
+    }
+
+    /// Adds `entry`, which must not be in the list.
+    #[inline]
+    pub(crate) fn add(&mut self, entry: EntryRef) -> Result<(), NoMemory> {
+        if self.word == 0 {
+            self.word = Self::single(entry);
+            return Ok(());
+        }
+        self.add_to_chain(entry)
+    }
+
+    fn add_to_chain(&mut self, entry: EntryRef) -> Result<(), NoMemory> {
+        let head = match self.head() {
+            Some(head) if (self.chunk(head).len.load(Relaxed) as usize) < PER_CHUNK => head,
+            other => {
+                let id = self.chunks.alloc().ok_or(NoMemory)?;
+                let chunk = self.chunk(id);
+                chunk.next.store(other.unwrap_or(NO_CHUNK), Relaxed);
+                chunk.len.store(0, Relaxed);
+                if other.is_none() {
+                    chunk.refs[0].store((self.word >> SHIFT) - BIAS, Relaxed);
+                    chunk.len.store(1, Relaxed);
+                }
+                self.set_head(id);
+                id
+            }
+        };
+        let chunk = self.chunk(head);
+        let len = chunk.len.load(Relaxed);
+        chunk.refs[len as usize].store(entry.0, Relaxed);
+        chunk.len.store(len + 1, Relaxed);
+        Ok(())
+    }
+
+    /// Removes `entry`; false if it was not there.
+    #[inline]
+    pub(crate) fn remove(&mut self, entry: EntryRef) -> bool {
+        if self.word == Self::single(entry) {
+            self.word = 0;
+            return true;
+        }
+        self.remove_from_chain(entry)
+    }
+
+    fn remove_from_chain(&mut self, entry: EntryRef) -> bool {
+        let mut id = match self.head() {
+            Some(head) => head,
+            None => return false,
+        };
+        let head = id;
+        loop {
+            let chunk = self.chunk(id);
+            let len = chunk.len.load(Relaxed) as usize;
+            let found = chunk.refs[..len].iter().rposition(|slot| slot.load(Relaxed) == entry.0);
+            if let Some(index) = found {
+                // The hole is filled with the newest reference of all, so only the first chunk
+                // is ever partly filled.
+                let newest = self.pop(head);
+                if newest != entry {
+                    chunk.refs[index].store(newest.0, Relaxed);
+                }
+                return true;
+            }
+            id = chunk.next.load(Relaxed);
+            if id == NO_CHUNK {
+                return false;
+            }
+        }
+    }
+
+    /// Takes the newest reference off the chain, whose first chunk is `head`.
+    fn pop(&mut self, head: u32) -> EntryRef {
+        let chunk = self.chunk(head);
+        let len = chunk.len.load(Relaxed) - 1;
+        let newest = EntryRef(chunk.refs[len as usize].load(Relaxed));
+        chunk.len.store(len, Relaxed);
+        if len == 0 {
+            let next = chunk.next.load(Relaxed);
+            self.chunks.free(head);
+            if next == NO_CHUNK {
+                self.word = 0;
+            } else {
+                self.set_head(next);
+            }
+        }
+        newest
+    }
+
+    /// The newest reference.
+    pub(crate) fn newest(&self) -> Option<EntryRef> {
+        if self.word == 0 {
+            return None;
+        }
+        match self.head() {
+            None => Some(EntryRef((self.word >> SHIFT) - BIAS)),
+            Some(head) => {
+                let chunk = self.chunk(head);
+                let len = chunk.len.load(Relaxed) as usize;
+                Some(EntryRef(chunk.refs[len - 1].load(Relaxed)))
+            }
+        }
+    }
+
+    /// Calls `visit` for every reference.
+    #[inline]
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(EntryRef)) {
+        if self.word == 0 {
+            return;
+        }
+        let Some(mut id) = self.head() else {
+            return visit(EntryRef((self.word >> SHIFT) - BIAS));
+        };
+        while id != NO_CHUNK {
+            let chunk = self.chunk(id);
+            for slot in &chunk.refs[..chunk.len.load(Relaxed) as usize] {
+                visit(EntryRef(slot.load(Relaxed)));
+            }
+            id = chunk.next.load(Relaxed);
+        }
+    }
+
+    fn chunk(&self, id: u32) -> &'a Chunk {
+        &self.chunks.chunks[id as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::{collections::BTreeSet, vec::Vec};
+
+    fn contents(list: &RefList, chunks: &Chunks) -> Vec<u64> {
+        let mut all = Vec::new();
+        list.lock(chunks).for_each(|entry| all.push(entry.0));
+        all.sort_unstable();
+        all
+    }
+
+    proptest! {
+        /// Any sequence of additions and removals keeps the list equal to a set, and an emptied
+        /// list gives all its chunks back.
+        #[test]
+        fn a_list_is_a_set(ops in prop::collection::vec((any::<bool>(), 0u64..40), 0..400)) {
+            let (list, chunks) = (RefList::new(), Chunks::new(8));
+            let mut model = BTreeSet::new();
+            for (add, value) in ops {
+                let entry = EntryRef(value);
+                let mut locked = list.lock(&chunks);
+                if add && !model.contains(&value) {
+                    locked.add(entry).unwrap();
+                    model.insert(value);
+                } else if !add {
+                    prop_assert_eq!(locked.remove(entry), model.remove(&value));
+                }
+                drop(locked);
+                prop_assert_eq!(contents(&list, &chunks), model.iter().copied().collect::<Vec<_>>());
+            }
+            for value in model {
+                list.lock(&chunks).remove(EntryRef(value));
+            }
+            prop_assert!(list.lock(&chunks).is_empty());
+            prop_assert_eq!((0..9).filter(|_| chunks.alloc().is_some()).count(), 8);
+        }
+    }
+
+    #[test]
+    fn running_out_of_chunks_is_an_error() {
+        let (list, chunks) = (RefList::new(), Chunks::new(1));
+        let mut locked = list.lock(&chunks);
+        for value in 0..PER_CHUNK as u64 {
+            locked.add(EntryRef(value)).unwrap();
+        }
+        assert_eq!(locked.add(EntryRef(99)), Err(NoMemory));
+        assert_eq!(locked.newest(), Some(EntryRef(6)));
+    }
+}

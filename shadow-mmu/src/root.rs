@@ -1,0 +1,244 @@
+//! Address spaces: the pair of shadow roots behind a guest CR3, loading, pinning, dropping.
+//! May: guest-memory, take-frame. Context: run-loop. Input: guest-controlled CR3 values.
+//!
+//! One guest root table has two shadow roots. The *supervisor* root maps everything; the *user*
+//! root maps what user mode may use. In the lower half both link the same USER_ONLY tables, so a
+//! user page faults once for both modes; where a PML4 slot of the lower half holds supervisor
+//! pages, the supervisor root has a tree of its own for that slot. Under SMEP nothing is shared.
+
+use crate::{
+    env::{ENTRIES, GuestMemory, TablePool, TlbOps},
+    map::Origin,
+    mmu::{Mmu, Stats},
+    page::{EntryRef, PageId, Role},
+    primitive::Ordering::{Acquire, Relaxed},
+    pte::{GuestPte, Spte},
+};
+use pv_abi::addr::{Gfn, Hpa};
+
+/// The shadow roots of an address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// The guest's root table.
+    pub gfn: Gfn,
+    pub(crate) smod: PageId,
+    pub(crate) umod: PageId,
+}
+
+/// A vCPU's side of the MMU.
+#[derive(Debug)]
+pub struct VcpuMmu {
+    /// Number of the vCPU in its VM.
+    pub index: usize,
+    pub(crate) roots: Option<Roots>,
+    serial: u64,
+    /// What happened so far.
+    pub stats: Stats,
+}
+
+/// Why a root could not be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootError {
+    /// The frame is not RAM of the VM.
+    NotRam,
+    /// No shadow page is free: [`Mmu::shrink`] and try again.
+    NoMemory,
+}
+
+impl VcpuMmu {
+    /// vCPU `index`, with no root loaded.
+    #[must_use]
+    pub fn new(index: usize) -> Self {
+        Self { index, roots: None, serial: index as u64, stats: Stats::default() }
+    }
+
+    /// The roots that are loaded.
+    #[must_use]
+    pub const fn roots(&self) -> Option<Roots> {
+        self.roots
+    }
+
+    /// A token no other install in flight has.
+    pub(crate) fn token(&mut self) -> Spte {
+        self.serial = self.serial.wrapping_add(64);
+        Spte::token(self.serial)
+    }
+}
+
+impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
+    fn root_role(&self, user: bool) -> Role {
+        let flags = match (user, self.config.paging.smep) {
+            (true, _) => Role::USER_ONLY,
+            (false, true) => Role::USER_PATH,
+            (false, false) => Role::empty(),
+        };
+        Role::at(4, flags)
+    }
+
+    /// Host addresses of both roots: (supervisor, user).
+    pub fn root_addresses(&self, roots: Roots) -> (Hpa, Hpa) {
+        (self.env.hpa(roots.smod), self.env.hpa(roots.umod))
+    }
+
+    /// Loads the address space whose root table is `gfn`, as a CR3 write does.
+    ///
+    /// With `flush` (no PCID, or no no-flush bit) every table of the lower half that was written
+    /// is synced (rule F1); the caller flushes the hardware.
+    ///
+    /// # Errors
+    /// [`RootError`]; the old root stays loaded.
+    pub fn load_root(&self, vcpu: &mut VcpuMmu, gfn: Gfn, flush: bool) -> Result<Roots, RootError> {
+        if flush {
+            self.sync_hot(vcpu);
+        }
+        if let Some(current) = vcpu.roots.filter(|roots| roots.gfn == gfn) {
+            if flush {
+                self.sync_unpinned(current);
+            }
+            return Ok(current);
+        }
+        self.env.host_frame(gfn).ok_or(RootError::NotRam)?;
+        let (smod, origin) = self.find_root(gfn, false)?;
+        let umod = match self.find_root(gfn, true) {
+            Ok((umod, _)) => umod,
+            Err(error) => {
+                self.kill_if_unused(smod);
+                return Err(error);
+            }
+        };
+        let roots = Roots { gfn, smod, umod };
+        for id in [smod, umod] {
+            self.pages.get(id).load();
+        }
+        let previous = vcpu.roots.replace(roots);
+        if origin == Origin::Made {
+            vcpu.stats.roots += 1;
+            if let Some(previous) = previous {
+                self.copy_upper_half(vcpu, previous, roots);
+            }
+        } else if flush {
+            self.sync_unpinned(roots);
+        }
+        if let Some(previous) = previous {
+            self.unload(previous);
+        }
+        self.reclaim();
+        Ok(roots)
+    }
+
+    /// Unloads the vCPU's root for good: the vCPU ends.
+    pub fn unload_root(&self, vcpu: &mut VcpuMmu) {
+        if let Some(roots) = vcpu.roots.take() {
+            self.unload(roots);
+        }
+    }
+
+    fn find_root(&self, gfn: Gfn, user: bool) -> Result<(PageId, Origin), RootError> {
+        let role = self.root_role(user);
+        let (id, origin) = self.find_or_make(gfn, role).ok_or(RootError::NoMemory)?;
+        if origin == Origin::Made {
+            let table = self.env.table(id);
+            for &(slot, entry, in_user_root) in &self.config.fixed {
+                if in_user_root || !user {
+                    self.pages.get(id).mark_used(slot);
+                    table.0[slot].store(entry, Relaxed);
+                }
+            }
+        }
+        Ok((id, origin))
+    }
+
+    /// A root that is loaded nowhere: kept if the guest announces its stores, thrown away if not
+    /// (rule N4). In unsync mode its tables are tracked like all others, so it is kept.
+    fn unload(&self, roots: Roots) {
+        for id in [roots.smod, roots.umod] {
+            self.pages.get(id).unload();
+            if self.notes_mode() {
+                self.kill_if_unused(id);
+            }
+        }
+    }
+
+    /// Links what the old root links in the upper half, where the guest's entries agree: kernels
+    /// share it, and each link saved is a fault saved.
+    fn copy_upper_half(&self, vcpu: &mut VcpuMmu, from: Roots, to: Roots) {
+        let old = self.env.table(from.smod);
+        let mut groups = self.pages.get(from.smod).used() >> 32;
+        let mut first = 256;
+        while groups != 0 {
+            let skip = groups.trailing_zeros() as usize;
+            first += 8 * skip;
+            for slot in first..first + 8 {
+                let entry = Spte(old.0[slot].load(Acquire));
+                if entry.present() && self.is_legal_upper(slot) {
+                    self.copy_link(vcpu, from, to, slot, entry);
+                }
+            }
+            groups = groups.checked_shr(skip as u32 + 1).unwrap_or(0);
+            first += 8;
+        }
+    }
+
+    fn copy_link(&self, vcpu: &mut VcpuMmu, from: Roots, to: Roots, slot: usize, entry: Spte) {
+        let guest = |root: Gfn| self.env.load(root.gpa().offset(8 * slot as u64)).map(GuestPte);
+        let (Some(theirs), Some(ours)) = (guest(from.gfn), guest(to.gfn)) else { return };
+        let child = self.env.id(entry.hpa());
+        if ours.present() && theirs.same_mapping(ours) && self.pages.get(child).gfn() == ours.gfn()
+        {
+            let at = EntryRef::new(to.smod, slot);
+            let token = vcpu.token();
+            // A link that fails is made by a fault later.
+            let _ = self.link_child(at, child, token, Spte::link(entry.hpa(), ours), || {
+                guest(to.gfn).is_some_and(|now| ours.same_mapping(now))
+            });
+        }
+    }
+
+    /// Notes mode: the root in `gfn` is pinned; its shadow is kept while it is not loaded.
+    ///
+    /// # Errors
+    /// [`RootError::NotRam`].
+    pub fn pin_root(&self, gfn: Gfn) -> Result<(), RootError> {
+        self.env.host_frame(gfn).ok_or(RootError::NotRam)?;
+        self.pins.set(gfn);
+        Ok(())
+    }
+
+    /// Notes mode: forgets the root in `gfn` and every table only it reaches (rule N2). Where it
+    /// is loaded, its lower half goes at once and the rest when it is unloaded.
+    pub fn unpin_root(&self, gfn: Gfn) {
+        self.pins.clear(gfn);
+        for id in self.map.chain(&self.pages, gfn) {
+            let page = self.pages.get(id);
+            if page.role().level() != 4 {
+                continue;
+            }
+            if page.loaded() == 0 {
+                self.kill_if_unused(id);
+            } else {
+                self.clear_entries(id, 0..256);
+            }
+        }
+    }
+
+    /// Frees shadow pages by dropping every root that is not loaded, or, if there is none, all
+    /// that the loaded ones map.
+    pub fn shrink(&self) {
+        let mut dropped = false;
+        for id in 0..self.pages.capacity() {
+            let page = self.pages.get(id);
+            if !page.is_dead() && page.role().level() == 4 && page.loaded() == 0 {
+                dropped |= self.kill_if_unused(id);
+            }
+        }
+        if !dropped {
+            for id in 0..self.pages.capacity() {
+                let page = self.pages.get(id);
+                if !page.is_dead() && page.role().level() == 4 {
+                    self.clear_entries(id, 0..ENTRIES);
+                }
+            }
+        }
+        self.env.flush_all();
+    }
+}

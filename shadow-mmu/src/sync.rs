@@ -1,0 +1,257 @@
+//! Keeps shadow entries true to the guest's: syncing, flushes, notes.
+//! May: guest-memory. Context: run-loop, irq-off. Input: guest-controlled.
+
+use crate::{
+    env::{GuestMemory, TablePool, TlbOps},
+    hot::Snapshot,
+    mmu::Mmu,
+    page::{EntryRef, PageId, Role},
+    primitive::Ordering::{AcqRel, Acquire},
+    pte::{A, D, GuestPte, NX, P, PS, Spte, U, W},
+    root::{Roots, VcpuMmu},
+};
+use pv_abi::addr::{Gfn, Gpa, Gva};
+
+impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
+    /// Brings entry `index` of page `id` back to what the guest's entry allows now.
+    #[inline]
+    pub(crate) fn sync_entry(&self, id: PageId, index: usize) {
+        let entry = &self.env.table(id).0[index];
+        let now = Spte(entry.load(Acquire));
+        if now == Spte::ABSENT {
+            return;
+        }
+        let page = self.pages.get(id);
+        let (role, at) = (page.role(), EntryRef::new(id, index));
+        let guest = GuestPte(self.env.load(page.gfn().gpa().offset(8 * index as u64)).unwrap_or(0));
+        if role.level() == 1 {
+            self.sync_leaf(at, now, role, guest);
+        } else if !now.present() || !self.link_is_true(now, role.level(), guest) {
+            self.zap_link(at, now);
+        }
+    }
+
+    /// Where the mapping is the same, permissions follow in place; where it is not, the entry
+    /// goes. An entry whose guest A bit is clear goes too, so that the next access sets it (F5).
+    #[inline]
+    fn sync_leaf(&self, at: EntryRef, now: Spte, role: Role, guest: GuestPte) {
+        let same_frame = now.present()
+            && guest.has(P | A)
+            && (guest.has(U) || !role.contains(Role::USER_ONLY))
+            && !guest.has_reserved(1, self.config.paging.physical_bits)
+            && self.env.host_frame(guest.gfn()) == Some(now.hpa());
+        if !same_frame {
+            self.zap_leaf(at, now);
+            return;
+        }
+        let want = self.leaf_value(role, guest, now.hpa());
+        if (want.0 ^ now.0) & (W | NX) != 0 {
+            let entry = &self.env.table(at.page()).0[at.index()];
+            let next = want.0 | now.0 & D;
+            if entry.compare_exchange(now.0, next, AcqRel, Acquire).is_err() {
+                self.zap_leaf(at, Spte(entry.load(Acquire)));
+            }
+        }
+    }
+
+    /// True if link `now`, in a table at `level`, still stands for guest entry `guest`.
+    fn link_is_true(&self, now: Spte, level: u8, guest: GuestPte) -> bool {
+        let child = self.pages.get(self.env.id(now.hpa()));
+        let role = child.role();
+        let direct = role.contains(Role::DIRECT);
+        let user = guest.has(U) || !role.intersects(Role::USER_ONLY | Role::USER_PATH);
+        let mirrored = (now.0 ^ guest.0) & (W | NX) == 0;
+        let kind = if direct {
+            let pages = 1u64 << (9 * (u32::from(level) - 1));
+            guest.is_large(level)
+                && guest.gfn().0 & !(pages - 1) == child.gfn().0
+                && role.contains(Role::DIRECT_WRITE) == guest.has(W | D)
+        } else {
+            !(level < 4 && guest.has(PS)) && guest.gfn() == child.gfn()
+        };
+        guest.has(P | A)
+            && kind
+            && user
+            && mirrored
+            && !guest.has_reserved(level, self.config.paging.physical_bits)
+    }
+
+    /// Syncs every entry of page `id`. A large page's table shadows no guest table: its link
+    /// says it all.
+    pub(crate) fn sync_page(&self, id: PageId) {
+        let page = self.pages.get(id);
+        let role = page.role();
+        if role.contains(Role::DIRECT) {
+            return;
+        }
+        let table = self.env.table(id);
+        let mut groups = page.used();
+        while groups != 0 {
+            let group = groups.trailing_zeros() as usize;
+            groups &= groups - 1;
+            for index in 8 * group..8 * group + 8 {
+                let fixed = role.level() == 4 && self.config.reserved_slots.contains(&index);
+                if table.0[index].load(Acquire) != 0 && !fixed {
+                    self.sync_entry(id, index);
+                }
+            }
+        }
+    }
+
+    /// Syncs every page that shadows the table in `gfn`.
+    pub(crate) fn sync_table(&self, gfn: Gfn) {
+        for id in self.map.chain(&self.pages, gfn) {
+            self.sync_page(id);
+        }
+    }
+
+    /// Syncs the hot tables that were written since they were last looked at.
+    pub(crate) fn sync_hot(&self, vcpu: &mut VcpuMmu) {
+        let mut written = Snapshot::new();
+        for gfn in self.hot.snapshot() {
+            if self.take_dirty(gfn) {
+                written.push(gfn);
+            }
+        }
+        if written.is_empty() {
+            return;
+        }
+        // A clean D bit counts only once no translation with a set one is left: flush, then
+        // compare.
+        self.env.flush_all();
+        for gfn in written {
+            vcpu.stats.synced += 1;
+            self.hot.touch(gfn);
+            self.sync_table(gfn);
+        }
+    }
+
+    /// Tells whether `gfn` was written through any mapping, and starts afresh.
+    fn take_dirty(&self, gfn: Gfn) -> bool {
+        let rmap = self.rmap(gfn).lock(&self.chunks);
+        let mut dirty = self.written.get(gfn);
+        if dirty {
+            self.written.clear(gfn);
+        }
+        rmap.for_each(|at| {
+            let entry = &self.env.table(at.page()).0[at.index()];
+            if Spte(entry.load(Acquire)).has(P | D) {
+                entry.fetch_and(!D, AcqRel);
+                dirty = true;
+            }
+        });
+        dirty
+    }
+
+    /// Adds `gfn` to the hot tables; the one that has to make room is protected and looked at a
+    /// last time.
+    pub(crate) fn make_hot(&self, gfn: Gfn) {
+        if let Some(evicted) = self.hot.add(gfn) {
+            self.protect(evicted);
+            self.sync_table(evicted);
+        }
+    }
+
+    /// A protected table is written: from now on it may be, and every flush looks at it.
+    pub(crate) fn unprotect(&self, gfn: Gfn) {
+        self.make_hot(gfn);
+        self.protected.clear(gfn);
+    }
+
+    /// A root whose stores nobody announces (rule N4) loses its lower half at every flush; its
+    /// upper half is compared.
+    pub(crate) fn sync_unpinned(&self, roots: Roots) {
+        if !self.notes_mode() || self.pins.get(roots.gfn) {
+            return;
+        }
+        for id in [roots.smod, roots.umod] {
+            self.clear_entries(id, 0..256);
+            self.sync_page(id);
+        }
+    }
+
+    /// Flushes the current address space and the kernel's (rule F2). The caller flushes the
+    /// hardware in any case (F3).
+    pub fn flush(&self, vcpu: &mut VcpuMmu) {
+        vcpu.stats.flushes += 1;
+        self.sync_hot(vcpu);
+        if let Some(roots) = vcpu.roots {
+            self.sync_unpinned(roots);
+        }
+        self.reclaim();
+    }
+
+    /// Flushes one address (rule F6: a few dozen instructions). The caller flushes the hardware.
+    pub fn flush_address(&self, vcpu: &VcpuMmu, gva: Gva) {
+        let Some(roots) = vcpu.roots else { return };
+        if !self.is_legal(gva) {
+            return;
+        }
+        let shared = self.sync_path(roots.smod, gva, None);
+        self.sync_path(roots.umod, gva, shared);
+    }
+
+    /// Syncs the entry for `gva` at each level below `root`; stops at the table `known`, which
+    /// was looked at already. Returns the level-3 table.
+    fn sync_path(&self, root: PageId, gva: Gva, known: Option<PageId>) -> Option<PageId> {
+        let mut page = root;
+        let mut below_root = None;
+        for level in (1..=4).rev() {
+            let index = gva.index(level);
+            self.sync_entry(page, index);
+            let entry = Spte(self.env.table(page).0[index].load(Acquire));
+            if level == 1 || !entry.present() {
+                break;
+            }
+            page = self.env.id(entry.hpa());
+            if self.pages.get(page).role().contains(Role::DIRECT) {
+                break;
+            }
+            if level == 4 {
+                if known == Some(page) {
+                    break;
+                }
+                below_root = Some(page);
+            }
+        }
+        below_root
+    }
+
+    /// The guest announces that it stored the entry at `gpa` (rules N1, N2). What the shadow
+    /// holds for it is synced now; the guest flushes when it must.
+    pub fn note(&self, vcpu: &mut VcpuMmu, gpa: Gpa) {
+        vcpu.stats.notes += 1;
+        let index = (gpa.page_offset() / 8) as usize;
+        for id in self.map.chain(&self.pages, gpa.gfn()) {
+            let level = self.pages.get(id).role().level();
+            if level < 4 || !self.config.reserved_slots.contains(&index) {
+                self.sync_entry(id, index);
+            }
+        }
+    }
+
+    /// Notes were lost (rule N3): nothing that stands for an upper-level table can be trusted.
+    pub fn notes_lost(&self) {
+        for id in 0..self.pages.capacity() {
+            let page = self.pages.get(id);
+            if !page.is_dead() && page.role().level() == 4 {
+                self.clear_entries(id, 0..512);
+            }
+        }
+        self.env.flush_all();
+    }
+
+    /// The table in `gfn` is one no longer: drop what stands for it, wherever it is linked.
+    pub fn forget_table(&self, gfn: Gfn) {
+        for id in self.map.chain(&self.pages, gfn) {
+            let page = self.pages.get(id);
+            while let Some(at) = {
+                let parents = page.parents.lock(&self.chunks);
+                parents.newest()
+            } {
+                let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
+                self.zap_link(at, now);
+            }
+        }
+    }
+}

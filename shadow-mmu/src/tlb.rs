@@ -1,0 +1,204 @@
+//! Keeps the hardware tags (PCIDs) of one CPU honest.
+//! May: nothing; the hardware is a trait. Context: irq-off.
+//!
+//! Each recently used address space owns a slot of two tags, one per root. A slot is *stale* when
+//! its translations may be wrong; it is invalidated before it is next used, so flushing address
+//! spaces that are not running costs a bit. A slot taken over by another address space is stale
+//! too: that is all there is to tag reuse.
+
+use pv_abi::addr::{Gfn, Gva, Hpa};
+
+/// INVPCID, or a model of it.
+pub trait TagOps {
+    /// Drops every translation of `tag`.
+    fn invalidate(&self, tag: u16);
+    /// Drops the translation of one address in `tag`.
+    fn invalidate_address(&self, tag: u16, gva: Gva);
+}
+
+/// Slots: few enough that the tags of L1 (0) and theirs fit any PCID scheme.
+const SLOTS: usize = 30;
+/// First tag in use; lower ones are L1's.
+const FIRST_TAG: u16 = 2;
+/// CR3 bit 63: keep the tag's translations.
+const NO_FLUSH: u64 = 1 << 63;
+
+/// The tags of one CPU.
+#[derive(Debug)]
+pub struct Tags {
+    /// The CPU has PCID and INVPCID. Without both every CR3 write flushes and nothing is kept.
+    enabled: bool,
+    owners: [Option<Gfn>; SLOTS],
+    stale: u32,
+    current: usize,
+    next: usize,
+}
+
+/// CR3 values of an address space, ready to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cr3Pair {
+    /// Supervisor root.
+    pub smod: u64,
+    /// User root.
+    pub umod: u64,
+}
+
+const ALL: u32 = (1 << SLOTS) - 1;
+
+impl Tags {
+    /// Tags of a CPU that has both PCID and INVPCID, or not.
+    #[must_use]
+    pub const fn new(enabled: bool) -> Self {
+        Self { enabled, owners: [None; SLOTS], stale: ALL, current: 0, next: 0 }
+    }
+
+    fn tags(slot: usize) -> [u16; 2] {
+        let first = FIRST_TAG + 2 * slot as u16;
+        [first, first + 1]
+    }
+
+    /// Makes the address space of `root` current.
+    pub fn select(&mut self, root: Gfn) {
+        if !self.enabled || self.owners[self.current] == Some(root) {
+            return;
+        }
+        self.current = match self.owners.iter().position(|&owner| owner == Some(root)) {
+            Some(slot) => slot,
+            None => {
+                let slot = self.next;
+                self.next = (slot + 1) % SLOTS;
+                self.owners[slot] = Some(root);
+                self.stale |= 1 << slot;
+                slot
+            }
+        };
+    }
+
+    /// Every translation of this VM on this CPU is wrong from now on.
+    pub fn flush_all(&mut self) {
+        self.stale = ALL;
+    }
+
+    /// Translations of the current address space are wrong from now on.
+    pub fn flush_current(&mut self) {
+        self.stale |= 1 << self.current;
+    }
+
+    /// The translation of `gva` is wrong from now on: in the current address space, and, for an
+    /// address of the half that kernels share, in every other.
+    pub fn flush_address(&mut self, ops: &impl TagOps, gva: Gva) {
+        if !self.enabled {
+            return;
+        }
+        if gva.index(4) >= 256 {
+            self.stale |= ALL & !(1 << self.current);
+        }
+        if self.stale >> self.current & 1 == 0 {
+            for tag in Self::tags(self.current) {
+                ops.invalidate_address(tag, gva);
+            }
+        }
+    }
+
+    /// CR3 values for the current address space, whose roots are at `smod` and `umod`. What is
+    /// stale in it is invalidated first, so both values keep what is left.
+    pub fn prepare(&mut self, ops: &impl TagOps, smod: Hpa, umod: Hpa) -> Cr3Pair {
+        if !self.enabled {
+            return Cr3Pair { smod: smod.0, umod: umod.0 };
+        }
+        let [smod_tag, umod_tag] = Self::tags(self.current);
+        if self.stale >> self.current & 1 != 0 {
+            ops.invalidate(smod_tag);
+            ops.invalidate(umod_tag);
+            self.stale &= !(1 << self.current);
+        }
+        Cr3Pair {
+            smod: smod.0 | u64::from(smod_tag) | NO_FLUSH,
+            umod: umod.0 | u64::from(umod_tag) | NO_FLUSH,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::cell::RefCell;
+    use std::{collections::HashMap, vec::Vec};
+
+    /// A TLB that never evicts: (tag, address) to whatever was true when it was filled.
+    #[derive(Default)]
+    struct Model(RefCell<HashMap<(u16, u64), u64>>);
+
+    impl TagOps for Model {
+        fn invalidate(&self, tag: u16) {
+            self.0.borrow_mut().retain(|&(owner, _), _| owner != tag);
+        }
+        fn invalidate_address(&self, tag: u16, gva: Gva) {
+            self.0.borrow_mut().remove(&(tag, gva.0));
+        }
+    }
+
+    impl Model {
+        fn access(&self, cr3: u64, gva: u64, truth: u64) -> u64 {
+            let tag = (cr3 & 0xfff) as u16;
+            if cr3 & NO_FLUSH == 0 {
+                self.invalidate(tag);
+            }
+            *self.0.borrow_mut().entry((tag, gva)).or_insert(truth)
+        }
+    }
+
+    const USER: u64 = 0x1000;
+    const KERNEL: u64 = 0xffff_8880_0000_0000;
+
+    fn run(tags: &mut Tags, model: &Model, root: u64, truth: u64) -> [u64; 2] {
+        tags.select(Gfn(root));
+        let pair = tags.prepare(model, Hpa(root << 12), Hpa((root + 1) << 12));
+        [model.access(pair.umod, USER, truth), model.access(pair.smod, KERNEL, truth)]
+    }
+
+    #[test]
+    fn reusing_a_tag_flushes_it() {
+        let (mut tags, model) = (Tags::new(true), Model::default());
+        for root in 0..3 * SLOTS as u64 {
+            assert_eq!(run(&mut tags, &model, root, root), [root, root]);
+        }
+    }
+
+    #[test]
+    fn translations_survive_a_switch_and_not_a_flush() {
+        let (mut tags, model) = (Tags::new(true), Model::default());
+        run(&mut tags, &model, 1, 1);
+        run(&mut tags, &model, 2, 2);
+        assert_eq!(run(&mut tags, &model, 1, 3), [1, 1], "kept");
+        tags.flush_all();
+        assert_eq!(run(&mut tags, &model, 1, 4), [4, 4]);
+        assert_eq!(run(&mut tags, &model, 2, 5), [5, 5]);
+        tags.flush_current();
+        assert_eq!(run(&mut tags, &model, 1, 6), [4, 4], "another's flush");
+        assert_eq!(run(&mut tags, &model, 2, 6), [6, 6]);
+    }
+
+    #[test]
+    fn one_address_is_flushed_where_it_counts() {
+        let (mut tags, model) = (Tags::new(true), Model::default());
+        run(&mut tags, &model, 1, 1);
+        run(&mut tags, &model, 2, 2);
+        tags.flush_address(&model, Gva(USER));
+        assert_eq!(run(&mut tags, &model, 2, 3), [3, 2]);
+        assert_eq!(run(&mut tags, &model, 1, 3), [1, 1], "another's user address");
+        tags.flush_address(&model, Gva(KERNEL));
+        assert_eq!(run(&mut tags, &model, 1, 4)[1], 4);
+        assert_eq!(run(&mut tags, &model, 2, 5)[1], 5, "kernels share their half");
+    }
+
+    #[test]
+    fn without_pcid_every_load_flushes() {
+        let (mut tags, model) = (Tags::new(false), Model::default());
+        let mut seen = Vec::new();
+        for truth in 1..4 {
+            seen.push(run(&mut tags, &model, 1, truth));
+        }
+        assert_eq!(seen, [[1, 1], [2, 2], [3, 3]]);
+    }
+}

@@ -1,0 +1,167 @@
+//! Takes entries and pages away.
+//! May: nothing. Context: run-loop.
+//!
+//! An entry is exchanged for nothing, never for another target (rule I4). A page whose last link
+//! is gone dies: nobody can link it any more, its entries go, and its frame waits until every vCPU
+//! has passed a quiescent point with its translations flushed.
+
+use crate::{
+    env::{ENTRIES, GuestMemory, TablePool, TlbOps},
+    map::Origin,
+    mmu::Mmu,
+    page::{EntryRef, PageId, Role},
+    primitive::Ordering::{AcqRel, Acquire, Relaxed},
+    pte::{D, Spte, W},
+};
+use core::ops::Range;
+use pv_abi::addr::Gfn;
+
+impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
+    /// Removes leaf entry `at` if it still is `now`.
+    pub(crate) fn zap_leaf(&self, at: EntryRef, now: Spte) -> bool {
+        let entry = &self.env.table(at.page()).0[at.index()];
+        let mut now = now;
+        loop {
+            match entry.compare_exchange(now.0, 0, AcqRel, Acquire) {
+                Ok(_) => break,
+                // The hardware set D meanwhile: still the same mapping.
+                Err(other) if Spte(other).present() && Spte(other).hpa() == now.hpa() => {
+                    now = Spte(other);
+                }
+                Err(_) => return false,
+            }
+        }
+        if now.present() {
+            let gfn = self.env.guest_frame(now.hpa());
+            let mut rmap = self.rmap(gfn).lock(&self.chunks);
+            if now.has(D) && self.tables.get(gfn) {
+                self.written.set(gfn);
+            }
+            rmap.remove(at);
+        }
+        true
+    }
+
+    /// Removes link `at` if it still is `now`; a child without other links dies.
+    pub(crate) fn zap_link(&self, at: EntryRef, now: Spte) {
+        let entry = &self.env.table(at.page()).0[at.index()];
+        if entry.compare_exchange(now.0, 0, AcqRel, Acquire).is_err() || !now.present() {
+            return;
+        }
+        let child = self.env.id(now.hpa());
+        self.pages.get(child).parents.lock(&self.chunks).remove(at);
+        self.env.flush_all();
+        self.kill_if_unused(child);
+    }
+
+    /// Ends page `id` if nothing links it, loads it or pins it. True if it died.
+    pub(crate) fn kill_if_unused(&self, id: PageId) -> bool {
+        let page = self.pages.get(id);
+        {
+            let parents = page.parents.lock(&self.chunks);
+            let kept = page.role().level() == 4 && self.pins.get(page.gfn());
+            if page.is_dead() || !parents.is_empty() || page.loaded() != 0 || kept {
+                return false;
+            }
+            page.set_dead();
+        }
+        let gfn = page.gfn();
+        if page.role().contains(Role::DIRECT) {
+            self.map.remove(&self.pages, id, || ());
+        } else {
+            self.map.remove(&self.pages, id, || self.no_longer_table(gfn));
+        }
+        self.clear_entries(id, 0..ENTRIES);
+        if page.role().level() == 4 {
+            for &(slot, _, _) in &self.config.fixed {
+                self.env.table(id).0[slot].store(0, Relaxed);
+            }
+        }
+        page.clear_used();
+        self.env.flush_all();
+        self.retire(id);
+        true
+    }
+
+    /// Removes every entry of page `id` in `range`, L1's own slots aside.
+    pub(crate) fn clear_entries(&self, id: PageId, range: Range<usize>) {
+        let page = self.pages.get(id);
+        let level = page.role().level();
+        let table = self.env.table(id);
+        let mut groups = page.used();
+        while groups != 0 {
+            let group = groups.trailing_zeros() as usize;
+            groups &= groups - 1;
+            for index in 8 * group..8 * group + 8 {
+                let fixed = level == 4 && self.config.reserved_slots.contains(&index);
+                let now = Spte(table.0[index].load(Acquire));
+                if now == Spte::ABSENT || !range.contains(&index) || fixed {
+                    continue;
+                }
+                let at = EntryRef::new(id, index);
+                if level == 1 {
+                    self.zap_leaf(at, now);
+                } else {
+                    self.zap_link(at, now);
+                }
+            }
+        }
+    }
+
+    /// The page for `gfn` in `role`, made if there is none. Its frame, if it is a table, is
+    /// hot or protected from before the first entry.
+    pub(crate) fn find_or_make(&self, gfn: Gfn, role: Role) -> Option<(PageId, Origin)> {
+        if role.contains(Role::DIRECT) {
+            return self.map.find_or_make(&self.pages, gfn, role, || ());
+        }
+        let found = self.map.find_or_make(&self.pages, gfn, role, || {
+            self.tables.set(gfn);
+            self.env.show_table(gfn, true);
+        })?;
+        if !self.protected.get(gfn) {
+            self.make_hot(gfn);
+        }
+        Some(found)
+    }
+
+    /// `gfn` has lost its last shadow page.
+    pub(crate) fn no_longer_table(&self, gfn: Gfn) {
+        self.tables.clear(gfn);
+        self.env.show_table(gfn, false);
+        self.hot.forget(gfn);
+        self.protected.clear(gfn);
+        self.written.clear(gfn);
+    }
+
+    /// Clears W wherever `gfn` is mapped, and flushes. Until the table is hot again, new entries
+    /// get no W either.
+    pub(crate) fn protect(&self, gfn: Gfn) {
+        self.protected.set(gfn);
+        let mut changed = false;
+        self.rmap(gfn).lock(&self.chunks).for_each(|at| {
+            let entry = &self.env.table(at.page()).0[at.index()];
+            let now = Spte(entry.load(Acquire));
+            if now.present() && now.has(W) {
+                entry.fetch_and(!W, AcqRel);
+                changed = true;
+            }
+        });
+        if changed {
+            self.env.flush_all();
+        }
+    }
+
+    /// Removes every mapping of `gfn`, before its host frame changes or goes.
+    pub fn zap_frame(&self, gfn: Gfn) {
+        while let Some(at) = {
+            let rmap = self.rmap(gfn).lock(&self.chunks);
+            rmap.newest()
+        } {
+            let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
+            if !self.zap_leaf(at, now) {
+                core::hint::spin_loop();
+            }
+        }
+        self.env.flush_all();
+    }
+}

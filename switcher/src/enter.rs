@@ -1,0 +1,147 @@
+//! Assembles `entry.S` and calls into it.
+//! May: unsafe, asm, cr3. Context: entry.
+#![expect(unsafe_code, reason = "the switcher's assembly is called from here and nowhere else")]
+
+use crate::{Context, CpuBlock, block::mode, direct, exit, layout};
+use core::{arch::global_asm, mem::offset_of, sync::atomic::Ordering::Relaxed};
+use pv_abi::{event, msr, pvcs, selectors};
+
+/// Distance of a block field from the start of the CPU's area, where the text lies.
+macro_rules! in_block {
+    ($field:ident) => {
+        layout::area::BLOCK as usize + offset_of!(CpuBlock, $field)
+    };
+}
+
+global_asm!(
+    include_str!("entry.S"),
+    L1_CR3 = const in_block!(l1_cr3),
+    L1_RSP = const in_block!(l1_rsp),
+    CONTEXT = const in_block!(context),
+    MODE = const in_block!(mode),
+    PVCS = const in_block!(pvcs),
+    SMOD_CR3 = const in_block!(smod_cr3),
+    UMOD_CR3 = const in_block!(umod_cr3),
+    RETU_RETURN = const in_block!(retu_return),
+    LSTAR = const in_block!(lstar),
+    SMOD_GSBASE = const in_block!(smod_gsbase),
+    SCRATCH0 = const in_block!(scratch),
+    SCRATCH1 = const in_block!(scratch) + 8,
+    DIRECT_TO_SMOD = const in_block!(direct_to_smod),
+    DIRECT_TO_UMOD = const in_block!(direct_to_umod),
+    L1_TRAP = const in_block!(l1_trap),
+    IST_PRIVATE = const in_block!(ist_private),
+    ENTRY_TOP = const layout::area::ENTRY_STACK_TOP,
+    RAX = const offset_of!(Context, rax),
+    RBX = const offset_of!(Context, rbx),
+    RCX = const offset_of!(Context, rcx),
+    RDX = const offset_of!(Context, rdx),
+    RSI = const offset_of!(Context, rsi),
+    RDI = const offset_of!(Context, rdi),
+    RBP = const offset_of!(Context, rbp),
+    R8 = const offset_of!(Context, r8),
+    R9 = const offset_of!(Context, r9),
+    R10 = const offset_of!(Context, r10),
+    R11 = const offset_of!(Context, r11),
+    R12 = const offset_of!(Context, r12),
+    R13 = const offset_of!(Context, r13),
+    R14 = const offset_of!(Context, r14),
+    R15 = const offset_of!(Context, r15),
+    REASON = const offset_of!(Context, reason),
+    ERROR = const offset_of!(Context, error),
+    RIP = const offset_of!(Context, rip),
+    CS = const offset_of!(Context, cs),
+    RFLAGS = const offset_of!(Context, rflags),
+    RSP = const offset_of!(Context, rsp),
+    SS = const offset_of!(Context, ss),
+    CR3 = const offset_of!(Context, cr3),
+    SYSRET = const offset_of!(Context, sysret),
+    PVCS_RIP = const pvcs::offset::RIP,
+    PVCS_RCX = const pvcs::offset::RCX,
+    PVCS_R11 = const pvcs::offset::R11,
+    PVCS_EFLAGS = const pvcs::offset::EFLAGS,
+    PVCS_USER_CS = const pvcs::offset::USER_CS,
+    PVCS_USER_GSBASE = const pvcs::offset::USER_GSBASE,
+    PVCS_EVENT_VECTOR = const pvcs::offset::EVENT_VECTOR,
+    VECTOR_STANDARD = const pvcs::vector::STANDARD,
+    USER_CS_SS = const selectors::USER_CS_SS,
+    USER_CS = const selectors::USER_CS,
+    USER32_CS = const selectors::USER32_CS,
+    USER_SS = const selectors::USER_DS,
+    MODE_USER = const mode::USER,
+    MODE_SUPERVISOR = const mode::SUPERVISOR,
+    MSR_GS_BASE = const msr::arch::GS_BASE,
+    RFLAGS_ALLOWED = const event::RFLAGS_ALLOWED,
+    RFLAGS_FORCED = const event::RFLAGS_FORCED,
+    RFLAGS_STEPPING = const event::RFLAGS_TF | event::RFLAGS_RF,
+    SYSRET_LIMIT = const direct::SYSRET_LIMIT,
+    EXIT_SYSCALL = const exit::SYSCALL,
+    EXIT_SYSCALL32 = const exit::SYSCALL32,
+    EXIT_FAILED = const exit::FAILED_ENTRY,
+);
+
+unsafe extern "C" {
+    static switcher_text: u8;
+    static switcher_text_end: u8;
+    static switcher_stubs: u8;
+    static switcher_enter: u8;
+    static switcher_syscall: u8;
+    static switcher_syscall_msr: u8;
+    static switcher_syscall32: u8;
+}
+
+/// Where the labels of the text lie, as offsets into an area.
+#[derive(Clone, Copy, Debug)]
+pub struct Text {
+    /// L1 address of the linked copy; page-aligned.
+    pub linked: u64,
+    /// Bytes, a multiple of the page size.
+    pub len: u64,
+    /// First of the 256 stubs.
+    pub stubs: u64,
+    /// SYSCALL entry, with FSGSBASE.
+    pub syscall: u64,
+    /// SYSCALL entry, without.
+    pub syscall_msr: u64,
+    /// SYSCALL entry from 32-bit code.
+    pub syscall32: u64,
+    enter: u64,
+}
+
+impl Text {
+    /// The text as it was linked into this image.
+    #[must_use]
+    pub fn linked() -> Self {
+        let base = &raw const switcher_text as u64;
+        let offset = |label: *const u8| label as u64 - base;
+        Self {
+            linked: base,
+            len: offset(&raw const switcher_text_end),
+            stubs: offset(&raw const switcher_stubs),
+            syscall: offset(&raw const switcher_syscall),
+            syscall_msr: offset(&raw const switcher_syscall_msr),
+            syscall32: offset(&raw const switcher_syscall32),
+            enter: offset(&raw const switcher_enter),
+        }
+    }
+}
+
+/// Enters the guest and returns when it is left. Interrupts must be off, and are off on return.
+///
+/// # Safety
+/// 1. The caller runs on CPU `cpu`, whose area is mapped and whose block names this L1's CR3 and
+///    trap handler; TSS, IDT, STAR, LSTAR, CSTAR and SFMASK are this CPU's.
+/// 2. `context.cr3` is a root that maps the switcher window exactly as L1's root does and nothing
+///    else of L1; so do `smod_cr3` and `umod_cr3` of the block unless `mode` inhibits them.
+/// 3. If `context.sysret` is set, RCX == RIP is canonical and R11 == RFLAGS.
+/// 4. RFLAGS holds IF and no IOPL or VM; the selectors have RPL 3.
+pub unsafe fn enter(cpu: usize, text: &Text, block: &CpuBlock, context: &mut Context) {
+    debug_assert!(block.l1_cr3.load(Relaxed) != 0);
+    let address = layout::area_base(cpu) + text.enter;
+    // SAFETY: by 1 the address is the alias of switcher_enter on this CPU; the assembly preserves
+    // what the C calling convention asks for, and 2 to 4 are what it needs from its argument.
+    unsafe {
+        let enter: extern "C" fn(*mut Context) = core::mem::transmute(address);
+        enter(context);
+    }
+}
