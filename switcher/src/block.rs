@@ -71,24 +71,29 @@ impl CpuBlock {
     /// A block that lets nothing through: inhibited until the first vCPU is loaded.
     #[must_use]
     pub const fn new() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
+        const fn zero<const N: usize>() -> [AtomicU64; N] {
+            [const { AtomicU64::new(0) }; N]
+        }
+        const fn word() -> AtomicU64 {
+            AtomicU64::new(0)
+        }
         Self {
-            l1_cr3: ZERO,
-            l1_rsp: ZERO,
-            context: ZERO,
+            l1_cr3: word(),
+            l1_rsp: word(),
+            context: word(),
             mode: AtomicU32::new(mode::NO_PVCS | mode::NO_OTHER_ROOT),
             reserved: 0,
-            pvcs: ZERO,
-            smod_cr3: ZERO,
-            umod_cr3: ZERO,
-            retu_return: ZERO,
-            lstar: ZERO,
-            smod_gsbase: ZERO,
-            scratch: [ZERO; 2],
-            direct_to_smod: ZERO,
-            direct_to_umod: ZERO,
-            l1_trap: ZERO,
-            ist_private: [ZERO; 4],
+            pvcs: word(),
+            smod_cr3: word(),
+            umod_cr3: word(),
+            retu_return: word(),
+            lstar: word(),
+            smod_gsbase: word(),
+            scratch: zero(),
+            direct_to_smod: word(),
+            direct_to_umod: word(),
+            l1_trap: word(),
+            ist_private: zero(),
         }
     }
 

@@ -108,7 +108,7 @@ pub fn is_allowed(address: u64, cpus: usize, vcpus: usize) -> Option<Access> {
     if offset / AREA_STRIDE >= cpus as u64 {
         return None;
     }
-    let page = offset % AREA_STRIDE & !0xfff;
+    let page = (offset % AREA_STRIDE) & !0xfff;
     if page < area::TEXT + area::TEXT_PAGES * 0x1000 {
         return Some(Access::Text);
     }

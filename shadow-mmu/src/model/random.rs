@@ -186,6 +186,24 @@ proptest! {
     }
 }
 
+/// Rule I3: a leaf table with a store that no flush has covered yet is linked a second time. The
+/// new address was never translated before, so it must see the store.
+#[test]
+fn a_found_table_is_compared_before_it_is_linked() {
+    let read = Access { write: false, fetch: false, user: true };
+    let frame = |gfn: u64| gfn << 12 | P | W | U | A | D;
+    let mut machine = Machine::new(64, false, false);
+    machine.kernel_store(LEVEL1[0].gpa(), frame(33));
+    machine.kernel_store(LEVEL1[0].gpa().offset(8), frame(34));
+    assert_eq!(machine.access(Gva(0x1000), read), Some(Gfn(34)));
+    machine.flush();
+    machine.kernel_store(LEVEL1[0].gpa().offset(8), frame(35));
+    // The second entry of the directory now leads to the same table.
+    machine.kernel_store(LEVEL2[0].gpa().offset(8), LEVEL1[0].gpa().0 | P | W | U | A);
+    assert_eq!(machine.access(Gva(0x20_0000), read), Some(Gfn(33)), "links the table");
+    assert_eq!(machine.access(Gva(0x20_1000), read), Some(Gfn(35)), "needs no fault");
+}
+
 /// The addresses `run` uses by number are those the rewritten tables translate, then the first
 /// few of the direct map.
 #[test]
