@@ -5,6 +5,7 @@
 //! [`call::ENABLE`]; an unknown bit is refused, and a bit never changes its meaning.
 
 use crate::{PAGE_SIZE, addr::Gpa};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// ABI version, `major << 16 | minor`. A guest must refuse a major it does not know.
 pub const VERSION: u32 = 1 << 16;
@@ -30,6 +31,9 @@ bitflags::bitflags! {
         const VM_WINDOW = 1 << 6;
         /// [`call::CONSOLE_WRITE`] and [`call::CONSOLE_READ`].
         const CONSOLE = 1 << 7;
+        /// From outside the shim's text the GS base MSRs mean what they mean on bare hardware in
+        /// supervisor mode: GS_BASE is the supervisor's, KERNEL_GS_BASE the other one, the user's.
+        const NATIVE_GS = 1 << 8;
     }
 }
 
@@ -75,8 +79,6 @@ pub mod call {
     pub const READ_COUNTER: u64 = BASE + 11;
     /// Walk every live shadow root and compare it with the allow-list; returns the violations.
     pub const CHECK_ROOTS: u64 = BASE + 12;
-    /// The bytes of a user GS or FS base: (which: 0 FS, 1 user GS; selector): loads a selector.
-    pub const LAST: u64 = BASE + 12;
 }
 
 /// Event vectors of the extension.
@@ -97,8 +99,8 @@ pub mod shutdown {
     pub const BOOT_FAILED: u64 = 4;
 }
 
-/// Counters of [`call::READ_COUNTER`]: values below [`counter::SPECIAL`] are exit reasons as
-/// numbered in `switcher::Exit` statistics.
+/// Counters of [`call::READ_COUNTER`]: values below [`counter::SPECIAL`] are exit reasons, in the
+/// order in which L1's statistics list them.
 pub mod counter {
     /// First of the counters that are no exit reason.
     pub const SPECIAL: u64 = 0x1000;
@@ -112,8 +114,8 @@ pub mod counter {
     pub const FILLS: u64 = SPECIAL + 3;
     /// Flushes of this vCPU's translations.
     pub const FLUSHES: u64 = SPECIAL + 4;
-    /// Timer interrupts taken while the guest ran.
-    pub const TIMER_EXITS: u64 = SPECIAL + 5;
+    /// Switches between the guest's modes that never entered L1.
+    pub const DIRECT_SWITCHES: u64 = SPECIAL + 5;
 }
 
 /// Page-table notes: what the guest pushes into its ring and what L1 shows in return.
@@ -125,15 +127,15 @@ pub mod counter {
 /// only for frames whose bit in the *table bitmap* is set; the store must be visible before the
 /// bit is tested (a locked store, or a fence).
 pub mod notes {
-    /// Notes a ring can hold.
-    pub const ENTRIES: usize = 448;
+    /// Notes a ring can hold: a power of two, so that the numbers may wrap.
+    pub const ENTRIES: usize = 256;
     /// Offset of `head` (u32, written by the guest): notes pushed since start, modulo 2^32.
     pub const HEAD: usize = 0;
     /// Offset of `tail` (u32, written by L1): notes drained.
     pub const TAIL: usize = 64;
-    /// Offset of the first note.
-    pub const FIRST: usize = 512;
-    const _: () = assert!(FIRST + ENTRIES * 8 == super::PAGE_SIZE);
+    /// Offset of the first note; note n is in slot n modulo [`ENTRIES`].
+    pub const FIRST: usize = 2048;
+    const _: () = assert!(FIRST + ENTRIES * 8 == super::PAGE_SIZE && ENTRIES.is_power_of_two());
 }
 
 /// The VM window: slots 264..=271 of every supervisor root, mapped by L1, never from guest tables.
@@ -155,7 +157,9 @@ pub mod window {
     /// The shim's own segments.
     pub const IMAGE: u64 = BASE;
     /// Room for them.
-    pub const IMAGE_SIZE: u64 = 1 << 30;
+    pub const IMAGE_SIZE: u64 = (1 << 30) - 0x1000;
+    /// The [`super::ShimBoot`] page: read.
+    pub const BOOT: u64 = IMAGE + IMAGE_SIZE;
     /// Per-vCPU areas.
     pub const VCPU_AREA: u64 = BASE + (1 << 30);
     /// Bytes from one area to the next.
@@ -205,6 +209,8 @@ pub struct WindowFrames {
     pub image: u64,
     /// The [`ShimBoot`] page follows the image.
     pub boot: u64,
+    /// A frame of zeros: the root table a vCPU starts with.
+    pub empty_root: u64,
     /// First frame of the vCPU areas' own pages.
     pub areas: u64,
     /// First frame of the table bitmap.
@@ -222,14 +228,15 @@ impl WindowFrames {
         let start = ram_pages.next_multiple_of(512);
         let image = start;
         let boot = image + image_pages;
-        let areas = boot + 1;
+        let empty_root = boot + 1;
+        let areas = boot + 2;
         let bitmap = areas + vcpus * window::area::OWN_PAGES as u64;
         // Both tables cover the window's frames too, whose number depends on the tables:
         // 1/512 for the map plus 1/32768 for the bitmap, so 1/256 more is ample.
         let covered = bitmap + bitmap / 256 + 64;
         let m2p = bitmap + covered.div_ceil(8 * PAGE_SIZE as u64);
         let end = (m2p + covered.div_ceil(PAGE_SIZE as u64 / 8)).next_multiple_of(512);
-        Self { start, image, boot, areas, bitmap, m2p, end }
+        Self { start, image, boot, empty_root, areas, bitmap, m2p, end }
     }
 
     /// Frames the machine-to-physical map and the bitmap have room for.
@@ -247,7 +254,7 @@ impl WindowFrames {
 
 /// What L1 tells the shim: its window address is in RDI at the shim's entry, RSI holds the
 /// vCPU index.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ShimBoot {
     /// [`ShimBoot::MAGIC`].
@@ -280,7 +287,9 @@ impl ShimBoot {
 }
 
 /// A range of guest-physical memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Span {
     /// First byte.
@@ -301,7 +310,7 @@ impl Span {
 ///
 /// A native guest starts in supervisor mode at its entry with its memory identity-mapped by
 /// 2 MiB pages (U=0, writable) in tables that L1 placed at [`NativeBoot::TABLES`].
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct NativeBoot {
     /// [`NativeBoot::MAGIC`].

@@ -1,2 +1,47 @@
-//! stub
-fn main() {}
+//! The command people use: runs guests, checks the machine, builds initial ramdisks.
+#![forbid(unsafe_code)]
+
+mod accel;
+mod bundle;
+mod check;
+mod cli;
+mod cpio;
+mod elf;
+mod files;
+mod folder;
+mod host_cpu;
+mod images;
+mod initrd;
+mod kernel;
+mod log;
+mod memory;
+mod outcome;
+mod preflight;
+mod process;
+mod progress;
+mod qemu;
+mod qmp;
+mod run;
+#[cfg(test)]
+mod sample_elf;
+mod stats;
+mod terminal;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+/// Exit status for anything wrong before a guest starts.
+const BAD_INPUT: u8 = 2;
+
+fn main() -> ExitCode {
+    let status = match Cli::parse().command {
+        Command::Run(args) => run::run(&args).map(|outcome| outcome.status()),
+        Command::Check(args) => check::check(&args).map(u8::from),
+        Command::Initrd(args) => initrd::write(&args).map(|()| 0),
+    };
+    ExitCode::from(status.unwrap_or_else(|why| {
+        eprintln!("roost: {why:#}");
+        BAD_INPUT
+    }))
+}

@@ -113,6 +113,17 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
+    /// Where `gva` leads for `access`, with A and D set as the access would; nothing is mapped.
+    ///
+    /// # Errors
+    /// The error code of the #PF.
+    pub fn translate(&self, vcpu: &VcpuMmu, gva: Gva, access: Access) -> Result<Gpa, u64> {
+        let denied = |walk::Denied(error)| error | access.error_bits();
+        let roots = vcpu.roots.filter(|_| self.is_legal(gva)).ok_or(access.error_bits())?;
+        let walk = walk::walk(&self.env, roots.gfn, gva, access, self.config.paging).map_err(denied)?;
+        Ok(walk.gfn(gva).gpa().offset(gva.page_offset()))
+    }
+
     fn map(
         &self,
         vcpu: &mut VcpuMmu,

@@ -6,7 +6,7 @@ use crate::{
     hot::{Bitmap, HotList},
     map::PageMap,
     page::{PageId, Pages},
-    primitive::{AtomicU64, Mutex, Ordering::Relaxed},
+    primitive::{AtomicU32, AtomicU64, Mutex, Ordering::Relaxed},
     refs::{Chunks, RefList},
     walk::Paging,
 };
@@ -19,7 +19,7 @@ use pv_abi::addr::{Gfn, Gva};
 pub struct Config {
     /// Guest frames: the reverse maps' size. Frames at or above it are never mapped.
     pub frames: u64,
-    /// PML4 slots of the upper half that the guest may use.
+    /// PML4 slots of the upper half that the guest may use at first.
     pub upper_slots: Range<usize>,
     /// Physical address width and SMEP, as the guest was told.
     pub paging: Paging,
@@ -50,6 +50,8 @@ pub struct Mmu<E> {
     pub(crate) pins: Bitmap,
     /// The guest announces its upper-level stores ([`Mmu::note`]); set once, never cleared.
     notes: AtomicBool,
+    /// PML4 slots of the upper half that the guest may use: first, and one past the last.
+    upper_slots: [AtomicU32; 2],
     retired: Mutex<Vec<(u64, PageId)>>,
     epoch: AtomicU64,
     /// Epoch each vCPU has passed a quiescent point in; `IDLE` while it cannot use any table.
@@ -89,32 +91,39 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     pub fn new(env: E, config: Config, vcpus: usize) -> Self {
         let capacity = env.capacity();
         let frames = config.frames;
+        let Range { start, end } = config.upper_slots;
         Self {
             env,
             config,
             pages: Pages::new(capacity),
             map: PageMap::new(),
             rmaps: (0..frames).map(|_| RefList::new()).collect(),
-            // A frame mapped more than once costs a chunk; kernel map plus one user is typical.
-            chunks: Chunks::new((frames / 4).max(u64::from(capacity) * 16) as u32),
+            chunks: Chunks::new(Self::chunk_count(frames, capacity)),
             tables: Bitmap::new(frames),
             written: Bitmap::new(frames),
             protected: Bitmap::new(frames),
             hot: HotList::new(),
             pins: Bitmap::new(frames),
             notes: false.into(),
+            upper_slots: [AtomicU32::new(start as u32), AtomicU32::new(end as u32)],
             retired: Mutex::new(Vec::with_capacity(capacity as usize)),
             epoch: AtomicU64::new(0),
             seen: (0..vcpus).map(|_| AtomicU64::new(IDLE)).collect(),
         }
     }
 
+    /// A frame mapped more than twice costs a chunk of references: shared libraries, mostly.
+    const fn chunk_count(frames: u64, capacity: u32) -> u32 {
+        (frames / 16) as u32 + capacity * 2
+    }
+
     /// Memory outside the tables themselves that [`Mmu::new`] will take, bytes.
     #[must_use]
     pub const fn overhead(frames: u64, capacity: u32) -> u64 {
-        let chunks =
-            if frames / 4 > capacity as u64 * 16 { frames / 4 } else { capacity as u64 * 16 };
-        frames * 8 + capacity as u64 * (64 + 16) + chunks * 64 + frames / 4
+        frames * 16
+            + frames / 2
+            + capacity as u64 * 80
+            + Self::chunk_count(frames, capacity) as u64 * 64
     }
 
     /// The environment.
@@ -137,13 +146,23 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     }
 
     /// True if the guest may have translations for `gva` at all.
-    pub(crate) fn is_legal(&self, gva: Gva) -> bool {
+    pub fn is_legal(&self, gva: Gva) -> bool {
         let slot = gva.index(4);
         gva.is_canonical() && (slot < 256 || self.is_legal_upper(slot))
     }
 
     pub(crate) fn is_legal_upper(&self, slot: usize) -> bool {
-        self.config.upper_slots.contains(&slot) && !self.config.reserved_slots.contains(&slot)
+        let [start, end] = &self.upper_slots;
+        let legal = start.load(Relaxed) as usize..end.load(Relaxed) as usize;
+        legal.contains(&slot) && !self.config.reserved_slots.contains(&slot)
+    }
+
+    /// Changes which PML4 slots of the upper half the guest may use. What was mapped in slots it
+    /// loses is dropped with its roots.
+    pub fn set_upper_slots(&self, slots: Range<usize>) {
+        self.upper_slots[0].store(slots.start as u32, Relaxed);
+        self.upper_slots[1].store(slots.end as u32, Relaxed);
+        self.notes_lost();
     }
 
     pub(crate) fn rmap(&self, gfn: Gfn) -> &RefList {

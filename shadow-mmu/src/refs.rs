@@ -1,8 +1,9 @@
 //! Lists of references to shadow entries: who maps a guest frame (rmap), who links a shadow page.
 //! May: nothing. Context: run-loop.
 //!
-//! A list is one word: a lock bit, and either nothing, one reference, or the number of a chunk
-//! that starts a chain. One reference, the common case, needs no memory.
+//! A list is two words: a lock bit and up to two references, or the number of a chunk that starts
+//! a chain. Two references, one from the kernel's map of all memory and one from user space, are
+//! the common case and need no memory.
 
 use crate::{
     page::EntryRef,
@@ -24,7 +25,12 @@ const NO_CHUNK: u32 = u32::MAX;
 
 /// A lockable list of references.
 #[derive(Debug)]
-pub(crate) struct RefList(AtomicU64);
+pub(crate) struct RefList {
+    /// Lock bit; nothing, the only or the first reference, or (CHAIN) the first chunk.
+    first: AtomicU64,
+    /// The second reference; nothing in a chain. Changed under the lock only.
+    second: AtomicU64,
+}
 
 /// A cache line of references. The newest chunk comes first, and the newest reference last in it:
 /// short-lived mappings are found at once.
@@ -34,6 +40,14 @@ struct Chunk {
     next: AtomicU32,
     len: AtomicU32,
     refs: [AtomicU64; PER_CHUNK],
+}
+
+impl Chunk {
+    fn push(&self, entry: EntryRef) {
+        let len = self.len.load(Relaxed);
+        self.refs[len as usize].store(entry.0, Relaxed);
+        self.len.store(len + 1, Relaxed);
+    }
 }
 
 /// All chunks of a VM.
@@ -86,14 +100,14 @@ pub(crate) struct Locked<'a> {
 
 impl RefList {
     pub(crate) const fn new() -> Self {
-        Self(AtomicU64::new(0))
+        Self { first: AtomicU64::new(0), second: AtomicU64::new(0) }
     }
 
     #[inline]
     pub(crate) fn lock<'a>(&'a self, chunks: &'a Chunks) -> Locked<'a> {
         loop {
-            let word = self.0.load(Relaxed) & !LOCK;
-            if self.0.compare_exchange_weak(word, word | LOCK, Acquire, Relaxed).is_ok() {
+            let word = self.first.load(Relaxed) & !LOCK;
+            if self.first.compare_exchange_weak(word, word | LOCK, Acquire, Relaxed).is_ok() {
                 return Locked { list: self, chunks, word };
             }
             core::hint::spin_loop();
@@ -103,21 +117,33 @@ impl RefList {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.list.0.store(self.word, Release);
+        self.list.first.store(self.word, Release);
     }
 }
 
-impl<'a> Locked<'a> {
-    fn single(entry: EntryRef) -> u64 {
-        (entry.0 + BIAS) << SHIFT
-    }
+const fn stored(entry: EntryRef) -> u64 {
+    (entry.0 + BIAS) << SHIFT
+}
 
+const fn loaded(word: u64) -> EntryRef {
+    EntryRef((word >> SHIFT) - BIAS)
+}
+
+impl<'a> Locked<'a> {
     fn head(&self) -> Option<u32> {
         (self.word & CHAIN != 0).then_some((self.word >> SHIFT) as u32)
     }
 
     fn set_head(&mut self, chunk: u32) {
         self.word = u64::from(chunk) << SHIFT | CHAIN;
+    }
+
+    fn second(&self) -> u64 {
+        self.list.second.load(Relaxed)
+    }
+
+    fn set_second(&self, word: u64) {
+        self.list.second.store(word, Relaxed);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -128,7 +154,11 @@ impl<'a> Locked<'a> {
     #[inline]
     pub(crate) fn add(&mut self, entry: EntryRef) -> Result<(), NoMemory> {
         if self.word == 0 {
-            self.word = Self::single(entry);
+            self.word = stored(entry);
+            return Ok(());
+        }
+        if self.word & CHAIN == 0 && self.second() == 0 {
+            self.set_second(stored(entry));
             return Ok(());
         }
         self.add_to_chain(entry)
@@ -143,25 +173,28 @@ impl<'a> Locked<'a> {
                 chunk.next.store(other.unwrap_or(NO_CHUNK), Relaxed);
                 chunk.len.store(0, Relaxed);
                 if other.is_none() {
-                    chunk.refs[0].store((self.word >> SHIFT) - BIAS, Relaxed);
-                    chunk.len.store(1, Relaxed);
+                    chunk.push(loaded(self.word));
+                    chunk.push(loaded(self.second()));
+                    self.set_second(0);
                 }
                 self.set_head(id);
                 id
             }
         };
-        let chunk = self.chunk(head);
-        let len = chunk.len.load(Relaxed);
-        chunk.refs[len as usize].store(entry.0, Relaxed);
-        chunk.len.store(len + 1, Relaxed);
+        self.chunk(head).push(entry);
         Ok(())
     }
 
     /// Removes `entry`; false if it was not there.
     #[inline]
     pub(crate) fn remove(&mut self, entry: EntryRef) -> bool {
-        if self.word == Self::single(entry) {
-            self.word = 0;
+        if self.word == stored(entry) {
+            self.word = self.second();
+            self.set_second(0);
+            return true;
+        }
+        if self.second() == stored(entry) {
+            self.set_second(0);
             return true;
         }
         self.remove_from_chain(entry)
@@ -213,13 +246,12 @@ impl<'a> Locked<'a> {
 
     /// The newest reference.
     pub(crate) fn newest(&self) -> Option<EntryRef> {
-        if self.word == 0 {
-            return None;
-        }
-        match self.head() {
-            None => Some(EntryRef((self.word >> SHIFT) - BIAS)),
-            Some(head) => {
-                let chunk = self.chunk(head);
+        match (self.word, self.second()) {
+            (0, _) => None,
+            (word, 0) if word & CHAIN == 0 => Some(loaded(word)),
+            (word, second) if word & CHAIN == 0 => Some(loaded(second)),
+            (word, _) => {
+                let chunk = self.chunk((word >> SHIFT) as u32);
                 let len = chunk.len.load(Relaxed) as usize;
                 Some(EntryRef(chunk.refs[len - 1].load(Relaxed)))
             }
@@ -229,11 +261,13 @@ impl<'a> Locked<'a> {
     /// Calls `visit` for every reference.
     #[inline]
     pub(crate) fn for_each(&self, mut visit: impl FnMut(EntryRef)) {
-        if self.word == 0 {
-            return;
-        }
         let Some(mut id) = self.head() else {
-            return visit(EntryRef((self.word >> SHIFT) - BIAS));
+            for word in [self.word, self.second()] {
+                if word != 0 {
+                    visit(loaded(word));
+                }
+            }
+            return;
         };
         while id != NO_CHUNK {
             let chunk = self.chunk(id);

@@ -133,6 +133,16 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
+    /// Calls `visit` with the table of every live root and whether it is a user-mode one.
+    pub fn for_each_root(&self, mut visit: impl FnMut(Hpa, bool)) {
+        for id in 0..self.pages.capacity() {
+            let page = self.pages.get(id);
+            if !page.is_dead() && page.role().level() == 4 {
+                visit(self.env.hpa(id), page.role().contains(Role::USER_ONLY));
+            }
+        }
+    }
+
     fn find_root(&self, gfn: Gfn, user: bool) -> Result<(PageId, Origin), RootError> {
         let role = self.root_role(user);
         let (id, origin) = self.find_or_make(gfn, role).ok_or(RootError::NoMemory)?;

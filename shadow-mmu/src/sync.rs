@@ -143,6 +143,16 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         dirty
     }
 
+    /// L1 itself has written to `gfn` on the guest's behalf, past every mapping.
+    pub fn wrote(&self, gfn: Gfn) {
+        if self.tables.get(gfn) {
+            self.written.set(gfn);
+            if self.protected.get(gfn) {
+                self.unprotect(gfn);
+            }
+        }
+    }
+
     /// Adds `gfn` to the hot tables; the one that has to make room is protected and looked at a
     /// last time.
     pub(crate) fn make_hot(&self, gfn: Gfn) {

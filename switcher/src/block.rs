@@ -182,6 +182,11 @@ pub struct L1Trap {
     pub ss: u64,
 }
 
+/// L1's handler for [`L1Trap`]s. What it changes in the frame takes effect.
+///
+/// The second argument is the address of the CPU's area.
+pub type L1TrapFn = extern "C" fn(&mut L1Trap, u64);
+
 const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<CpuBlock>() == 4096);

@@ -314,6 +314,7 @@ exception:
     push r15
     cld
     mov rdi, rsp
+    lea rsi, [rip + .Larea]
     call [rip + .Larea + {L1_TRAP}]
     pop r15
     pop r14
@@ -405,6 +406,7 @@ ist_common:
     push r15
     cld
     mov rdi, rsp
+    lea rsi, [rip + .Larea]
     call [rip + .Larea + {L1_TRAP}]
     pop r15
     pop r14

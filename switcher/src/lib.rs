@@ -22,5 +22,5 @@ pub mod tables;
 #[cfg(target_os = "none")]
 pub mod enter;
 
-pub use block::{Context, CpuBlock, mode};
+pub use block::{Context, CpuBlock, L1Trap, L1TrapFn, mode};
 pub use exit::Exit;

@@ -1,2 +1,27 @@
-//! stub
-fn main() {}
+//! A small native guest that proves generation C1 of the guest ABI on whatever hypervisor boots it.
+//!
+//! It brings its own page tables, kernel and user part, and reports TAP lines on its console. Each
+//! check judges results and, through the extension's counters, how they came about. The command
+//! line selects: `only=a,b` runs these checks, `die=NAME` breaks the ABI on purpose.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod abi;
+#[cfg(target_os = "none")]
+mod checks;
+#[cfg(target_os = "none")]
+mod console;
+#[cfg(target_os = "none")]
+mod entry;
+#[cfg(target_os = "none")]
+mod paging;
+#[cfg(target_os = "none")]
+mod tap;
+#[cfg(target_os = "none")]
+mod user;
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("this is a guest kernel: run it with `cargo roost run --kernel`");
+    std::process::exit(2);
+}

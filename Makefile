@@ -1,0 +1,32 @@
+# Roost in two commands, on Debian 12 or 13 or on Ubuntu: `make run` and `make test`.
+# The logic is in scripts/; this file only says what needs what.
+
+# Words for `roost run`, for example: make run ARGS="--memory 1G --stats"
+ARGS =
+
+.PHONY: help run test build bench check clean setup
+.DEFAULT_GOAL := build
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: build ## boot a stock Linux kernel to a shell (ARGS=... for `roost run`)
+	@scripts/run.sh $(ARGS)
+
+test: setup ## run every check: format, lints, host tests, whole-system tests
+	@scripts/test.sh
+
+build: setup ## build the images and the tool
+	@scripts/build.sh
+
+bench: build ## measure the guest benchmark
+	@scripts/bench.sh $(ARGS)
+
+check: build ## say whether this machine can run Roost
+	@target/tool/roost check
+
+clean: ## remove everything built or fetched
+	rm -rf target cache
+
+setup: ## install what is missing
+	@scripts/setup.sh

@@ -1,0 +1,97 @@
+/* PVH entry: 32-bit protected mode, flat segments, paging off, EBX = physical address of
+ * hvm_start_info (Xen public documentation, "PVH start of day"). Builds tables that map the first
+ * 4 GiB twice, at 0 and at KERNEL_BASE, enters long mode and calls l1_main there. */
+
+    .section .note.Xen, "a", @note
+    .balign 4
+    .long 4                     /* name size */
+    .long 4                     /* description size */
+    .long 18                    /* XEN_ELFNOTE_PHYS32_ENTRY */
+    .asciz "Xen"
+    .long pvh_start
+
+    .section .boot, "awx", @progbits
+    .code32
+    .global pvh_start
+pvh_start:
+    cld
+    movl $boot_stack_top, %esp
+
+    /* PML4[0] and PML4[256] -> PDPT -> four page directories of 2 MiB pages. */
+    movl $boot_pdpt + 3, %eax
+    movl %eax, boot_pml4
+    movl %eax, boot_pml4 + 256 * 8
+    movl $boot_pd + 3, %eax
+    movl $boot_pdpt, %edi
+    movl $4, %ecx
+1:  movl %eax, (%edi)
+    addl $4096, %eax
+    addl $8, %edi
+    loop 1b
+    movl $0x83, %eax
+    movl $boot_pd, %edi
+    movl $2048, %ecx
+2:  movl %eax, (%edi)
+    addl $0x200000, %eax
+    addl $8, %edi
+    loop 2b
+
+    movl $boot_pml4, %eax
+    movl %eax, %cr3
+    movl %cr4, %eax
+    orl $0x20, %eax             /* PAE */
+    movl %eax, %cr4
+    movl $0xc0000080, %ecx      /* EFER: SCE, LME, NXE */
+    rdmsr
+    orl $0x901, %eax
+    wrmsr
+    movl %cr0, %eax
+    orl $0x80010000, %eax       /* PG, WP */
+    movl %eax, %cr0
+    lgdt boot_gdt_pointer
+    ljmp $8, $boot64
+
+    .code64
+boot64:
+    movl $0x10, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %ss
+    xorl %eax, %eax
+    movl %eax, %fs
+    movl %eax, %gs
+    movabsq $l1_main, %rax
+    movabsq $l1_stack_top, %rsp
+    movl %ebx, %edi
+    xorl %ebp, %ebp
+    callq *%rax
+    ud2
+
+    .balign 8
+boot_gdt:
+    .quad 0
+    .quad 0x00af9b000000ffff    /* 64-bit code */
+    .quad 0x00cf93000000ffff    /* data */
+boot_gdt_pointer:
+    .word 23
+    .long boot_gdt
+
+    .section .boot.bss, "aw", @nobits
+    .balign 4096
+boot_pml4:
+    .skip 4096
+boot_pdpt:
+    .skip 4096
+boot_pd:
+    .skip 4 * 4096
+    .skip 4096
+boot_stack_top:
+
+/* The boot CPU's stack, above a page that stays unmapped. */
+    .section .bss.stack, "aw", @nobits
+    .balign 4096
+    .global l1_stack_guard
+l1_stack_guard:
+    .skip 4096
+    .skip {STACK_SIZE}
+l1_stack_top:

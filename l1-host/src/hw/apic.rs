@@ -1,0 +1,132 @@
+//! Drives the local APIC and the I/O APIC.
+//! May: unsafe, msr. Context: any.
+#![expect(unsafe_code, reason = "memory-mapped registers")]
+
+use super::{cpu, features::Features, physmap::DIRECT_MAP};
+use pv_abi::msr::{arch, x2apic};
+
+/// Vectors of L1's own interrupts. 0x80 is the guest's; the rest of 32..255 is unused.
+pub mod vector {
+    /// Local APIC timer.
+    pub const TIMER: u8 = 0x40;
+    /// COM1 has received something.
+    pub const CONSOLE: u8 = 0x41;
+    /// The local APIC had nothing after all.
+    pub const SPURIOUS: u8 = 0xff;
+}
+
+/// The local APIC of a CPU, in the mode it is used in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalApic {
+    /// Registers in memory, at this address in the direct map.
+    Memory(u64),
+    /// Registers as MSRs.
+    X2apic,
+}
+
+const ENABLE: u64 = 1 << 11;
+const X2APIC_ENABLE: u64 = 1 << 10;
+const LVT_MASKED: u32 = 1 << 16;
+const LVT_TSC_DEADLINE: u32 = 2 << 17;
+const SOFTWARE_ENABLE: u32 = 1 << 8;
+
+impl LocalApic {
+    /// Enables this CPU's APIC. Its page must be mapped uncached if it is used through memory.
+    #[must_use]
+    pub fn enable(features: &Features) -> Self {
+        let base = cpu::rdmsr(arch::APIC_BASE);
+        let apic = if features.x2apic {
+            cpu::wrmsr(arch::APIC_BASE, base | ENABLE | X2APIC_ENABLE);
+            Self::X2apic
+        } else {
+            cpu::wrmsr(arch::APIC_BASE, base | ENABLE);
+            Self::Memory(DIRECT_MAP + (base & 0x000f_ffff_ffff_f000))
+        };
+        apic.write(x2apic::SVR, SOFTWARE_ENABLE | u32::from(vector::SPURIOUS));
+        for lvt in [x2apic::LVT_TIMER, x2apic::LVT_LINT0, x2apic::LVT_LINT1, x2apic::LVT_ERROR] {
+            apic.write(lvt, LVT_MASKED);
+        }
+        apic.write(x2apic::TPR, 0);
+        apic
+    }
+
+    /// Physical address of the memory-mapped registers.
+    #[must_use]
+    pub fn physical_base() -> u64 {
+        cpu::rdmsr(arch::APIC_BASE) & 0x000f_ffff_ffff_f000
+    }
+
+    fn write(self, register: u32, value: u32) {
+        match self {
+            Self::X2apic => cpu::wrmsr(register, u64::from(value)),
+            // SAFETY: the APIC page is mapped, uncached, and the register is one of the APIC's.
+            Self::Memory(base) => unsafe {
+                (Self::address(base, register) as *mut u32).write_volatile(value);
+            },
+        }
+    }
+
+    fn read(self, register: u32) -> u32 {
+        match self {
+            Self::X2apic => cpu::rdmsr(register) as u32,
+            // SAFETY: as for `write`.
+            Self::Memory(base) => unsafe {
+                (Self::address(base, register) as *const u32).read_volatile()
+            },
+        }
+    }
+
+    const fn address(base: u64, register: u32) -> u64 {
+        base + ((register - x2apic::FIRST) as u64) * 16
+    }
+
+    /// This CPU's APIC id.
+    #[must_use]
+    pub fn id(self) -> u32 {
+        let id = self.read(x2apic::ID);
+        if self == Self::X2apic { id } else { id >> 24 }
+    }
+
+    /// Ends the interrupt being handled.
+    #[inline]
+    pub fn eoi(self) {
+        self.write(x2apic::EOI, 0);
+    }
+
+    /// Lets the timer count down once from `count` at the full rate; 0 stops it.
+    pub fn start_timer(self, count: u32) {
+        self.write(x2apic::LVT_TIMER, u32::from(vector::TIMER));
+        self.write(x2apic::TIMER_DIVIDE, 0b1011);
+        self.write(x2apic::TIMER_INITIAL, count);
+    }
+
+    /// What is left of the count.
+    #[must_use]
+    pub fn timer_count(self) -> u32 {
+        self.read(x2apic::TIMER_CURRENT)
+    }
+
+    /// Puts the timer into TSC-deadline mode.
+    pub fn use_deadline(self) {
+        self.write(x2apic::LVT_TIMER, LVT_TSC_DEADLINE | u32::from(vector::TIMER));
+    }
+}
+
+/// Physical address of the I/O APIC on every PC-like machine without an ACPI table that says
+/// otherwise.
+pub const IO_APIC: u64 = 0xfec0_0000;
+
+/// Routes interrupt line `line` to `vector` on the CPU with APIC id `destination`.
+pub fn route(line: u8, vector: u8, destination: u32) {
+    let write = |register: u32, value: u32| {
+        // SAFETY: the I/O APIC's page is mapped, uncached; its register select is at 0 and its
+        // window at 0x10, and only the boot CPU programs it.
+        unsafe {
+            ((DIRECT_MAP + IO_APIC) as *mut u32).write_volatile(register);
+            ((DIRECT_MAP + IO_APIC + 0x10) as *mut u32).write_volatile(value);
+        }
+    };
+    let entry = 0x10 + 2 * u32::from(line);
+    write(entry + 1, destination << 24);
+    write(entry, u32::from(vector));
+}

@@ -1,0 +1,218 @@
+//! Wraps the privileged registers that L1 uses while it runs.
+//! May: unsafe, msr, cr3. Context: any.
+#![expect(unsafe_code, reason = "privileged registers")]
+
+use core::arch::asm;
+use x86_64::registers::{
+    control::Cr2,
+    model_specific::Msr,
+    segmentation::{FS, GS, Segment64},
+};
+
+/// Faulting address of the last page fault.
+#[inline]
+#[must_use]
+pub fn cr2() -> u64 {
+    Cr2::read_raw()
+}
+
+/// The time-stamp counter.
+#[inline]
+#[must_use]
+pub fn tsc() -> u64 {
+    // SAFETY: RDTSC has no effect but its result.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Reads an MSR that this CPU is known to have.
+#[must_use]
+pub fn rdmsr(index: u32) -> u64 {
+    // SAFETY: callers name architectural registers that exist wherever L1 runs, or ones whose
+    // CPUID bit they have checked.
+    unsafe { Msr::new(index).read() }
+}
+
+/// Writes an MSR that this CPU is known to have, with a value it accepts.
+pub fn wrmsr(index: u32, value: u64) {
+    // SAFETY: as for `rdmsr`; what the values do to memory safety is argued where they are made
+    // (boot of the CPU, and guest registers, which L1's own code does not use).
+    unsafe { Msr::new(index).write(value) }
+}
+
+const FS_BASE: u32 = pv_abi::msr::arch::FS_BASE;
+const GS_BASE: u32 = pv_abi::msr::arch::GS_BASE;
+
+/// Which way the FS and GS bases are reached on this CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseAccess {
+    /// RDGSBASE and friends.
+    Instructions,
+    /// Model-specific registers.
+    Msrs,
+}
+
+impl BaseAccess {
+    /// The guest's GS base. L1 itself uses neither FS nor GS.
+    #[inline]
+    #[must_use]
+    pub fn gs(self) -> u64 {
+        match self {
+            Self::Instructions => GS::read_base().as_u64(),
+            Self::Msrs => rdmsr(GS_BASE),
+        }
+    }
+
+    /// Sets the guest's GS base, which must be canonical.
+    #[inline]
+    pub fn set_gs(self, base: u64) {
+        match self {
+            // SAFETY: the base is canonical and L1 does not use GS.
+            Self::Instructions => unsafe { GS::write_base(x86_64::VirtAddr::new_truncate(base)) },
+            Self::Msrs => wrmsr(GS_BASE, base),
+        }
+    }
+
+    /// The guest's FS base.
+    #[must_use]
+    pub fn fs(self) -> u64 {
+        match self {
+            Self::Instructions => FS::read_base().as_u64(),
+            Self::Msrs => rdmsr(FS_BASE),
+        }
+    }
+
+    /// Sets the guest's FS base, which must be canonical.
+    pub fn set_fs(self, base: u64) {
+        match self {
+            // SAFETY: as for GS.
+            Self::Instructions => unsafe { FS::write_base(x86_64::VirtAddr::new_truncate(base)) },
+            Self::Msrs => wrmsr(FS_BASE, base),
+        }
+    }
+}
+
+/// The data segment selectors, which a guest loads natively and L1 leaves alone.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "registers")]
+pub struct DataSelectors {
+    pub ds: u16,
+    pub es: u16,
+    pub fs: u16,
+    pub gs: u16,
+}
+
+impl DataSelectors {
+    /// What is loaded now.
+    #[must_use]
+    pub fn read() -> Self {
+        use x86_64::registers::segmentation::{DS, ES, Segment};
+        Self { ds: DS::get_reg().0, es: ES::get_reg().0, fs: FS::get_reg().0, gs: GS::get_reg().0 }
+    }
+}
+
+/// Loads the null selector into DS, ES, FS and GS, which also clears the bases on most CPUs.
+pub fn clear_data_selectors() {
+    // SAFETY: 64-bit L1 code addresses nothing through these registers.
+    unsafe {
+        asm!(
+            "mov ds, {z:x}", "mov es, {z:x}", "mov fs, {z:x}", "mov gs, {z:x}",
+            z = in(reg) 0, options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Loads GS with `selector`, or does nothing and returns `None` if that would fault.
+pub fn load_gs_selector(selector: u16) -> Option<()> {
+    let readable: u8;
+    // SAFETY: VERR reads descriptors only.
+    unsafe {
+        asm!(
+            "verr {selector:x}", "setz {readable}",
+            selector = in(reg) u32::from(selector), readable = out(reg_byte) readable,
+            options(nostack, readonly),
+        );
+    }
+    if readable == 0 && selector & !3 != 0 {
+        return None;
+    }
+    // SAFETY: the selector is null or names a readable segment, so loading it cannot fault; L1
+    // does not use GS.
+    unsafe {
+        asm!("mov gs, {s:x}", s = in(reg) u32::from(selector), options(nostack, preserves_flags));
+    }
+    Some(())
+}
+
+/// Loads the LDT register with a selector of L1's GDT, or with null.
+pub fn load_ldt(selector: u16) {
+    // SAFETY: the selector is null or names an LDT descriptor that L1 has just written over
+    // memory in the switcher window.
+    unsafe { asm!("lldt {s:x}", s = in(reg) u32::from(selector), options(nostack)) }
+}
+
+/// Debug registers 0 to 3 and 7 while a guest runs, and 6 after it.
+pub mod debug {
+    use core::arch::asm;
+
+    macro_rules! registers {
+        ($($write:ident $read:ident $name:literal)*) => {$(
+            #[doc = concat!("Writes ", $name, ".")]
+            pub fn $write(value: u64) {
+                // SAFETY: the caller has checked that the value arms no breakpoint on an address
+                // of L1 (`vcpu::debug`), and that reserved bits are clear.
+                unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack)) }
+            }
+            #[doc = concat!("Reads ", $name, ".")]
+            #[must_use]
+            pub fn $read() -> u64 {
+                let value;
+                // SAFETY: reading has no effect; CR4.DE and DR7.GD are clear.
+                unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nostack)) }
+                value
+            }
+        )*};
+    }
+    registers! {
+        set_dr0 dr0 "dr0"
+        set_dr1 dr1 "dr1"
+        set_dr2 dr2 "dr2"
+        set_dr3 dr3 "dr3"
+        set_dr6 dr6 "dr6"
+        set_dr7 dr7 "dr7"
+    }
+}
+
+/// INVPCID, for [`shadow_mmu::tlb`].
+#[derive(Clone, Copy, Debug)]
+pub struct Invpcid;
+
+impl shadow_mmu::tlb::TagOps for Invpcid {
+    fn invalidate(&self, tag: u16) {
+        invpcid(1, tag, 0);
+    }
+
+    fn invalidate_address(&self, tag: u16, gva: pv_abi::addr::Gva) {
+        invpcid(0, tag, gva.0);
+    }
+}
+
+fn invpcid(kind: u64, tag: u16, address: u64) {
+    let descriptor = [u64::from(tag), address];
+    // SAFETY: called only where the CPU has INVPCID (`Tags` is enabled by its feature bit); the
+    // address of an individual-address invalidation is canonical, checked by the MMU.
+    unsafe {
+        asm!("invpcid {}, [{}]", in(reg) kind, in(reg) &descriptor, options(nostack, readonly));
+    }
+}
+
+/// Waits for an interrupt with interrupts on, and returns with them off.
+pub fn halt() {
+    x86_64::instructions::interrupts::enable_and_hlt();
+    x86_64::instructions::interrupts::disable();
+}
+
+/// Takes one round of pending interrupts without waiting.
+pub fn take_interrupts() {
+    // SAFETY: the IDT and its handlers are L1's own; STI's shadow needs one more instruction.
+    unsafe { asm!("sti", "nop", "cli", options(nostack)) }
+}

@@ -1,0 +1,12 @@
+//! The machine L1 runs on. All privileged instructions and all unsafe memory access of L1 are in
+//! this folder and in [`crate::boot`].
+
+pub mod apic;
+pub mod clock;
+pub mod cpu;
+pub mod exit;
+pub mod features;
+pub mod percpu;
+pub mod physmap;
+pub mod serial;
+pub mod xstate;

@@ -1,0 +1,108 @@
+//! Reaches physical memory through L1's direct map.
+//! May: unsafe. Input: trusted addresses.
+#![expect(unsafe_code, reason = "physical memory is raw memory")]
+
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use pv_abi::addr::Hpa;
+
+/// Where the direct map starts: PML4 slot 258.
+pub const DIRECT_MAP: u64 = 0xffff_8100_0000_0000;
+/// Bytes the slots of the direct map (258 to 263) can hold.
+pub const DIRECT_MAP_SIZE: u64 = 6 << 39;
+
+/// A frame as 64-bit words. Frames are shared with guests and hardware walkers, so L1 has no plain
+/// reference into any of them.
+pub type Frame = [AtomicU64; 512];
+
+/// The frame at `hpa`.
+///
+/// The caller names RAM that was handed out by [`crate::memory`] (or belongs to a boot module) and
+/// is mapped in the direct map; L1 never unmaps RAM, so the reference stays valid. That the *owner*
+/// of the frame may have changed is the caller's concern.
+#[inline]
+#[must_use]
+pub fn frame(hpa: Hpa) -> &'static Frame {
+    debug_assert!(hpa.page_offset() == 0 && hpa.0 < DIRECT_MAP_SIZE);
+    // SAFETY: 1. The address is in the direct map, which covers all RAM, writable, for ever.
+    // 2. Atomics make concurrent access by guests and CPUs defined; no `&mut` to RAM exists
+    // except inside the heap, whose frames nobody else is given.
+    unsafe { &*((DIRECT_MAP + hpa.0) as *const Frame) }
+}
+
+/// The bytes of the frame at `hpa`; see [`frame`].
+#[must_use]
+pub fn frame_bytes(hpa: Hpa) -> &'static [AtomicU8; 4096] {
+    debug_assert!(hpa.page_offset() == 0 && hpa.0 < DIRECT_MAP_SIZE);
+    // SAFETY: as for `frame`.
+    unsafe { &*((DIRECT_MAP + hpa.0) as *const [AtomicU8; 4096]) }
+}
+
+/// Fills `len` bytes from `hpa` on with zero. Both are multiples of the page size.
+pub fn zero(hpa: Hpa, len: u64) {
+    // SAFETY: the caller owns this RAM and shares it with nobody yet; it is in the direct map.
+    unsafe {
+        core::ptr::write_bytes((DIRECT_MAP + hpa.0) as *mut u64, 0, len as usize / 8);
+    }
+}
+
+/// Copies `bytes` to `hpa`, RAM that the caller owns and shares with nobody yet.
+pub fn write(hpa: Hpa, bytes: &[u8]) {
+    // SAFETY: see `zero`; the source is a Rust slice, so the two cannot overlap.
+    unsafe {
+        core::ptr::copy_nonoverlapping(
+            bytes.as_ptr(),
+            (DIRECT_MAP + hpa.0) as *mut u8,
+            bytes.len(),
+        );
+    }
+}
+
+/// RAM that nobody writes any more: boot modules, firmware tables.
+#[must_use]
+pub fn read_only(hpa: Hpa, len: u64) -> &'static [u8] {
+    // SAFETY: boot data is kept out of the allocator until [`crate::boot`] is done with it, and
+    // neither firmware nor devices write it after start-up.
+    unsafe { core::slice::from_raw_parts((DIRECT_MAP + hpa.0) as *const u8, len as usize) }
+}
+
+/// A type that consists of atomics only, so that it may lie in RAM that others use as well.
+///
+/// # Safety
+/// Every byte of the type is an atomic or padding, any bit pattern is valid, and its alignment
+/// is at most that of a page.
+pub unsafe trait Shared {}
+
+// SAFETY: arrays of `AtomicU64`.
+unsafe impl Shared for shadow_mmu::env::Table {}
+// SAFETY: arrays of `AtomicU64`.
+unsafe impl Shared for switcher::tables::GdtPage {}
+// SAFETY: arrays of `AtomicU64`.
+unsafe impl Shared for switcher::tables::IdtPage {}
+// SAFETY: `AtomicU64` and `AtomicU32`, and one reserved word that nobody reads.
+unsafe impl Shared for switcher::CpuBlock {}
+
+/// The `T` in the frame at `hpa`; see [`frame`].
+#[inline]
+#[must_use]
+pub fn table<T: Shared>(hpa: Hpa) -> &'static T {
+    const { assert!(size_of::<T>() <= 4096 && align_of::<T>() <= 4096) }
+    debug_assert!(hpa.page_offset() == 0 && hpa.0 < DIRECT_MAP_SIZE);
+    // SAFETY: as for `frame`; `Shared` says that any contents are a `T`.
+    unsafe { &*((DIRECT_MAP + hpa.0) as *const T) }
+}
+
+/// Copies out of a frame, byte by byte: what is read is whatever is there at that instant.
+pub fn copy_from_frame(hpa: Hpa, offset: usize, out: &mut [u8]) {
+    let bytes = frame_bytes(hpa);
+    for (to, from) in out.iter_mut().zip(&bytes[offset..]) {
+        *to = from.load(Relaxed);
+    }
+}
+
+/// Copies into a frame, byte by byte.
+pub fn copy_to_frame(hpa: Hpa, offset: usize, data: &[u8]) {
+    let bytes = frame_bytes(hpa);
+    for (from, to) in data.iter().zip(&bytes[offset..]) {
+        to.store(*from, Relaxed);
+    }
+}

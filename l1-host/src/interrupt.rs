@@ -1,0 +1,68 @@
+//! Handles L1's own interrupts and traps, whether a guest ran or L1.
+//! May: panic. Context: entry, irq-off.
+
+use crate::{
+    boot,
+    hw::{
+        apic::vector,
+        cpu::debug,
+        percpu::Cpu,
+        serial,
+    },
+    log,
+    stats::Reason,
+};
+use pv_abi::event;
+use switcher::{L1Trap, layout};
+
+/// Handles external interrupt `number` on `cpu`.
+pub fn handle(cpu: &Cpu, number: u8) -> Reason {
+    match number {
+        vector::TIMER => {
+            cpu.apic.eoi();
+            Reason::Timer
+        }
+        vector::CONSOLE => {
+            receive();
+            cpu.apic.eoi();
+            Reason::ConsoleInterrupt
+        }
+        vector::SPURIOUS => Reason::OtherInterrupt,
+        _ => {
+            cpu.apic.eoi();
+            Reason::OtherInterrupt
+        }
+    }
+}
+
+/// Moves what the serial port has into the console of the guest that owns it.
+fn receive() {
+    let mut buffer = [0; 64];
+    loop {
+        let count = serial::CONSOLE.read(&mut buffer);
+        if count == 0 {
+            return;
+        }
+        if let Some(vm) = boot::console_owner() {
+            vm.console.receive(&buffer[..count]);
+        }
+    }
+}
+
+/// Everything that interrupts L1 itself: its interrupts while it waits, NMIs, and its own faults.
+pub extern "C" fn l1_trap(trap: &mut L1Trap, area: u64) {
+    let index = ((area - layout::BASE) / layout::AREA_STRIDE) as usize;
+    match trap.vector as u8 {
+        // A #DB on the switcher's first instruction is what MOV SS and a breakpoint leave behind;
+        // the architecture of the guest ABI drops it.
+        event::DB => debug::set_dr6(0xffff_0ff0),
+        event::NMI => log!("cpu {index}: NMI"),
+        number if number >= switcher::exit::FIRST_INTERRUPT => match boot::cpu(index) {
+            Some(cpu) => {
+                handle(cpu, number);
+            }
+            None => panic!("interrupt {number} before CPU {index} was up"),
+        },
+        _ => crate::panic::trap(index, trap),
+    }
+}

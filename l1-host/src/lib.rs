@@ -1,0 +1,26 @@
+//! L1: the hypervisor proper.
+//!
+//! Reading order for newcomers: `boot/mod.rs` (start to first guest), `vcpu/run.rs` (the loop),
+//! `vcpu/fault.rs` and `vcpu/inject.rs` (a page fault on its way), `vm/vm.rs` and `vm/build.rs`
+//! (what a VM is made of), `hw/` (the machine below).
+//!
+//! Parts that need no bare machine are compiled and tested on the host as well.
+#![cfg_attr(target_os = "none", no_std)]
+
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+pub mod boot;
+pub mod dev;
+#[cfg(target_os = "none")]
+pub mod hw;
+#[cfg(target_os = "none")]
+mod interrupt;
+#[cfg(target_os = "none")]
+pub mod log;
+pub mod memory;
+#[cfg(target_os = "none")]
+mod panic;
+pub mod stats;
+pub mod vcpu;
+pub mod vm;

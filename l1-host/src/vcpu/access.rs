@@ -1,0 +1,105 @@
+//! Reads and writes guest memory on the guest's behalf.
+//! May: guest-memory. Context: run-loop. Input: guest-controlled addresses.
+
+use super::{Vcpu, state::Mode};
+use crate::{hw::physmap, vm::Vm};
+use pv_abi::addr::{Gpa, Gva, Hpa};
+use shadow_mmu::Access;
+
+/// A guest-virtual access that the guest's tables forbid: a #PF to deliver.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestFault {
+    /// Faulting address.
+    pub gva: Gva,
+    /// Error code.
+    pub error: u64,
+}
+
+impl Vcpu {
+    /// Reads instruction bytes at `gva` into `out`; returns how many could be read, at least one.
+    ///
+    /// # Errors
+    /// The fault, if not even the first byte can be fetched.
+    pub(super) fn fetch(&self, gva: Gva, out: &mut [u8]) -> Result<usize, GuestFault> {
+        let access = Access { write: false, fetch: true, user: self.mode == Mode::User };
+        let mut done = 0;
+        while done < out.len() {
+            let at = gva.offset(done as u64);
+            let hpa = match self.translate(at, access) {
+                Ok(Some(hpa)) => hpa,
+                Ok(None) | Err(_) if done > 0 => break,
+                Ok(None) => return Err(GuestFault { gva: at, error: access.error_bits() }),
+                Err(error) => return Err(GuestFault { gva: at, error }),
+            };
+            let room = (4096 - at.page_offset()) as usize;
+            let piece = room.min(out.len() - done);
+            let offset = at.page_offset() as usize;
+            physmap::copy_from_frame(hpa.page(), offset, &mut out[done..done + piece]);
+            done += piece;
+        }
+        Ok(done)
+    }
+
+    /// Where `gva` lies in L1's memory for `access`; `None` if the guest maps no RAM there.
+    ///
+    /// # Errors
+    /// The error code of the #PF if the guest's tables forbid the access.
+    pub(super) fn translate(&self, gva: Gva, access: Access) -> Result<Option<Hpa>, u64> {
+        let gpa = self.vm.mmu.translate(&self.mmu, gva, access)?;
+        Ok(self.vm.env().ram.host_frame(gpa.gfn()).map(|hpa| hpa.offset(gpa.page_offset())))
+    }
+
+    /// Reads `out.len()` bytes at `gva` as the guest's current mode would.
+    ///
+    /// # Errors
+    /// The fault to deliver. Where no RAM is, the bytes read as ones.
+    pub(super) fn read(&self, gva: Gva, out: &mut [u8]) -> Result<(), GuestFault> {
+        let access = Access { write: false, fetch: false, user: self.mode == Mode::User };
+        let mut done = 0;
+        while done < out.len() {
+            let at = gva.offset(done as u64);
+            let hpa = self.translate(at, access).map_err(|error| GuestFault { gva: at, error })?;
+            let piece = ((4096 - at.page_offset()) as usize).min(out.len() - done);
+            let part = &mut out[done..done + piece];
+            match hpa {
+                Some(hpa) => physmap::copy_from_frame(hpa.page(), at.page_offset() as usize, part),
+                None => part.fill(0xff),
+            }
+            done += piece;
+        }
+        Ok(())
+    }
+}
+
+impl Vm {
+    /// Copies guest-physical memory out, page by page; false where there is no RAM.
+    pub fn read_physical(&self, gpa: Gpa, out: &mut [u8]) -> bool {
+        self.pieces(gpa, out.len(), |hpa, offset, range| {
+            physmap::copy_from_frame(hpa, offset, &mut out[range]);
+        })
+    }
+
+    /// Copies into guest-physical memory; false where there is no RAM.
+    pub fn write_physical(&self, gpa: Gpa, data: &[u8]) -> bool {
+        self.pieces(gpa, data.len(), |hpa, offset, range| {
+            physmap::copy_to_frame(hpa, offset, &data[range]);
+        })
+    }
+
+    fn pieces(
+        &self,
+        gpa: Gpa,
+        len: usize,
+        mut visit: impl FnMut(Hpa, usize, core::ops::Range<usize>),
+    ) -> bool {
+        let mut done = 0;
+        for run in self.env().ram.runs(gpa.0, len as u64) {
+            let Some(run) = run else { return false };
+            let piece = (run.end - run.start) as usize;
+            let hpa = Hpa(run.start);
+            visit(hpa.page(), hpa.page_offset() as usize, done..done + piece);
+            done += piece;
+        }
+        done == len
+    }
+}

@@ -1,0 +1,387 @@
+//! Emulates the privileged instructions that trap in supervisor mode (spec part 1.9).
+//! May: guest-memory, msr. Context: run-loop. Input: guest-controlled instruction bytes, copied
+//! once and then decoded.
+
+use super::{Vcpu, access::GuestFault, state::Mode, stop::Stop};
+use crate::{
+    hw::{percpu::Cpu, serial},
+    stats::Reason,
+};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use pv_abi::{
+    addr::{Gfn, Gva},
+    cpuid, event,
+    pvcs::flags,
+};
+use x86_64::registers::xcontrol::XCr0;
+
+/// Longest instruction.
+const LONGEST: usize = 15;
+
+/// How an emulated instruction ends.
+pub(super) enum Done {
+    /// RIP moves past it.
+    Next,
+    /// RIP stays or was set.
+    Stay,
+    /// #GP(0).
+    Fault,
+    /// A page fault on its operand.
+    PageFault(GuestFault),
+}
+
+impl Vcpu {
+    /// #GP from the guest: an instruction to emulate in supervisor mode, or a fault to reflect.
+    #[inline]
+    pub(super) fn general_protection(&mut self, cpu: &Cpu, error: u64) -> Result<Reason, Stop> {
+        if self.mode == Mode::Supervisor && error == 0 {
+            let mut bytes = [0; LONGEST];
+            // RDMSR and WRMSR are two bytes and by far the most frequent.
+            let rip = Gva(self.context.rip);
+            if self.fetch(rip, &mut bytes[..2]).is_ok_and(|read| read == 2) {
+                match bytes[..2] {
+                    [0x0f, 0x32] => return self.rdmsr(cpu),
+                    [0x0f, 0x30] => return self.wrmsr(cpu),
+                    _ => {}
+                }
+            }
+            if let Ok(read) = self.fetch(rip, &mut bytes) {
+                return self.emulate_privileged(cpu, &bytes[..read]);
+            }
+        }
+        self.deliver(cpu, event::GP, error)?;
+        Ok(Reason::GeneralProtection)
+    }
+
+    fn rdmsr(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        match self.read_msr(cpu, self.context.rcx as u32) {
+            Some(value) => {
+                self.context.rax = value & 0xffff_ffff;
+                self.context.rdx = value >> 32;
+                self.context.rip += 2;
+            }
+            None => self.deliver(cpu, event::GP, 0)?,
+        }
+        Ok(Reason::RdmsrWrmsr)
+    }
+
+    fn wrmsr(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        let value = self.context.rax & 0xffff_ffff | self.context.rdx << 32;
+        match self.write_msr(cpu, self.context.rcx as u32, value) {
+            Ok(()) => self.context.rip += 2,
+            Err(_) => self.deliver(cpu, event::GP, 0)?,
+        }
+        Ok(Reason::RdmsrWrmsr)
+    }
+
+    fn emulate_privileged(&mut self, cpu: &Cpu, bytes: &[u8]) -> Result<Reason, Stop> {
+        if bytes.starts_with(&cpuid::SYNTHETIC) {
+            let (leaf, subleaf) = (self.context.rax as u32, self.context.rcx as u32);
+            let [eax, ebx, ecx, edx] = self.cpuid(cpu, leaf, subleaf).map(u64::from);
+            let context = &mut self.context;
+            (context.rax, context.rbx, context.rcx, context.rdx) = (eax, ebx, ecx, edx);
+            context.rip += cpuid::SYNTHETIC.len() as u64;
+            return Ok(Reason::SyntheticCpuid);
+        }
+        let mut decoder = Decoder::with_ip(64, bytes, self.context.rip, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        let done = if instruction.is_invalid() {
+            Done::Fault
+        } else {
+            self.execute(cpu, &instruction)?
+        };
+        match done {
+            Done::Next => self.context.rip = instruction.next_ip(),
+            Done::Stay => {}
+            Done::Fault => self.deliver(cpu, event::GP, 0)?,
+            Done::PageFault(fault) => self.reflect_fault(cpu, fault)?,
+        }
+        Ok(Reason::Emulated)
+    }
+
+    fn execute(&mut self, cpu: &Cpu, instruction: &Instruction) -> Result<Done, Stop> {
+        Ok(match instruction.mnemonic() {
+            Mnemonic::In => self.port_in(instruction),
+            Mnemonic::Out => self.port_out(instruction),
+            Mnemonic::Mov => self.move_system(cpu, instruction)?,
+            Mnemonic::Cli => self.set_if(false),
+            Mnemonic::Sti => self.set_if(true),
+            Mnemonic::Hlt => {
+                self.context.rip = instruction.next_ip();
+                self.halted = self.apic.deliverable().is_none();
+                Done::Stay
+            }
+            Mnemonic::Clts => {
+                self.msrs.cr0 &= !(1 << 3);
+                Done::Next
+            }
+            Mnemonic::Lmsw => Done::Next,
+            Mnemonic::Invlpg => {
+                self.invlpg(Gva(self.effective_address(cpu, instruction)));
+                Done::Next
+            }
+            Mnemonic::Xsetbv => self.xsetbv(),
+            // Caches are coherent, and not the guest's to write back.
+            Mnemonic::Wbinvd | Mnemonic::Invd | Mnemonic::Wbnoinvd => Done::Next,
+            // Stored by real hardware, used by nothing here.
+            Mnemonic::Lgdt | Mnemonic::Lidt | Mnemonic::Lldt | Mnemonic::Ltr => Done::Next,
+            Mnemonic::Sgdt | Mnemonic::Sidt => self.store_table(cpu, instruction),
+            Mnemonic::Sldt | Mnemonic::Str | Mnemonic::Smsw => self.store_word(cpu, instruction),
+            _ => Done::Fault,
+        })
+    }
+
+    fn port_in(&mut self, instruction: &Instruction) -> Done {
+        let (size, port) = match instruction.code() {
+            Code::In_AL_imm8 => (1, instruction.immediate8().into()),
+            Code::In_AX_imm8 => (2, instruction.immediate8().into()),
+            Code::In_EAX_imm8 => (4, instruction.immediate8().into()),
+            Code::In_AL_DX => (1, self.context.rdx as u16),
+            Code::In_AX_DX => (2, self.context.rdx as u16),
+            Code::In_EAX_DX => (4, self.context.rdx as u16),
+            _ => return Done::Fault,
+        };
+        let value = u64::from(self.vm.bus.lock().read_port(port, size));
+        let mask = u64::MAX >> (64 - 8 * u32::from(size));
+        // A 32-bit result clears the upper half, smaller ones keep the rest.
+        let kept = if size == 4 { 0 } else { self.context.rax & !mask };
+        self.context.rax = kept | value & mask;
+        Done::Next
+    }
+
+    fn port_out(&mut self, instruction: &Instruction) -> Done {
+        let (size, port) = match instruction.code() {
+            Code::Out_imm8_AL => (1, instruction.immediate8().into()),
+            Code::Out_imm8_AX => (2, instruction.immediate8().into()),
+            Code::Out_imm8_EAX => (4, instruction.immediate8().into()),
+            Code::Out_DX_AL => (1, self.context.rdx as u16),
+            Code::Out_DX_AX => (2, self.context.rdx as u16),
+            Code::Out_DX_EAX => (4, self.context.rdx as u16),
+            _ => return Done::Fault,
+        };
+        let effect = self.vm.bus.lock().write_port(port, size, self.context.rax as u32);
+        self.apply(effect);
+        Done::Next
+    }
+
+    /// Carries out what a device asks for.
+    pub(super) fn apply(&mut self, effect: crate::dev::bus::Effect) {
+        for vector in effect.raise {
+            self.apic.raise(vector);
+        }
+        if let Some(byte) = effect.transmit {
+            serial::CONSOLE.write(&[byte]);
+        }
+    }
+
+    /// MOV to and from control and debug registers.
+    fn move_system(&mut self, cpu: &Cpu, instruction: &Instruction) -> Result<Done, Stop> {
+        let (to, from) = (instruction.op0_register(), instruction.op1_register());
+        if instruction.op0_kind() != OpKind::Register || instruction.op1_kind() != OpKind::Register
+        {
+            return Ok(Done::Fault);
+        }
+        if to.is_cr() {
+            let value = self.register(cpu, from);
+            return self.write_control(to, value);
+        }
+        if to.is_dr() {
+            let value = self.register(cpu, from);
+            let done = self.write_debug((to as u32 - Register::DR0 as u32) as u8, value);
+            return Ok(if done { Done::Next } else { Done::Fault });
+        }
+        let value = if from.is_dr() {
+            self.read_debug((from as u32 - Register::DR0 as u32) as u8)
+        } else {
+            self.read_control(from)
+        };
+        let Some(value) = value else { return Ok(Done::Fault) };
+        self.set_register(to, value);
+        Ok(Done::Next)
+    }
+
+    fn read_control(&self, register: Register) -> Option<u64> {
+        match register {
+            Register::CR0 => Some(self.msrs.cr0),
+            Register::CR2 => Some(self.pvcs.map_or(0, |pvcs| pvcs.cr2())),
+            Register::CR3 => Some(self.mmu.roots().map_or(0, |roots| roots.gfn.gpa().0)),
+            Register::CR4 => Some(self.msrs.cr4),
+            Register::CR8 => Some(0),
+            _ => None,
+        }
+    }
+
+    fn write_control(&mut self, register: Register, value: u64) -> Result<Done, Stop> {
+        match register {
+            // Paging and protection stay on; the rest is kept for reading back.
+            Register::CR0 => self.msrs.cr0 = value | 0x8001_0011,
+            Register::CR2 => {
+                if let Some(pvcs) = &self.pvcs {
+                    pvcs.set_cr2(value);
+                }
+            }
+            Register::CR3 => {
+                let gfn = Gfn((value & 0x000f_ffff_ffff_f000) >> 12);
+                self.switch_root(gfn, value >> 63 == 0)?;
+            }
+            Register::CR4 => self.msrs.cr4 = value | 1 << 5,
+            Register::CR8 => {}
+            _ => return Ok(Done::Fault),
+        }
+        Ok(Done::Next)
+    }
+
+    /// CLI and STI on the virtual flag.
+    fn set_if(&mut self, on: bool) -> Done {
+        if let Some(pvcs) = &self.pvcs {
+            if on {
+                pvcs.update_flags(flags::IF, flags::IP);
+            } else {
+                pvcs.update_flags(0, flags::IF);
+            }
+        }
+        if on {
+            self.irq_window = false;
+        }
+        Done::Next
+    }
+
+    /// XCR0 is fixed for good; a guest may ask for what there is or less, and always gets it all.
+    fn xsetbv(&mut self) -> Done {
+        let value = self.context.rax & 0xffff_ffff | self.context.rdx << 32;
+        let offered = XCr0::read_raw();
+        let sane = value & 1 == 1 && (value & 4 == 0 || value & 2 != 0);
+        if self.context.rcx as u32 != 0 || value & !offered != 0 || !sane {
+            return Done::Fault;
+        }
+        self.msrs.xcr0 = value;
+        Done::Next
+    }
+
+    /// SGDT and SIDT under UMIP: an empty table.
+    fn store_table(&mut self, cpu: &Cpu, instruction: &Instruction) -> Done {
+        let address = Gva(self.effective_address(cpu, instruction));
+        match self.write(address, &[0; 10]) {
+            Ok(()) => Done::Next,
+            Err(fault) => Done::PageFault(fault),
+        }
+    }
+
+    /// SLDT, STR and SMSW under UMIP: null selectors, and CR0's low word.
+    fn store_word(&mut self, cpu: &Cpu, instruction: &Instruction) -> Done {
+        let smsw = instruction.mnemonic() == Mnemonic::Smsw;
+        let value = if smsw { self.msrs.cr0 } else { 0 };
+        if instruction.op0_kind() == OpKind::Register {
+            let register = instruction.op0_register();
+            let value = if smsw { value } else { value & 0xffff };
+            self.set_register(register, value);
+            return Done::Next;
+        }
+        let address = Gva(self.effective_address(cpu, instruction));
+        match self.write(address, &(value as u16).to_le_bytes()) {
+            Ok(()) => Done::Next,
+            Err(fault) => Done::PageFault(fault),
+        }
+    }
+
+    /// Where the instruction's memory operand lies.
+    pub(super) fn effective_address(&self, cpu: &Cpu, instruction: &Instruction) -> u64 {
+        instruction
+            .virtual_address(0, 0, |register, _, _| {
+                Some(match register {
+                    Register::FS => cpu.bases.fs(),
+                    Register::GS => cpu.bases.gs(),
+                    register if register.is_segment_register() => 0,
+                    register => self.register(cpu, register),
+                })
+            })
+            .or_else(|| {
+                instruction.virtual_address(1, 0, |register, _, _| {
+                    Some(match register {
+                        Register::FS => cpu.bases.fs(),
+                        Register::GS => cpu.bases.gs(),
+                        register if register.is_segment_register() => 0,
+                        register => self.register(cpu, register),
+                    })
+                })
+            })
+            .unwrap_or(0)
+    }
+
+    /// The value of a general register, of whatever size, or of RIP.
+    pub(super) fn register(&self, _: &Cpu, register: Register) -> u64 {
+        if register == Register::RIP || register == Register::EIP {
+            return self.context.rip;
+        }
+        let Some(value) = self.slot(register.full_register()) else { return 0 };
+        match register.size() {
+            1 if is_high_byte(register) => value >> 8 & 0xff,
+            1 => value & 0xff,
+            2 => value & 0xffff,
+            4 => value & 0xffff_ffff,
+            _ => value,
+        }
+    }
+
+    /// Writes a general register as the instruction set does: 32-bit writes clear the upper half.
+    pub(super) fn set_register(&mut self, register: Register, value: u64) {
+        let Some(slot) = self.slot_mut(register.full_register()) else { return };
+        *slot = match register.size() {
+            1 if is_high_byte(register) => *slot & !0xff00 | (value & 0xff) << 8,
+            1 => *slot & !0xff | value & 0xff,
+            2 => *slot & !0xffff | value & 0xffff,
+            4 => value & 0xffff_ffff,
+            _ => value,
+        };
+    }
+
+    fn slot(&self, register: Register) -> Option<u64> {
+        let context = &self.context;
+        Some(match register {
+            Register::RAX => context.rax,
+            Register::RBX => context.rbx,
+            Register::RCX => context.rcx,
+            Register::RDX => context.rdx,
+            Register::RSI => context.rsi,
+            Register::RDI => context.rdi,
+            Register::RBP => context.rbp,
+            Register::RSP => context.rsp,
+            Register::R8 => context.r8,
+            Register::R9 => context.r9,
+            Register::R10 => context.r10,
+            Register::R11 => context.r11,
+            Register::R12 => context.r12,
+            Register::R13 => context.r13,
+            Register::R14 => context.r14,
+            Register::R15 => context.r15,
+            _ => return None,
+        })
+    }
+
+    fn slot_mut(&mut self, register: Register) -> Option<&mut u64> {
+        let context = &mut self.context;
+        Some(match register {
+            Register::RAX => &mut context.rax,
+            Register::RBX => &mut context.rbx,
+            Register::RCX => &mut context.rcx,
+            Register::RDX => &mut context.rdx,
+            Register::RSI => &mut context.rsi,
+            Register::RDI => &mut context.rdi,
+            Register::RBP => &mut context.rbp,
+            Register::RSP => &mut context.rsp,
+            Register::R8 => &mut context.r8,
+            Register::R9 => &mut context.r9,
+            Register::R10 => &mut context.r10,
+            Register::R11 => &mut context.r11,
+            Register::R12 => &mut context.r12,
+            Register::R13 => &mut context.r13,
+            Register::R14 => &mut context.r14,
+            Register::R15 => &mut context.r15,
+            _ => return None,
+        })
+    }
+}
+
+fn is_high_byte(register: Register) -> bool {
+    matches!(register, Register::AH | Register::BH | Register::CH | Register::DH)
+}

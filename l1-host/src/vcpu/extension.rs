@@ -1,0 +1,139 @@
+//! The hypercalls of Roost's extension (spec part 2).
+//! May: guest-memory. Context: run-loop. Input: guest-controlled.
+
+use super::{Vcpu, stop::Stop};
+use crate::{
+    hw::{percpu::Cpu, serial},
+    log,
+    vm::roots,
+};
+use alloc::{string::String, vec};
+use core::sync::atomic::Ordering::Relaxed;
+use pv_abi::{
+    addr::{Gfn, Gpa, Gva},
+    ext::{Features, call, counter, shutdown},
+    hypercall::{EFAULT, EINVAL, ENOSYS, EPERM},
+};
+use switcher::tables;
+
+/// Bytes moved by one console or log call at most.
+const CHUNK: u64 = 1024;
+
+impl Vcpu {
+    /// Serves call `number`; the result goes to RAX.
+    pub(super) fn extension_call(
+        &mut self,
+        cpu: &Cpu,
+        number: u64,
+        first: u64,
+        second: u64,
+    ) -> Result<u64, Stop> {
+        let features = self.vm.features();
+        let need = |feature: Features| features.contains(feature);
+        Ok(match number {
+            call::ENABLE => {
+                if self.vm.enable(first) {
+                    0
+                } else {
+                    EINVAL
+                }
+            }
+            call::PIN_ROOT if need(Features::NOTES) => {
+                self.vm.mmu.pin_root(Gfn(first)).map_or(EINVAL, |()| 0)
+            }
+            call::UNPIN_ROOT if need(Features::NOTES) => {
+                self.vm.mmu.unpin_root(Gfn(first));
+                0
+            }
+            call::UNPIN_TABLE if need(Features::NOTES) => {
+                self.vm.mmu.forget_table(Gfn(first));
+                0
+            }
+            call::CONSOLE_WRITE if need(Features::CONSOLE) => {
+                self.with_bytes(first, second, |bytes| serial::CONSOLE.write(bytes))
+            }
+            call::CONSOLE_READ if need(Features::CONSOLE) => self.console_read(first, second),
+            call::CONSOLE_VECTOR if need(Features::CONSOLE) => {
+                self.vm.console.vector.store(first as u8, Relaxed);
+                0
+            }
+            call::LOG => self.with_bytes(first, second, |bytes| {
+                log!("{}: {}", self.vm.name, printable(bytes));
+            }),
+            call::SHUTDOWN => return Err(self.shutdown(first, second)),
+            call::LOAD_LDT if need(Features::DESCRIPTORS) => self.load_ldt(cpu, Gva(first), second),
+            call::SET_CPUNODE if need(Features::DESCRIPTORS) => {
+                // Only the limit is of use to LSL; the rest is ours.
+                let limit = first & 0xffff | first >> 32 & 0xf_0000;
+                cpu.gdt.set_cpunode(tables::limit_descriptor(limit as u32));
+                0
+            }
+            call::READ_COUNTER => self.counter(cpu, first).unwrap_or(EINVAL),
+            call::CHECK_ROOTS => roots::check(&self.vm),
+            number if (call::BASE..=call::CHECK_ROOTS).contains(&number) => EPERM,
+            _ => ENOSYS,
+        })
+    }
+
+    /// Runs `use_bytes` over up to [`CHUNK`] bytes of guest memory; returns how many.
+    fn with_bytes(&self, gpa: u64, len: u64, use_bytes: impl FnOnce(&[u8])) -> u64 {
+        let len = len.min(CHUNK);
+        let mut buffer = [0; CHUNK as usize];
+        let bytes = &mut buffer[..len as usize];
+        if !self.vm.read_physical(Gpa(gpa), bytes) {
+            return EFAULT;
+        }
+        use_bytes(bytes);
+        len
+    }
+
+    fn console_read(&self, gpa: u64, len: u64) -> u64 {
+        let mut buffer = [0; CHUNK as usize];
+        let count = self.vm.console.take(&mut buffer[..len.min(CHUNK) as usize]);
+        if self.vm.write_physical(Gpa(gpa), &buffer[..count]) { count as u64 } else { EFAULT }
+    }
+
+    fn shutdown(&self, reason: u64, gpa: u64) -> Stop {
+        let mut text = vec![0; self.context.rdx.min(CHUNK) as usize];
+        let message = if self.vm.read_physical(Gpa(gpa), &mut text) {
+            printable(&text)
+        } else {
+            String::new()
+        };
+        match reason {
+            shutdown::POWEROFF => Stop::PowerOff,
+            shutdown::REBOOT => Stop::Reboot,
+            shutdown::BOOT_FAILED => Stop::BootFailed(message),
+            _ => Stop::Crash(message),
+        }
+    }
+
+    fn counter(&self, cpu: &Cpu, number: u64) -> Option<u64> {
+        Some(match number {
+            counter::EXITS => self.stats.total(),
+            counter::EVENTS => self.stats.events,
+            counter::CR3_WRITES => 2 * self.stats.total() + direct_switches(cpu),
+            counter::FILLS => self.mmu.stats.fills,
+            counter::FLUSHES => self.mmu.stats.flushes,
+            counter::DIRECT_SWITCHES => direct_switches(cpu),
+            number => self.stats.count(usize::try_from(number).ok()?)?,
+        })
+    }
+}
+
+/// Switches that never left the switcher.
+pub(super) fn direct_switches(cpu: &Cpu) -> u64 {
+    cpu.block.direct_to_smod.load(Relaxed) + cpu.block.direct_to_umod.load(Relaxed)
+}
+
+/// The text of guest bytes, without anything that could trouble a terminal.
+fn printable(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .map(|&byte| match byte {
+            b' '..=b'~' => byte as char,
+            b'\t' => ' ',
+            _ => '.',
+        })
+        .collect()
+}

@@ -1,0 +1,59 @@
+//! Handles page faults of the guest.
+//! May: guest-memory, take-frame. Context: run-loop, irq-off. Input: guest-controlled.
+
+use super::{Vcpu, access::GuestFault, state::Mode, stop::Stop};
+use crate::{hw::percpu::Cpu, stats::Reason};
+use pv_abi::{addr::Gva, event};
+use shadow_mmu::{Access, Outcome};
+
+impl Vcpu {
+    /// A page fault at `gva` with the hardware's error code.
+    #[inline]
+    pub(super) fn page_fault(&mut self, cpu: &Cpu, gva: u64, error: u64) -> Result<Reason, Stop> {
+        let gva = Gva(gva);
+        let access = Access::new(error, self.mode == Mode::User);
+        match self.resolve(gva, access) {
+            Outcome::Mapped => Ok(Reason::PageFaultFilled),
+            Outcome::Mmio(gpa) => {
+                self.emulate_mmio(cpu, gva, gpa, access)?;
+                Ok(Reason::Mmio)
+            }
+            Outcome::Reflect(error) => {
+                if access.user {
+                    self.last_fault = Some((gva, access));
+                }
+                self.reflect_fault(cpu, GuestFault { gva, error })?;
+                Ok(Reason::PageFaultReflected)
+            }
+            Outcome::NoMemory => Err(Stop::Unsupported("an address space of this size")),
+        }
+    }
+
+    /// Resolves a fault, making room for tables if need be.
+    pub(super) fn resolve(&mut self, gva: Gva, access: Access) -> Outcome {
+        let outcome = self.vm.mmu.fault(&mut self.mmu, gva, access);
+        if outcome != Outcome::NoMemory {
+            return outcome;
+        }
+        // Everything goes and is built again by faults. The frames are free once this vCPU has
+        // passed a quiescent point; it is in L1, flushed on entry, so it may pass one right here.
+        self.make_room();
+        self.vm.mmu.fault(&mut self.mmu, gva, access)
+    }
+
+    /// Drops shadow pages until some are free.
+    pub(super) fn make_room(&mut self) {
+        self.vm.mmu.shrink();
+        self.vm.mmu.reclaim();
+        self.vm.mmu.entering(self.index);
+        self.vm.mmu.reclaim();
+    }
+
+    /// Gives a #PF to the guest.
+    pub(super) fn reflect_fault(&mut self, cpu: &Cpu, fault: GuestFault) -> Result<(), Stop> {
+        if let Some(pvcs) = &self.pvcs {
+            pvcs.set_cr2(fault.gva.0);
+        }
+        self.deliver(cpu, event::PF, fault.error)
+    }
+}

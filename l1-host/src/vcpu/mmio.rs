@@ -1,0 +1,100 @@
+//! Emulates accesses to guest-physical addresses without RAM.
+//! May: guest-memory. Context: run-loop. Input: guest-controlled instruction bytes.
+
+use super::{Vcpu, access::GuestFault, stop::Stop};
+use crate::hw::percpu::Cpu;
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+use pv_abi::addr::{Gpa, Gva};
+use shadow_mmu::Access;
+
+impl Vcpu {
+    /// The instruction at RIP accesses `gpa`, where no RAM is.
+    pub(super) fn emulate_mmio(
+        &mut self,
+        cpu: &Cpu,
+        gva: Gva,
+        gpa: Gpa,
+        access: Access,
+    ) -> Result<(), Stop> {
+        if access.fetch {
+            return Err(Stop::Unsupported("execution from a device's memory"));
+        }
+        let mut bytes = [0; 15];
+        let read = match self.fetch(Gva(self.context.rip), &mut bytes) {
+            Ok(read) => read,
+            Err(fault) => return self.reflect_fault(cpu, fault),
+        };
+        let mut decoder =
+            Decoder::with_ip(64, &bytes[..read], self.context.rip, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        let size = instruction.memory_size().size();
+        let address = self.effective_address(cpu, &instruction);
+        // The guest may have rewritten the instruction since it faulted: then it runs again.
+        if instruction.is_invalid() || address != gva.0 {
+            return Ok(());
+        }
+        if !matches!(size, 1 | 2 | 4 | 8) || gpa.page_offset() + size as u64 > 4096 {
+            return Err(Stop::Unsupported("a device access of this size"));
+        }
+        if access.write {
+            self.store_device(cpu, &instruction, gpa, size as u8)?;
+        } else {
+            self.load_device(&instruction, gpa, size as u8)?;
+        }
+        self.context.rip = instruction.next_ip();
+        Ok(())
+    }
+
+    fn store_device(
+        &mut self,
+        cpu: &Cpu,
+        instruction: &Instruction,
+        gpa: Gpa,
+        size: u8,
+    ) -> Result<(), Stop> {
+        if instruction.mnemonic() != Mnemonic::Mov {
+            return Err(Stop::Unsupported("this store to a device"));
+        }
+        let value = match instruction.op1_kind() {
+            OpKind::Register => self.register(cpu, instruction.op1_register()),
+            _ => instruction.immediate(1),
+        };
+        let effect = self.vm.bus.lock().write_memory(gpa.0, size, value);
+        self.apply(effect);
+        Ok(())
+    }
+
+    fn load_device(&mut self, instruction: &Instruction, gpa: Gpa, size: u8) -> Result<(), Stop> {
+        let value = self.vm.bus.lock().read_memory(gpa.0, size);
+        let value = match instruction.mnemonic() {
+            Mnemonic::Mov | Mnemonic::Movzx => value,
+            Mnemonic::Movsx | Mnemonic::Movsxd => {
+                let unused = 64 - 8 * u32::from(size);
+                (((value << unused) as i64) >> unused) as u64
+            }
+            _ => return Err(Stop::Unsupported("this load from a device")),
+        };
+        self.set_register(instruction.op0_register(), value);
+        Ok(())
+    }
+
+    /// Writes `data` at `gva` as the guest's current mode would.
+    pub(super) fn write(&mut self, gva: Gva, data: &[u8]) -> Result<(), GuestFault> {
+        let access = Access {
+            write: true,
+            fetch: false,
+            user: self.mode == super::state::Mode::User,
+        };
+        for (index, byte) in data.iter().enumerate() {
+            let at = gva.offset(index as u64);
+            let gpa = self
+                .vm
+                .mmu
+                .translate(&self.mmu, at, access)
+                .map_err(|error| GuestFault { gva: at, error })?;
+            self.vm.write_physical(gpa, &[*byte]);
+            self.vm.mmu.wrote(gpa.gfn());
+        }
+        Ok(())
+    }
+}

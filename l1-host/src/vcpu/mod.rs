@@ -1,0 +1,50 @@
+//! Virtual CPUs: their state, their run loop, and what L1 does for them.
+//!
+//! | file | what |
+//! |---|---|
+//! | `run` | the loop: enter, decode the exit, dispatch |
+//! | `fault` | page faults |
+//! | `inject` | events and interrupts into the guest |
+//! | `syscall` | SYSCALL in either mode, ERETU, the hypercalls of the native ABI |
+//! | `extension` | the hypercalls of Roost's extension |
+//! | `registers` | MSRs | `cpuid` | CPUID leaves |
+//! | `emulate`, `mmio` | instructions that trap |
+//! | `segments`, `debug` | descriptors, breakpoints |
+//! | [`apic`] | the virtual local APIC |
+
+pub mod apic;
+pub mod stop;
+
+#[cfg(target_os = "none")]
+mod access;
+#[cfg(target_os = "none")]
+mod cpuid;
+#[cfg(target_os = "none")]
+mod debug;
+#[cfg(target_os = "none")]
+mod emulate;
+#[cfg(target_os = "none")]
+mod extension;
+#[cfg(target_os = "none")]
+mod fault;
+#[cfg(target_os = "none")]
+mod inject;
+#[cfg(target_os = "none")]
+mod mmio;
+#[cfg(target_os = "none")]
+mod pvcs;
+#[cfg(target_os = "none")]
+mod registers;
+#[cfg(target_os = "none")]
+mod run;
+#[cfg(target_os = "none")]
+mod segments;
+#[cfg(target_os = "none")]
+mod state;
+#[cfg(target_os = "none")]
+mod syscall;
+
+#[cfg(target_os = "none")]
+pub use run::run;
+#[cfg(target_os = "none")]
+pub use state::Vcpu;

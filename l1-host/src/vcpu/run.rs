@@ -1,0 +1,176 @@
+//! The run loop: enter the guest, see why it came back, do something about it.
+//! May: unsafe. Context: run-loop.
+#![expect(unsafe_code, reason = "this is where guests are entered")]
+
+use super::{Vcpu, state::Mode, stop::Stop};
+use crate::{
+    hw::{cpu, percpu::Cpu},
+    interrupt,
+    stats::Reason,
+};
+use core::sync::atomic::Ordering::Relaxed;
+use pv_abi::event;
+use switcher::{Exit, mode};
+
+/// Runs `vcpu` on `cpu` until its VM ends.
+pub fn run(cpu: &Cpu, vcpu: &mut Vcpu) -> Stop {
+    let first_root = vcpu.vm.first_root;
+    let loaded = vcpu.switch_root(first_root, true);
+    vcpu.load_registers(cpu);
+    let stop = match loaded {
+        Ok(()) => vcpu.run_loop(cpu),
+        Err(stop) => stop,
+    };
+    cpu.block.scrub();
+    stop
+}
+
+impl Vcpu {
+    fn run_loop(&mut self, cpu: &Cpu) -> Stop {
+        loop {
+            if let Err(stop) = self.prepare(cpu) {
+                return stop;
+            }
+            self.enter(cpu);
+            let start = cpu::tsc();
+            match self.handle_exit(cpu) {
+                Ok(reason) => self.stats.record(reason, cpu::tsc().wrapping_sub(start)),
+                Err(stop) => return stop,
+            }
+        }
+    }
+
+    /// Everything that may have to happen before the guest goes on.
+    #[inline]
+    fn prepare(&mut self, cpu: &Cpu) -> Result<(), Stop> {
+        if self.apic.deadline() != self.armed {
+            self.arm_timer(cpu);
+        }
+        if self.halted {
+            self.wait(cpu);
+        }
+        if self.apic.is_waiting() {
+            self.inject_interrupt(cpu)?;
+        }
+        self.take_flush_requests();
+        if self.cr3_stale {
+            self.refresh_cr3(cpu);
+        }
+        Ok(())
+    }
+
+    fn arm_timer(&mut self, cpu: &Cpu) {
+        self.armed = self.apic.deadline();
+        cpu.clock.arm(cpu.apic, self.armed);
+    }
+
+    fn refresh_cr3(&mut self, cpu: &Cpu) {
+        let roots = self.mmu.roots().expect("a running vCPU has a root");
+        let (smod, umod) = self.vm.mmu.root_addresses(roots);
+        self.cr3 = self.tags.prepare(&cpu::Invpcid, smod, umod);
+        cpu.block.smod_cr3.store(self.cr3.smod, Relaxed);
+        cpu.block.umod_cr3.store(self.cr3.umod, Relaxed);
+        self.cr3_stale = false;
+    }
+
+    /// Waits until an interrupt can be delivered.
+    fn wait(&mut self, cpu: &Cpu) {
+        self.vm.mmu.idle(self.index);
+        loop {
+            self.poll_sources();
+            if self.apic.deliverable().is_some() {
+                break;
+            }
+            if self.apic.deadline() != self.armed {
+                self.arm_timer(cpu);
+            }
+            cpu::halt();
+        }
+        self.halted = false;
+    }
+
+    /// Turns what has happened outside into interrupt requests.
+    fn poll_sources(&mut self) {
+        self.apic.poll_timer(cpu::tsc());
+        if let Some(vector) = self.vm.console.poll() {
+            self.apic.raise(vector);
+        }
+        let vm = &self.vm;
+        let raise = vm.bus.lock().receive(|| {
+            let mut byte = [0];
+            (vm.console.take(&mut byte) == 1).then_some(byte[0])
+        });
+        for vector in raise {
+            self.apic.raise(vector);
+        }
+    }
+
+    fn enter(&mut self, cpu: &Cpu) {
+        self.vm.mmu.entering(self.index);
+        cpu.block.mode.store(self.mode_word(), Relaxed);
+        self.context.cr3 = match self.mode {
+            Mode::Supervisor => self.cr3.smod,
+            Mode::User => self.cr3.umod,
+        };
+        self.load_debug();
+        // SAFETY: 1. `cpu` is this CPU, brought up by `hw::percpu`; interrupts are off in L1.
+        // 2. The roots are the MMU's, whose fixed entries are the switcher window of this VM and
+        //    the VM window; the block's copies are of the same pair.
+        // 3. `sysret` is set only where RCX, R11 and RIP were checked (`hypercall`, `eretu`).
+        // 4. RFLAGS and selectors were sanitized wherever they were set from guest values.
+        unsafe { switcher::enter::enter(cpu.index, &cpu.text, cpu.block, &mut self.context) };
+        self.unload_debug();
+        self.context.sysret = 0;
+        self.mode = if cpu.block.mode.load(Relaxed) & mode::SUPERVISOR != 0 {
+            Mode::Supervisor
+        } else {
+            Mode::User
+        };
+    }
+
+    #[inline]
+    fn handle_exit(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        let exit = Exit::decode(self.context.reason, self.context.error);
+        let cr2 = cpu::cr2();
+        self.drain_notes();
+        match exit {
+            Exit::Syscall => self.syscall(cpu),
+            Exit::Exception(event::PF, error) => self.page_fault(cpu, cr2, error),
+            Exit::Exception(event::GP, error) => self.general_protection(cpu, error),
+            Exit::Exception(vector, error) => self.exception(cpu, vector, error),
+            Exit::Interrupt(vector) => {
+                let reason = interrupt::handle(cpu, vector);
+                self.poll_sources();
+                if reason == Reason::Timer {
+                    // It has fired, for this deadline or for one that is no more.
+                    self.armed = None;
+                }
+                Ok(reason)
+            }
+            // The IRET to the guest refused what it was to load: a #GP in the context it was to
+            // return to, which is what the registers hold.
+            Exit::FailedEntry(_) => {
+                self.deliver(cpu, event::GP, 0)?;
+                Ok(Reason::FailedEntry)
+            }
+            Exit::Syscall32 => self.syscall32(cpu),
+        }
+    }
+
+    fn exception(&mut self, cpu: &Cpu, vector: u8, error: u64) -> Result<Reason, Stop> {
+        match vector {
+            event::DB => self.debug_exception(cpu),
+            event::NMI => Ok(Reason::OtherInterrupt),
+            event::MC => panic!("machine check while a guest ran"),
+            event::DF => Err(Stop::TripleFault("a double fault at CPL3")),
+            event::INT80 => {
+                self.deliver(cpu, vector, 0)?;
+                Ok(Reason::SoftwareInterrupt)
+            }
+            _ => {
+                self.deliver(cpu, vector, error)?;
+                Ok(Reason::OtherException)
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! A vCPU's state.
+//! May: nothing. Context: run-loop.
+
+use super::{
+    apic::VirtualApic, debug::DebugRegisters, extension::direct_switches, pvcs::PvcsPage,
+    registers::Msrs,
+};
+use crate::{
+    hw::{percpu::Cpu, physmap::Frame},
+    report,
+    stats::ExitStats,
+    vm::{Kind, Vm, build::Start},
+};
+use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::Ordering::{Acquire, Release};
+use pv_abi::{
+    addr::{Gfn, Gpa, Gva},
+    event::RFLAGS_FORCED,
+    ext::{Features, notes},
+    selectors::{USER_CS, USER_DS},
+};
+use shadow_mmu::{
+    Access, VcpuMmu,
+    tlb::{Cr3Pair, Tags},
+};
+use switcher::{Context, mode};
+
+/// The guest's mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Kernel.
+    Supervisor,
+    /// User.
+    User,
+}
+
+/// A virtual CPU. Owned by the CPU that runs it.
+#[derive(Debug)]
+pub struct Vcpu {
+    /// Number in its VM.
+    pub index: usize,
+    /// Its VM.
+    pub vm: Arc<Vm>,
+    /// Its general registers.
+    pub context: Context,
+    pub(super) mode: Mode,
+    pub(super) mmu: VcpuMmu,
+    pub(super) tags: Tags,
+    pub(super) cr3: Cr3Pair,
+    /// `cr3` must be made anew before the next entry.
+    pub(super) cr3_stale: bool,
+    flushes_seen: u64,
+    pub(super) pvcs: Option<PvcsPage>,
+    pub(super) msrs: Msrs,
+    pub(super) apic: VirtualApic,
+    /// Deadline the CPU's timer is armed for.
+    pub(super) armed: Option<u64>,
+    pub(super) halted: bool,
+    /// An interrupt waits for the virtual interrupt flag.
+    pub(super) irq_window: bool,
+    pub(super) tls: [u64; 3],
+    /// Copies of the local descriptor table, page by page.
+    pub(super) ldt: Vec<pv_abi::addr::Hpa>,
+    pub(super) debug: DebugRegisters,
+    ring: Option<&'static Frame>,
+    ring_tail: u32,
+    /// The last user-mode fault that was reflected: what a prefaulting ERETU tries again.
+    pub(super) last_fault: Option<(Gva, Access)>,
+    pub(super) stats: ExitStats,
+}
+
+impl Vcpu {
+    /// vCPU `index` of `vm`, about to start at `start`.
+    #[must_use]
+    pub fn new(cpu: &Cpu, vm: Arc<Vm>, index: usize, start: Start) -> Self {
+        let context = Context {
+            rip: start.rip,
+            rsp: start.rsp,
+            rdi: start.rdi,
+            rsi: start.rsi,
+            cs: USER_CS.into(),
+            ss: USER_DS.into(),
+            rflags: RFLAGS_FORCED,
+            ..Context::default()
+        };
+        let ring = match &vm.kind {
+            // The note ring is the third of an area's own pages.
+            Kind::Stock(frames) => vm.env().page(Gfn(frames.area(index) + 2)),
+            Kind::Native => None,
+        };
+        Self {
+            index,
+            context,
+            mode: Mode::Supervisor,
+            mmu: VcpuMmu::new(index),
+            tags: Tags::new(cpu.features.pcid && cpu.features.invpcid),
+            cr3: Cr3Pair { smod: 0, umod: 0 },
+            cr3_stale: true,
+            flushes_seen: 0,
+            pvcs: None,
+            msrs: Msrs::new(index),
+            apic: VirtualApic::new(index as u32),
+            armed: None,
+            halted: false,
+            irq_window: false,
+            tls: [0; 3],
+            ldt: Vec::new(),
+            debug: DebugRegisters::default(),
+            ring,
+            ring_tail: 0,
+            last_fault: None,
+            stats: ExitStats::new(),
+            vm,
+        }
+    }
+
+    /// Its exits.
+    pub const fn exits(&self) -> &ExitStats {
+        &self.stats
+    }
+
+    /// Everything else that was counted.
+    pub fn counters(&self, cpu: &Cpu) -> Vec<(&'static str, u64)> {
+        let mmu = &self.mmu.stats;
+        alloc::vec![
+            ("exits", self.stats.total()),
+            ("events", self.stats.events),
+            ("direct_switches", direct_switches(cpu)),
+            ("fills", mmu.fills),
+            ("faults_mapped", mmu.mapped),
+            ("faults_spurious", mmu.spurious),
+            ("tables_linked", mmu.links),
+            ("tables_unprotected", mmu.unprotected),
+            ("flushes", mmu.flushes),
+            ("tables_synced", mmu.synced),
+            ("notes", mmu.notes),
+            ("roots_built", mmu.roots),
+        ]
+    }
+
+    /// Tells the user where the guest was.
+    pub fn report_registers(&self) {
+        let c = &self.context;
+        report!("  mode {:?}, rip {:#018x} rsp {:#018x} rflags {:#x}", self.mode, c.rip, c.rsp, c.rflags);
+        report!("  cs {:#x} ss {:#x} cr3 {:?}", c.cs, c.ss, self.mmu.roots().map(|roots| roots.gfn));
+        let rows = [
+            [("rax", c.rax), ("rbx", c.rbx), ("rcx", c.rcx)],
+            [("rdx", c.rdx), ("rsi", c.rsi), ("rdi", c.rdi)],
+            [("rbp", c.rbp), ("r8 ", c.r8), ("r9 ", c.r9)],
+            [("r10", c.r10), ("r11", c.r11), ("r12", c.r12)],
+            [("r13", c.r13), ("r14", c.r14), ("r15", c.r15)],
+        ];
+        for [(a, x), (b, y), (d, z)] in rows {
+            report!("  {a} {x:#018x} {b} {y:#018x} {d} {z:#018x}");
+        }
+    }
+
+    /// The word the switcher tests: the mode and everything that forbids a direct switch.
+    #[inline]
+    pub(super) fn mode_word(&self) -> u32 {
+        let mut word = match self.mode {
+            Mode::Supervisor => mode::SUPERVISOR,
+            Mode::User => mode::USER,
+        };
+        if self.pvcs.is_none() {
+            word |= mode::NO_PVCS;
+        }
+        if self.irq_window {
+            word |= mode::IRQ_WINDOW;
+        }
+        word
+    }
+
+    /// Notices flushes that others asked for.
+    #[inline]
+    pub(super) fn take_flush_requests(&mut self) {
+        let requests = self.vm.env().flush_requests();
+        if requests != self.flushes_seen {
+            self.flushes_seen = requests;
+            self.tags.flush_all();
+            self.cr3_stale = true;
+        }
+    }
+
+    /// Drains the note ring (rule N1). Nothing else may look at the guest's tables before.
+    #[inline]
+    pub(super) fn drain_notes(&mut self) {
+        let Some(ring) = self.ring else { return };
+        let head = ring[notes::HEAD / 8].load(Acquire) as u32;
+        if head != self.ring_tail {
+            self.drain_until(ring, head);
+        }
+    }
+
+    fn drain_until(&mut self, ring: &Frame, head: u32) {
+        if !self.vm.features().contains(Features::NOTES) {
+            return;
+        }
+        let count = head.wrapping_sub(self.ring_tail);
+        let vm = self.vm.clone();
+        if count as usize > notes::ENTRIES {
+            // N3: the guest wrapped around us.
+            vm.mmu.notes_lost();
+        } else {
+            for number in 0..count {
+                let slot = self.ring_tail.wrapping_add(number) as usize % notes::ENTRIES;
+                let note = ring[notes::FIRST / 8 + slot].load(Acquire);
+                vm.mmu.note(&mut self.mmu, Gpa(note & !7));
+            }
+        }
+        self.ring_tail = head;
+        ring[notes::TAIL / 8].store(head.into(), Release);
+    }
+}

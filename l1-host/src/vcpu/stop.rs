@@ -1,0 +1,56 @@
+//! Why a guest was stopped.
+//! May: nothing. Context: any.
+
+use alloc::string::String;
+use core::fmt;
+use pv_abi::bundle::exit;
+
+/// The end of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It powered itself off.
+    PowerOff,
+    /// It asked for a restart.
+    Reboot,
+    /// Its kernel gave up.
+    Crash(String),
+    /// Its kernel could not be started.
+    BootFailed(String),
+    /// It broke the ABI, or needed what cannot be delivered; the text says how.
+    TripleFault(&'static str),
+    /// It executed something L1 does not emulate.
+    Unsupported(&'static str),
+}
+
+impl Stop {
+    /// The value L1 ends the machine with.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::PowerOff => exit::POWEROFF,
+            Self::Reboot => exit::REBOOT,
+            Self::BootFailed(_) => exit::BOOT_FAILED,
+            Self::Crash(_) | Self::TripleFault(_) | Self::Unsupported(_) => exit::GUEST_DIED,
+        }
+    }
+
+    /// True if the registers at the end are of interest.
+    #[must_use]
+    pub const fn is_death(&self) -> bool {
+        matches!(self, Self::Crash(_) | Self::TripleFault(_) | Self::Unsupported(_))
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => write!(f, "powered off"),
+            Self::Reboot => write!(f, "asked for a restart"),
+            Self::Crash(text) if text.is_empty() => write!(f, "died: its kernel panicked"),
+            Self::Crash(text) => write!(f, "died: its kernel panicked: {text}"),
+            Self::BootFailed(text) => write!(f, "could not be started: {text}"),
+            Self::TripleFault(how) => write!(f, "died: triple fault: {how}"),
+            Self::Unsupported(what) => write!(f, "died: {what} is not emulated"),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! SYSCALL in either mode: system calls of user mode, ERETU, the hypercalls of generation C1.
+//! May: guest-memory. Context: run-loop, irq-off. Input: guest-controlled.
+
+use super::{
+    Vcpu,
+    pvcs::{EventWord, Saved},
+    state::Mode,
+    stop::Stop,
+};
+use crate::{hw::percpu::Cpu, stats::Reason};
+use pv_abi::{
+    addr::{Gfn, Gva},
+    event::{self, RFLAGS_ALLOWED, RFLAGS_FORCED, RFLAGS_RF, RFLAGS_TF},
+    ext, hypercall,
+    pvcs::{flags, vector as guard},
+    selectors::USER_CS_SS,
+};
+use shadow_mmu::root::RootError;
+use switcher::direct::SYSRET_LIMIT;
+
+/// What kind of ERETU it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Return {
+    /// The plain one, which the switcher could not do itself.
+    Plain,
+    /// The extension's: map the address just handled first.
+    Prefault,
+}
+
+impl Vcpu {
+    /// SYSCALL from 64-bit code.
+    #[inline]
+    pub(super) fn syscall(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        if self.mode == Mode::User {
+            self.syscall_from_user(cpu)?;
+            return Ok(Reason::SyscallUser);
+        }
+        let rip = self.context.rip;
+        if rip == self.msrs.retu_rip.wrapping_add(2) {
+            self.eretu(cpu, Return::Plain)?;
+            return Ok(Reason::Eretu);
+        }
+        if rip == self.msrs.retu_prefault_rip.wrapping_add(2) && self.msrs.retu_prefault_rip != 0 {
+            self.eretu(cpu, Return::Prefault)?;
+            return Ok(Reason::EretuPrefault);
+        }
+        if self.vm.reflects(rip) {
+            self.deliver(cpu, ext::event::SYSCALL, 0)?;
+            return Ok(Reason::SyscallReflected);
+        }
+        self.hypercall(cpu)
+    }
+
+    /// What the direct switch does (`switcher::direct::to_supervisor`), when it was inhibited.
+    fn syscall_from_user(&mut self, cpu: &Cpu) -> Result<(), Stop> {
+        let pvcs = self.pvcs.ok_or(Stop::TripleFault("a SYSCALL, and no PVCS is registered"))?;
+        let context = &self.context;
+        pvcs.save(&Saved {
+            eflags: context.r11,
+            rip: context.rcx,
+            rcx: context.rcx,
+            r11: context.r11,
+        });
+        // Selectors only: vector and error code stay as they are.
+        pvcs.set_selectors(USER_CS_SS);
+        pvcs.set_user_gsbase(cpu.bases.gs());
+        cpu.bases.set_gs(self.msrs.kernel_gs_base);
+        self.mode = Mode::Supervisor;
+        self.go_to_kernel(self.msrs.lstar);
+        Ok(())
+    }
+
+    /// Return to user mode from the PVCS (spec part 1.7), each field read once.
+    fn eretu(&mut self, cpu: &Cpu, kind: Return) -> Result<(), Stop> {
+        let pvcs = self.pvcs.ok_or(Stop::TripleFault("ERETU, and no PVCS is registered"))?;
+        let selectors = pvcs.event().selectors();
+        let saved = pvcs.restore();
+        let gsbase = Gva(pvcs.user_gsbase()).canonicalized().0;
+        pvcs.set_event(EventWord::new(selectors, 0, guard::STANDARD));
+
+        cpu.bases.set_gs(gsbase);
+        self.mode = Mode::User;
+        self.irq_window = false;
+        let rflags = saved.eflags & RFLAGS_ALLOWED | RFLAGS_FORCED;
+        let context = &mut self.context;
+        (context.rip, context.rcx, context.r11) = (saved.rip, saved.rcx, saved.r11);
+        context.rflags = rflags;
+        context.cs = u64::from(selectors & 0xffff | 3);
+        context.ss = u64::from(selectors >> 16 | 3);
+        let sysret = selectors == USER_CS_SS
+            && saved.rip == saved.rcx
+            && rflags == saved.r11
+            && rflags & (RFLAGS_TF | RFLAGS_RF) == 0
+            && saved.rip < SYSRET_LIMIT;
+        context.sysret = sysret.into();
+        if kind == Return::Prefault
+            && let Some((gva, access)) = self.last_fault.take()
+            && gva.0 == pvcs.cr2()
+        {
+            // A fault that is still one is left to the guest's own access.
+            let _ = self.resolve(gva, access);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn hypercall(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        let context = &self.context;
+        let (number, first, second) = (context.rax, context.rbx, context.r10);
+        // A return by SYSRET: RCX and R11 are destroyed by definition.
+        self.context.rcx = self.context.rip;
+        self.context.rflags = self.context.rflags & RFLAGS_ALLOWED | RFLAGS_FORCED;
+        self.context.r11 = self.context.rflags;
+        let plain = self.context.rflags & (RFLAGS_TF | RFLAGS_RF) == 0;
+        self.context.sysret = (plain && Gva(self.context.rip).is_canonical()).into();
+        let (result, reason) = match number {
+            hypercall::LOAD_PGTBL => {
+                (self.load_pgtbl(first, second)?, Reason::LoadPgtbl)
+            }
+            hypercall::TLB_INVLPG => {
+                self.invlpg(Gva(first));
+                (0, Reason::Invlpg)
+            }
+            hypercall::WRMSR => {
+                let done = self.write_msr(cpu, first as u32, second).is_ok();
+                (if done { 0 } else { hypercall::EIO }, Reason::HypercallMsr)
+            }
+            hypercall::RDMSR => {
+                (self.read_msr(cpu, first as u32).unwrap_or(0), Reason::HypercallMsr)
+            }
+            hypercall::TLB_FLUSH => {
+                self.vm.mmu.flush(&mut self.mmu);
+                self.tags.flush_all();
+                self.cr3_stale = true;
+                (0, Reason::Flush)
+            }
+            hypercall::TLB_FLUSH_CURRENT => {
+                self.vm.mmu.flush(&mut self.mmu);
+                self.tags.flush_current();
+                self.cr3_stale = true;
+                (0, Reason::Flush)
+            }
+            hypercall::IRQ_WIN => {
+                if let Some(pvcs) = &self.pvcs {
+                    pvcs.update_flags(0, flags::IP);
+                }
+                self.irq_window = false;
+                (0, Reason::Hypercall)
+            }
+            hypercall::IRQ_HALT => {
+                self.irq_halt();
+                (0, Reason::Halt)
+            }
+            hypercall::LOAD_GS => (self.load_gs(cpu, first as u16), Reason::Hypercall),
+            hypercall::LOAD_TLS => {
+                let third = self.context.rdx;
+                self.load_tls(cpu, [first, second, third]);
+                (0, Reason::Hypercall)
+            }
+            _ => (self.extension_call(cpu, number, first, second)?, Reason::Hypercall),
+        };
+        self.context.rax = result;
+        Ok(reason)
+    }
+
+    /// LOAD_PGTBL. A root that is no RAM is ignored, as in generation C.
+    fn load_pgtbl(&mut self, options: u64, cr3: u64) -> Result<u64, Stop> {
+        let gfn = Gfn((cr3 & 0x000f_ffff_ffff_f000) >> 12);
+        self.switch_root(gfn, options & hypercall::LOAD_PGTBL_FLUSH != 0)?;
+        Ok(0)
+    }
+
+    /// Loads the address space in `gfn`, with or without a flush of its translations.
+    pub(super) fn switch_root(&mut self, gfn: Gfn, flush: bool) -> Result<(), Stop> {
+        let mut result = self.vm.mmu.load_root(&mut self.mmu, gfn, flush);
+        if result == Err(RootError::NoMemory) {
+            self.make_room();
+            result = self.vm.mmu.load_root(&mut self.mmu, gfn, flush);
+        }
+        match result {
+            Ok(_) => {
+                self.tags.select(gfn);
+                if flush {
+                    self.tags.flush_current();
+                }
+                self.cr3_stale = true;
+                Ok(())
+            }
+            Err(RootError::NotRam) if self.mmu.roots().is_some() => Ok(()),
+            Err(_) => Err(Stop::TripleFault("no page table could be loaded")),
+        }
+    }
+
+    /// Flushes one address everywhere it may be cached.
+    pub(super) fn invlpg(&mut self, gva: Gva) {
+        self.vm.mmu.flush_address(&self.mmu, gva);
+        if gva.is_canonical() {
+            self.tags.flush_address(&crate::hw::cpu::Invpcid, gva);
+        }
+        self.cr3_stale = true;
+    }
+
+    /// IRQ_HALT: IF := 1 and wait, as one step.
+    fn irq_halt(&mut self) {
+        if let Some(pvcs) = &self.pvcs {
+            pvcs.update_flags(flags::IF, flags::IP);
+        }
+        self.irq_window = false;
+        self.halted = self.apic.deliverable().is_none();
+    }
+
+    /// SYSCALL from 32-bit code: not delivered to guests.
+    pub(super) fn syscall32(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        self.deliver(cpu, event::UD, 0)?;
+        Ok(Reason::OtherException)
+    }
+}

@@ -1,0 +1,352 @@
+//! Builds a VM from its description: takes memory, copies files in, writes the boot block.
+//! May: take-frame, alloc. Context: boot. Input: the tool's bundle, checked.
+
+use super::{
+    Kind, Vm,
+    env::VmEnv,
+    ram::{Extent, GuestRam},
+    window::{self, SwitcherWindow},
+};
+use crate::{
+    hw::{clock::Clock, physmap},
+    memory::{self, heap, paging::{NoMemory, Tree}},
+};
+use alloc::{sync::Arc, vec::Vec};
+use core::{fmt, sync::atomic::Ordering::Relaxed};
+use pv_abi::{
+    addr::{Gfn, Hpa},
+    bundle::{Blob, Guest, Image, Kind as Description},
+    ext::{self, NativeBoot, ShimBoot, Span, WindowFrames},
+    msr,
+};
+use shadow_mmu::{Config, Mmu, walk::Paging};
+use zerocopy::IntoBytes;
+
+/// Why a VM was not built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// L1 has not enough memory: bytes asked for, bytes free.
+    NoMemory(u64, u64),
+    /// The guest's files leave it no room: least memory, bytes.
+    GuestTooSmall(u64),
+    /// The image does not lie where its kind of guest must.
+    BadImage,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMemory(asked, free) => write!(
+                f,
+                "L1 lacks memory ({} MiB asked for, {} MiB free): give the machine more",
+                asked >> 20,
+                free >> 20
+            ),
+            Self::GuestTooSmall(least) => write!(
+                f,
+                "its memory is too small for its files: it needs at least {} MiB",
+                (least >> 20) + 1
+            ),
+            Self::BadImage => write!(f, "its image is linked where no guest image may lie"),
+        }
+    }
+}
+
+impl From<NoMemory> for Error {
+    fn from(_: NoMemory) -> Self {
+        Self::NoMemory(0, memory::free_bytes())
+    }
+}
+
+/// Start state of a vCPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// First instruction.
+    pub rip: u64,
+    /// Stack pointer, 0 for none.
+    pub rsp: u64,
+    /// First argument.
+    pub rdi: u64,
+    /// Second argument.
+    pub rsi: u64,
+}
+
+/// What building needs beside the description.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The bundle file.
+    pub file: &'a [u8],
+    /// The shared half of the switcher window.
+    pub window: &'a Tree,
+    /// The clocks' rates.
+    pub clock: Clock,
+    /// Seconds since 1970 at `wall_tsc`.
+    pub wall_seconds: u64,
+    /// The TSC at that moment.
+    pub wall_tsc: u64,
+    /// Width of a physical address.
+    pub physical_bits: u32,
+}
+
+impl Context<'_> {
+    fn bytes(&self, blob: Blob) -> &[u8] {
+        // `Bundle::decode` has checked every blob.
+        &self.file[blob.offset as usize..(blob.offset + blob.len) as usize]
+    }
+}
+
+/// Frames for shadow tables: what mapping all memory once takes (1/512), as much again for
+/// processes, and a base for small guests.
+const fn pool_pages(frames: u64) -> u32 {
+    (1024 + frames / 64) as u32
+}
+
+/// Builds the VM described by `guest` and says how its first vCPU starts.
+///
+/// # Errors
+/// [`Error`] says what is missing.
+pub fn build(guest: &Guest, context: &Context<'_>) -> Result<(Arc<Vm>, Start), Error> {
+    match &guest.kind {
+        Description::Stock { shim, kernel, initrd } => {
+            stock(guest, context, shim, *kernel, initrd.unwrap_or_default())
+        }
+        Description::Native { image, module } => {
+            native(guest, context, image, module.unwrap_or_default())
+        }
+    }
+}
+
+fn stock(
+    guest: &Guest,
+    context: &Context<'_>,
+    shim: &Image,
+    kernel: Blob,
+    initrd: Blob,
+) -> Result<(Arc<Vm>, Start), Error> {
+    let ram_pages = guest.memory >> 12;
+    let frames = WindowFrames::new(ram_pages, shim.segment_pages(), u64::from(guest.vcpus));
+    let mut ram = GuestRam::new();
+    take_ram(&mut ram, 0, ram_pages)?;
+    take_ram(&mut ram, frames.start, frames.end - frames.start)?;
+
+    // From the top down: ramdisk, kernel file, command line. The shim keeps clear of them.
+    let mut top = ram_pages << 12;
+    let mut place = |bytes: &[u8]| {
+        let len = bytes.len() as u64;
+        top = top.checked_sub(len)? & !0xfff;
+        copy(&ram, top, bytes);
+        Some(Span { gpa: top, len })
+    };
+    let files = (|| {
+        let initrd = place(context.bytes(initrd))?;
+        let kernel = place(context.bytes(kernel))?;
+        let cmdline = place(guest.cmdline.as_bytes())?;
+        Some((initrd, kernel, cmdline))
+    })();
+    let (initrd, kernel, cmdline) =
+        files.ok_or(Error::GuestTooSmall(initrd.len + kernel.len + (16 << 20)))?;
+
+    copy_shim(&ram, &frames, shim, context)?;
+    fill_m2p(&ram, &frames);
+    let boot = ShimBoot {
+        magic: ShimBoot::MAGIC,
+        version: ext::VERSION,
+        vcpus: guest.vcpus,
+        ram_pages,
+        end_pages: frames.end,
+        tsc_hz: context.clock.tsc_hz,
+        wall_ns: context.wall_seconds * 1_000_000_000,
+        wall_tsc: context.wall_tsc,
+        kernel,
+        initrd,
+        cmdline,
+    };
+    copy(&ram, frames.boot << 12, boot.as_bytes());
+
+    let fixed = window::vm_window(&ram, &frames, shim, guest.vcpus as usize)?;
+    let vm = finish(
+        guest,
+        context,
+        Kind::Stock(frames),
+        ram,
+        frames.end,
+        fixed,
+        Some(Gfn(frames.bitmap)),
+        Gfn(frames.empty_root),
+    )?;
+    let area = ext::window::VCPU_AREA;
+    let start = Start {
+        rip: shim.entry,
+        rsp: area + ext::window::area::STACK_TOP,
+        rdi: ext::window::BOOT,
+        rsi: 0,
+    };
+    Ok((vm, start))
+}
+
+fn native(
+    guest: &Guest,
+    context: &Context<'_>,
+    image: &Image,
+    module: Blob,
+) -> Result<(Arc<Vm>, Start), Error> {
+    let ram_pages = guest.memory >> 12;
+    let mut ram = GuestRam::new();
+    take_ram(&mut ram, 0, ram_pages)?;
+    for segment in &image.segments {
+        let end = segment.addr.checked_add(segment.memory).ok_or(Error::BadImage)?;
+        if segment.addr < NativeBoot::LOWEST.0 {
+            return Err(Error::BadImage);
+        }
+        if end > guest.memory {
+            return Err(Error::GuestTooSmall(end));
+        }
+        copy(&ram, segment.addr, context.bytes(segment.data));
+    }
+    let top = (ram_pages << 12).checked_sub(module.len).ok_or(Error::GuestTooSmall(module.len))?;
+    let placed = Span { gpa: top & !0xfff, len: module.len };
+    copy(&ram, placed.gpa, context.bytes(module));
+    let cmdline = Span { gpa: NativeBoot::CMDLINE.0, len: guest.cmdline.len().min(4096) as u64 };
+    copy(&ram, cmdline.gpa, &guest.cmdline.as_bytes()[..cmdline.len as usize]);
+    let boot = NativeBoot {
+        magic: NativeBoot::MAGIC,
+        version: ext::VERSION,
+        vcpus: guest.vcpus,
+        memory: guest.memory,
+        tsc_hz: context.clock.tsc_hz,
+        cmdline,
+        module: placed,
+    };
+    copy(&ram, NativeBoot::GPA.0, boot.as_bytes());
+    identity_tables(&ram, guest.memory);
+    let root = NativeBoot::TABLES.gfn();
+    let vm = finish(guest, context, Kind::Native, ram, ram_pages, Vec::new(), None, root)?;
+    Ok((vm, Start { rip: image.entry, rsp: 0, rdi: 0, rsi: NativeBoot::GPA.0 }))
+}
+
+/// The MMU, the switcher window and the object around them.
+#[expect(clippy::too_many_arguments, reason = "the two kinds of guest meet here")]
+fn finish(
+    guest: &Guest,
+    context: &Context<'_>,
+    kind: Kind,
+    ram: GuestRam,
+    frames: u64,
+    mut fixed: Vec<(usize, u64, bool)>,
+    bitmap: Option<Gfn>,
+    first_root: Gfn,
+) -> Result<Arc<Vm>, Error> {
+    let vcpus = guest.vcpus as usize;
+    let pages = pool_pages(frames);
+    let overhead = Mmu::<VmEnv>::overhead(frames, pages) + (1 << 20);
+    let heap_pages = overhead.div_ceil(4096);
+    let heap = memory::take_pages(heap_pages, 4096).ok_or_else(|| no_memory(overhead))?;
+    heap::add(heap, heap_pages << 12);
+    let pool_bytes = u64::from(pages) << 12;
+    let pool = memory::take_pages(pages.into(), 4096).ok_or_else(|| no_memory(pool_bytes))?;
+    physmap::zero(pool, pool_bytes);
+
+    let switcher_window = SwitcherWindow::new(context.window, vcpus)?;
+    fixed.push((switcher::layout::SLOT, switcher_window.entry(), true));
+    let default = usize::from(msr::DEFAULT_UPPER_SLOTS.start)
+        ..usize::from(msr::DEFAULT_UPPER_SLOTS.end);
+    let config = Config {
+        frames,
+        upper_slots: default,
+        paging: Paging { physical_bits: context.physical_bits, smep: matches!(kind, Kind::Native) },
+        fixed,
+        reserved_slots: 256..272,
+    };
+    let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap), config, vcpus);
+    Ok(Arc::new(Vm::new(guest.name.clone(), kind, vcpus, mmu, switcher_window, first_root)))
+}
+
+fn no_memory(asked: u64) -> Error {
+    Error::NoMemory(asked, memory::free_bytes())
+}
+
+/// Takes zeroed memory for guest frames `gfn..gfn + frames`, in as few pieces as it comes.
+fn take_ram(ram: &mut GuestRam, gfn: u64, frames: u64) -> Result<(), Error> {
+    const LARGE: u64 = 2 << 20;
+    let mut done = 0;
+    while done < frames {
+        let left = (frames - done) << 12;
+        let piece = memory::take_largest(left.next_multiple_of(LARGE), LARGE)
+            .ok_or_else(|| no_memory(left))?;
+        physmap::zero(Hpa(piece.start), piece.end - piece.start);
+        let count = ((piece.end - piece.start) >> 12).min(frames - done);
+        let extent = Extent { gfn: gfn + done, host: piece.start >> 12, frames: count };
+        if !ram.add(extent) {
+            return Err(no_memory(left));
+        }
+        done += count;
+    }
+    Ok(())
+}
+
+/// Copies into guest memory before the guest runs.
+fn copy(ram: &GuestRam, gpa: u64, bytes: &[u8]) {
+    let mut done = 0;
+    for run in ram.runs(gpa, bytes.len() as u64) {
+        let run = run.expect("the caller placed it in RAM");
+        let len = (run.end - run.start) as usize;
+        physmap::write(Hpa(run.start), &bytes[done..done + len]);
+        done += len;
+    }
+}
+
+fn copy_shim(
+    ram: &GuestRam,
+    frames: &WindowFrames,
+    shim: &Image,
+    context: &Context<'_>,
+) -> Result<(), Error> {
+    let image = ext::window::IMAGE..ext::window::IMAGE + ext::window::IMAGE_SIZE;
+    let text = ext::window::VCPU_AREA
+        ..ext::window::VCPU_AREA + ext::window::area::TEXT_PAGES * 4096;
+    let mut gfn = frames.image;
+    for segment in &shim.segments {
+        let range = segment.addr..segment.addr.saturating_add(segment.memory);
+        let inside = |outer: &core::ops::Range<u64>| {
+            outer.start <= range.start && range.end <= outer.end
+        };
+        if range.start % 4096 != 0 || !(inside(&image) || inside(&text)) {
+            return Err(Error::BadImage);
+        }
+        copy(ram, gfn << 12, context.bytes(segment.data));
+        gfn += segment.memory.div_ceil(4096);
+    }
+    Ok(())
+}
+
+/// Entry n of the machine-to-physical map is n: guest-physical addresses are the guest's machine
+/// addresses.
+fn fill_m2p(ram: &GuestRam, frames: &WindowFrames) {
+    let mut value = 0;
+    for gfn in frames.m2p..frames.end {
+        let page = ram.host_frame(Gfn(gfn)).expect("window frames are RAM");
+        for entry in physmap::frame(page) {
+            entry.store(value, Relaxed);
+            value += 1;
+        }
+    }
+}
+
+/// Maps all memory one to one with 2 MiB pages, writable, supervisor-only.
+fn identity_tables(ram: &GuestRam, bytes: u64) {
+    const TABLE: u64 = 0x63;
+    const LARGE: u64 = 0xe3;
+    let tables = NativeBoot::TABLES.0;
+    let directories = bytes.div_ceil(1 << 30);
+    copy(ram, tables, &(tables + 0x1000 | TABLE).to_le_bytes());
+    for directory in 0..directories {
+        let at = tables + 0x2000 + directory * 0x1000;
+        copy(ram, tables + 0x1000 + directory * 8, &(at | TABLE).to_le_bytes());
+        let first = directory << 30;
+        let entries: Vec<u64> = (0..512)
+            .map(|index| first + (index << 21))
+            .map(|page| if page < bytes { page | LARGE } else { 0 })
+            .collect();
+        copy(ram, at, entries.as_bytes());
+    }
+}

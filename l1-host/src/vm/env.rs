@@ -1,0 +1,118 @@
+//! What the shadow MMU sees of a VM: its memory, its table pool, its TLBs.
+//! May: guest-memory, take-frame. Context: any. Input: guest-controlled addresses.
+
+use super::ram::GuestRam;
+use crate::hw::physmap::{Frame, frame, table};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
+use pv_abi::addr::{Gfn, Gpa, Gva, Hpa};
+use shadow_mmu::env::{GuestMemory, Table, TablePool, TlbOps};
+
+/// The environment of one VM's MMU.
+#[derive(Debug)]
+pub struct VmEnv {
+    /// The VM's memory.
+    pub ram: GuestRam,
+    pool: Hpa,
+    pool_pages: u32,
+    /// First guest frame of the table bitmap, if the guest is shown one.
+    bitmap: Option<Gfn>,
+    /// Counts requests to flush everything; a vCPU that has seen fewer flushes as it enters.
+    flushes: AtomicU64,
+}
+
+impl VmEnv {
+    /// An environment over `ram` with `pool_pages` zeroed frames at `pool` for tables.
+    #[must_use]
+    pub fn new(ram: GuestRam, pool: Hpa, pool_pages: u32, bitmap: Option<Gfn>) -> Self {
+        Self { ram, pool, pool_pages, bitmap, flushes: AtomicU64::new(0) }
+    }
+
+    /// The page of guest memory at `gfn`.
+    #[inline]
+    #[must_use]
+    pub fn page(&self, gfn: Gfn) -> Option<&'static Frame> {
+        self.ram.host_frame(gfn).map(frame)
+    }
+
+    /// How often everything was to be flushed.
+    #[inline]
+    #[must_use]
+    pub fn flush_requests(&self) -> u64 {
+        self.flushes.load(Acquire)
+    }
+
+    #[inline]
+    fn word(&self, at: Gpa) -> Option<&'static AtomicU64> {
+        Some(&self.page(at.gfn())?[(at.page_offset() / 8) as usize])
+    }
+}
+
+impl GuestMemory for VmEnv {
+    #[inline]
+    fn load(&self, at: Gpa) -> Option<u64> {
+        Some(self.word(at)?.load(Acquire))
+    }
+
+    #[inline]
+    fn compare_exchange(&self, at: Gpa, current: u64, new: u64) -> bool {
+        self.word(at)
+            .is_some_and(|word| word.compare_exchange(current, new, AcqRel, Relaxed).is_ok())
+    }
+
+    #[inline]
+    fn host_frame(&self, gfn: Gfn) -> Option<Hpa> {
+        self.ram.host_frame(gfn)
+    }
+
+    #[inline]
+    fn guest_frame(&self, hpa: Hpa) -> Gfn {
+        self.ram.guest_frame(hpa)
+    }
+
+    fn show_table(&self, gfn: Gfn, shadowed: bool) {
+        let Some(bitmap) = self.bitmap else { return };
+        let at = Gpa(bitmap.gpa().0 + gfn.0 / 64 * 8);
+        let Some(word) = self.word(at) else { return };
+        let bit = 1 << (gfn.0 % 64);
+        if shadowed {
+            word.fetch_or(bit, AcqRel);
+        } else {
+            word.fetch_and(!bit, AcqRel);
+        }
+    }
+}
+
+impl TablePool for VmEnv {
+    fn capacity(&self) -> u32 {
+        self.pool_pages
+    }
+
+    #[inline]
+    fn table(&self, id: u32) -> &Table {
+        assert!(id < self.pool_pages);
+        table(Hpa(self.pool.0 + (u64::from(id) << 12)))
+    }
+
+    #[inline]
+    fn hpa(&self, id: u32) -> Hpa {
+        Hpa(self.pool.0 + (u64::from(id) << 12))
+    }
+
+    #[inline]
+    fn id(&self, hpa: Hpa) -> u32 {
+        ((hpa.0 - self.pool.0) >> 12) as u32
+    }
+}
+
+impl TlbOps for VmEnv {
+    fn flush_all(&self) {
+        self.flushes.fetch_add(1, AcqRel);
+    }
+
+    fn flush_address(&self, _: Gva) {
+        self.flush_all();
+    }
+}

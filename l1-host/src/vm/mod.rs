@@ -1,0 +1,18 @@
+//! Virtual machines.
+
+pub mod console;
+pub mod ram;
+
+#[cfg(target_os = "none")]
+pub mod build;
+#[cfg(target_os = "none")]
+pub mod env;
+#[cfg(target_os = "none")]
+pub mod roots;
+#[cfg(target_os = "none")]
+mod vm;
+#[cfg(target_os = "none")]
+pub mod window;
+
+#[cfg(target_os = "none")]
+pub use vm::{Kind, Vm};

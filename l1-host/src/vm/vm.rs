@@ -1,0 +1,135 @@
+//! The virtual machine object.
+//! May: nothing. Context: any.
+
+use super::{console::Console, env::VmEnv, window::SwitcherWindow};
+use crate::dev::bus::{Bus, NativeBus};
+use alloc::string::String;
+use core::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::Relaxed,
+};
+use pv_abi::{
+    addr::Gfn,
+    ext::{Features, WindowFrames},
+};
+use shadow_mmu::Mmu;
+use spin::Mutex;
+
+/// What kind of guest runs in a VM.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A stock kernel under the shim, whose window has these frames.
+    Stock(WindowFrames),
+    /// A kernel that speaks the native ABI.
+    Native,
+}
+
+/// A virtual machine: what its vCPUs share.
+#[derive(Debug)]
+pub struct Vm {
+    /// The name the user gave it.
+    pub name: String,
+    /// What runs in it.
+    pub kind: Kind,
+    /// Its vCPUs' number.
+    pub vcpus: usize,
+    /// Its memory and page tables.
+    pub mmu: Mmu<VmEnv>,
+    /// Its half of the switcher window.
+    pub window: SwitcherWindow,
+    /// Its console.
+    pub console: Console,
+    /// Its devices.
+    pub bus: Mutex<Bus>,
+    /// The root table its vCPUs start with.
+    pub first_root: Gfn,
+    features: AtomicU32,
+    /// Text whose supervisor SYSCALLs are hypercalls under SYSCALL_REFLECTION.
+    reflect: [AtomicU64; 2],
+}
+
+impl Vm {
+    /// Puts a VM together.
+    #[must_use]
+    pub fn new(
+        name: String,
+        kind: Kind,
+        vcpus: usize,
+        mmu: Mmu<VmEnv>,
+        window: SwitcherWindow,
+        first_root: Gfn,
+    ) -> Self {
+        let features = match kind {
+            Kind::Stock(_) => Features::VM_WINDOW,
+            Kind::Native => Features::empty(),
+        };
+        Self {
+            name,
+            kind,
+            vcpus,
+            mmu,
+            window,
+            console: Console::default(),
+            bus: Mutex::new(match kind {
+                Kind::Stock(_) => Bus::Empty,
+                Kind::Native => Bus::Native(NativeBus::default()),
+            }),
+            first_root,
+            features: AtomicU32::new(features.bits()),
+            reflect: [AtomicU64::new(0), AtomicU64::new(0)],
+        }
+    }
+
+    /// Its memory.
+    pub fn env(&self) -> &VmEnv {
+        self.mmu.env()
+    }
+
+    /// Extension features that are enabled.
+    #[inline]
+    pub fn features(&self) -> Features {
+        Features::from_bits_retain(self.features.load(Relaxed))
+    }
+
+    /// Features this VM may enable.
+    pub fn offered(&self) -> Features {
+        match self.kind {
+            Kind::Stock(_) => Features::all(),
+            Kind::Native => Features::all() - Features::VM_WINDOW,
+        }
+    }
+
+    /// Enables `bits`; false, and nothing changed, if one of them is unknown or not offered.
+    pub fn enable(&self, bits: u64) -> bool {
+        let known = u32::try_from(bits).ok().and_then(Features::from_bits);
+        let Some(wanted) = known.filter(|&wanted| self.offered().contains(wanted)) else {
+            return false;
+        };
+        let before = self.features();
+        self.features.fetch_or(wanted.bits(), Relaxed);
+        if wanted.contains(Features::NOTES) && !before.contains(Features::NOTES) {
+            self.mmu.enable_notes();
+        }
+        if wanted.contains(Features::WIDE_VA) && !before.contains(Features::WIDE_VA) {
+            self.mmu.set_upper_slots(256..512);
+        }
+        true
+    }
+
+    /// Bounds of the reflection-free text: start (0) or end (1).
+    pub fn set_reflect_bound(&self, which: usize, address: u64) {
+        self.reflect[which].store(address, Relaxed);
+    }
+
+    /// True if a supervisor SYSCALL that returns to `rip` is to be reflected.
+    #[inline]
+    pub fn reflects(&self, rip: u64) -> bool {
+        self.features().contains(Features::SYSCALL_REFLECTION) && !self.in_shim(rip)
+    }
+
+    /// True if `rip` lies in the text that the shim declared its own.
+    #[inline]
+    pub fn in_shim(&self, rip: u64) -> bool {
+        (self.reflect[0].load(Relaxed)..self.reflect[1].load(Relaxed)).contains(&rip)
+    }
+}

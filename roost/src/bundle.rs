@@ -1,0 +1,303 @@
+//! Writes the one module L1 is booted with (format: `pv_abi::bundle`).
+
+use crate::elf::Program;
+use anyhow::{Context, Result, ensure};
+use pv_abi::{
+    PAGE_SIZE,
+    bundle::{Blob, Bundle, Guest, Image, Kind, Segment},
+};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::PathBuf,
+};
+
+/// The largest bundle QEMU can place: with 2.75 GiB of memory or more, q35 keeps only 2 GiB below
+/// the 4 GiB line, where the module goes, and L1 needs some of it.
+const LARGEST: u64 = (2 << 30) - (128 << 20);
+/// An offset whose encoding is as long as that of any real one.
+const FAR: u64 = 1 << 62;
+
+/// A file to pack as it is.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// What the guest runs.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// A stock kernel under the shim.
+    Stock {
+        /// The shim.
+        shim: Program,
+        /// The kernel.
+        kernel: Packed,
+    },
+    /// A native guest.
+    Native(Program),
+}
+
+/// Everything that goes into the bundle.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// The guest's name, for messages.
+    pub name: String,
+    /// What it runs.
+    pub payload: Payload,
+    /// Its initial ramdisk or module.
+    pub initrd: Option<Packed>,
+    /// Its command line.
+    pub cmdline: String,
+    /// Its memory in bytes.
+    pub memory: u64,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
+    /// Whether L1 prints statistics.
+    pub stats: bool,
+    /// Seconds since 1970.
+    pub wall_seconds: u64,
+}
+
+impl Contents {
+    /// Bytes of the files that [`Self::write`] copies.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        let kernel = match &self.payload {
+            Payload::Stock { kernel, .. } => kernel.len,
+            Payload::Native(_) => 0,
+        };
+        kernel + self.initrd.as_ref().map_or(0, |file| file.len)
+    }
+
+    /// Writes the bundle to `out`, calling `progress` with the bytes just written, and returns its
+    /// length.
+    ///
+    /// # Errors
+    /// A file that cannot be read or changed meanwhile, a full disk, a bundle that is too large.
+    pub fn write(&self, out: &mut (impl Write + Seek), progress: impl Fn(u64)) -> Result<u64> {
+        // Offsets are encoded in as few bytes as they need, so where the blobs start depends on
+        // the offsets themselves: encode with far ones first to learn a start that always fits.
+        let mut layout = Layout::starting(FAR);
+        let bound = encode(&self.bundle(&mut layout))?.len() as u64;
+        let mut layout = Layout::starting(bound.next_multiple_of(PAGE_SIZE as u64));
+        let header = encode(&self.bundle(&mut layout))?;
+        ensure!(
+            layout.end <= LARGEST,
+            "kernel and initrd take {} MiB, more than L1 can be given (1920 MiB): use smaller ones",
+            layout.end >> 20
+        );
+        out.write_all(&header).context(FULL)?;
+        for (blob, source) in &layout.blobs {
+            out.seek(SeekFrom::Start(blob.offset)).context(FULL)?;
+            source.copy_to(blob.len, out, &progress)?;
+        }
+        out.flush().context(FULL)?;
+        Ok(layout.end)
+    }
+
+    fn bundle<'a>(&'a self, layout: &mut Layout<'a>) -> Bundle {
+        let kind = match &self.payload {
+            Payload::Stock { shim, kernel } => Kind::Stock {
+                shim: layout.image(shim),
+                kernel: layout.place(Source::File(kernel)),
+                initrd: self.initrd.as_ref().map(|file| layout.place(Source::File(file))),
+            },
+            Payload::Native(program) => Kind::Native {
+                image: layout.image(program),
+                module: self.initrd.as_ref().map(|file| layout.place(Source::File(file))),
+            },
+        };
+        let guest = Guest {
+            name: self.name.clone(),
+            kind,
+            cmdline: self.cmdline.clone(),
+            memory: self.memory,
+            vcpus: self.vcpus,
+        };
+        Bundle { guests: vec![guest], stats: self.stats, wall_seconds: self.wall_seconds }
+    }
+}
+
+const FULL: &str = "cannot write the boot module: make room in the temporary folder or set TMPDIR";
+
+fn encode(bundle: &Bundle) -> Result<Vec<u8>> {
+    // The only failure is a description of more than 4 GiB; the command line is far shorter.
+    bundle.encode().map_err(|error| anyhow::anyhow!("cannot describe the guest: {error:?}"))
+}
+
+/// Where a blob's bytes come from.
+#[derive(Debug)]
+enum Source<'a> {
+    Bytes(&'a [u8]),
+    File(&'a Packed),
+}
+
+impl Source<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(file) => file.len,
+        }
+    }
+
+    fn copy_to(&self, len: u64, out: &mut impl Write, progress: impl Fn(u64)) -> Result<()> {
+        match self {
+            Self::Bytes(bytes) => {
+                out.write_all(bytes).context(FULL)?;
+                progress(len);
+            }
+            Self::File(file) => {
+                let shown = file.path.display();
+                let open =
+                    File::open(&file.path).with_context(|| format!("cannot read {shown}"))?;
+                let mut left = open.take(len);
+                while left.limit() > 0 {
+                    let copied = io::copy(&mut left.by_ref().take(1 << 20), out)
+                        .with_context(|| format!("cannot copy {shown}"))?;
+                    ensure!(copied > 0, "{shown} became shorter while it was read: start again");
+                    progress(copied);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives every blob its place, page-aligned, in the order asked for.
+#[derive(Debug)]
+struct Layout<'a> {
+    blobs: Vec<(Blob, Source<'a>)>,
+    end: u64,
+}
+
+impl<'a> Layout<'a> {
+    fn starting(at: u64) -> Self {
+        Self { blobs: Vec::new(), end: at }
+    }
+
+    fn place(&mut self, source: Source<'a>) -> Blob {
+        let offset = self.end.next_multiple_of(PAGE_SIZE as u64);
+        let blob = Blob { offset, len: source.len() };
+        self.end = offset + blob.len;
+        self.blobs.push((blob, source));
+        blob
+    }
+
+    fn image(&mut self, program: &'a Program) -> Image {
+        let segments = program
+            .pieces
+            .iter()
+            .map(|piece| Segment {
+                addr: piece.addr,
+                memory: piece.memory,
+                data: if piece.bytes.is_empty() {
+                    Blob::default()
+                } else {
+                    self.place(Source::Bytes(&piece.bytes))
+                },
+                write: piece.write,
+                execute: piece.execute,
+            })
+            .collect();
+        Image { entry: program.entry, segments }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::Piece;
+    use std::{cell::Cell, io::Cursor, path::Path};
+
+    fn piece(addr: u64, bytes: &[u8]) -> Piece {
+        Piece { addr, memory: 8192, bytes: bytes.into(), write: true, execute: false }
+    }
+
+    fn program() -> Program {
+        Program { entry: 0x1000, pieces: vec![piece(0x1000, b"code"), piece(0x3000, b"")] }
+    }
+
+    fn packed(path: &Path, bytes: &[u8]) -> Packed {
+        std::fs::write(path, bytes).unwrap();
+        Packed { path: path.into(), len: bytes.len() as u64 }
+    }
+
+    fn contents(payload: Payload, initrd: Option<Packed>) -> Contents {
+        Contents {
+            name: "guest".into(),
+            payload,
+            initrd,
+            cmdline: "quiet".into(),
+            memory: 64 << 20,
+            vcpus: 1,
+            stats: true,
+            wall_seconds: 1_700_000_000,
+        }
+    }
+
+    #[test]
+    fn l1_reads_back_what_was_packed() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = packed(&dir.path().join("k"), &[7; 5000]);
+        let initrd = packed(&dir.path().join("i"), &[9; 3]);
+        let contents = contents(Payload::Stock { shim: program(), kernel }, Some(initrd));
+        let (mut file, seen) = (Cursor::new(Vec::new()), Cell::new(0));
+        let len = contents.write(&mut file, |bytes| seen.set(seen.get() + bytes)).unwrap();
+        let file = file.into_inner();
+        assert_eq!(len, file.len() as u64);
+        assert_eq!(seen.get(), 4 + 5000 + 3);
+
+        let read = Bundle::decode(&file).unwrap();
+        assert!(read.stats);
+        assert_eq!(read.wall_seconds, 1_700_000_000);
+        let [guest] = &read.guests[..] else { panic!("one guest") };
+        assert_eq!((guest.name.as_str(), guest.cmdline.as_str()), ("guest", "quiet"));
+        assert_eq!((guest.memory, guest.vcpus), (64 << 20, 1));
+        let Kind::Stock { shim, kernel, initrd } = &guest.kind else { panic!("stock") };
+        let bytes = |blob: &Blob| {
+            assert!(blob.offset.is_multiple_of(4096), "{blob:?}");
+            &file[blob.offset as usize..][..blob.len as usize]
+        };
+        assert_eq!(shim.entry, 0x1000);
+        assert_eq!(bytes(&shim.segments[0].data), b"code");
+        assert_eq!(shim.segments[1].data, Blob::default());
+        assert_eq!(shim.segments[1].memory, 8192);
+        assert_eq!(bytes(kernel), [7; 5000]);
+        assert_eq!(bytes(&initrd.unwrap()), [9; 3]);
+    }
+
+    #[test]
+    fn a_native_guest_carries_its_module() {
+        let dir = tempfile::tempdir().unwrap();
+        let module = packed(&dir.path().join("m"), b"module");
+        let mut file = Cursor::new(Vec::new());
+        contents(Payload::Native(program()), Some(module)).write(&mut file, |_| ()).unwrap();
+        let read = Bundle::decode(file.get_ref()).unwrap();
+        let Kind::Native { image, module: Some(module) } = &read.guests[0].kind else {
+            panic!("native with a module")
+        };
+        assert_eq!(image.segments.len(), 2);
+        assert_eq!(&file.get_ref()[module.offset as usize..], b"module");
+    }
+
+    #[test]
+    fn a_file_that_shrank_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = Packed { len: 10, ..packed(&dir.path().join("k"), b"short") };
+        let contents = contents(Payload::Stock { shim: program(), kernel }, None);
+        let error = contents.write(&mut Cursor::new(Vec::new()), |_| ()).unwrap_err();
+        assert!(error.to_string().contains("became shorter"));
+    }
+
+    #[test]
+    fn a_bundle_beyond_the_limit_is_refused() {
+        let kernel = Packed { path: "unread".into(), len: 2 << 30 };
+        let contents = contents(Payload::Stock { shim: program(), kernel }, None);
+        let error = contents.write(&mut Cursor::new(Vec::new()), |_| ()).unwrap_err();
+        assert!(error.to_string().contains("1920 MiB"));
+    }
+}

@@ -1,0 +1,229 @@
+//! Defines the command line.
+
+use crate::{
+    accel,
+    memory::{Size, parse_size},
+};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use std::{path::PathBuf, str::FromStr};
+
+/// Runs paravirtual guests on machines that offer no VMX or SVM.
+#[derive(Debug, Parser)]
+#[command(name = "roost", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a guest; its console is on standard input and output
+    #[command(after_help = RUN_STATUS)]
+    Run(RunArgs),
+    /// Say whether this machine can run Roost, and why not
+    #[command(after_help = "Exit status: 0 it can, 1 it cannot.")]
+    Check(CheckArgs),
+    /// Write an initial ramdisk (newc cpio); needs no root
+    Initrd(InitrdArgs),
+}
+
+const RUN_STATUS: &str = "\
+Exit status:
+  0    the guest powered off (or asked for a restart, which ends it too)
+  2    something was wrong before the start
+  3    the guest died or could not be started
+  4    L1 or QEMU failed
+  124  the time limit passed
+  128+n  signal n ended the run";
+
+/// `roost run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Kernel: a stock x86-64 Linux with Xen PV support, or an ELF that speaks the native ABI
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub kernel: PathBuf,
+    /// Initial ramdisk, or the module of a native guest
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
+    pub append: String,
+    /// Guest memory, e.g. 512M or 2G; a plain number is MiB
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    pub memory: Size,
+    /// Virtual CPUs of the guest
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub cpus: u32,
+    /// CPUs of the machine that L1 runs on
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub l1_cpus: u32,
+    /// How QEMU runs L1; auto takes KVM where it works
+    #[arg(long, value_enum, default_value_t = accel::Choice::Auto)]
+    pub accel: accel::Choice,
+    /// QEMU's CPU model [default: max with TCG, host with KVM]
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
+    /// Count instructions: time goes by executed instructions and runs repeat exactly (TCG only)
+    #[arg(long)]
+    pub icount: bool,
+    /// Show exit counts and times after the run, or write them to FILE as JSON
+    #[arg(
+        long,
+        value_name = "json:FILE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "table"
+    )]
+    pub stats: Option<StatsTo>,
+    /// End the run after this many seconds, with status 124
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
+    /// Keep L1's log in FILE [default: a temporary file, kept on failure]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub l1_log: Option<PathBuf>,
+    /// QEMU to use [default: qemu-system-x86_64 from PATH]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
+    pub qemu: Option<PathBuf>,
+    /// QEMU machine type
+    #[arg(long, value_name = "TYPE", default_value = "q35")]
+    pub machine: String,
+    /// Show how memory is divided and QEMU's command line before the start
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// Where statistics go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatsTo {
+    /// A table on standard error.
+    Table,
+    /// JSON in a file.
+    Json(PathBuf),
+}
+
+impl FromStr for StatsTo {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "table" => Ok(Self::Table),
+            Some(("json", file)) if !file.is_empty() => Ok(Self::Json(file.into())),
+            _ => Err("write --stats for a table or --stats=json:FILE".into()),
+        }
+    }
+}
+
+/// `roost check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Print the findings as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// QEMU to look at [default: qemu-system-x86_64 from PATH]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
+    pub qemu: Option<PathBuf>,
+}
+
+/// `roost initrd`.
+#[derive(Debug, Args)]
+pub struct InitrdArgs {
+    /// File to write
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// Add a static busybox, its applets and an /init that starts a shell [default PATH: busybox]
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "busybox")]
+    pub busybox: Option<PathBuf>,
+    /// Add a file; MODE is octal, by default 755 if SRC may be executed, else 644
+    #[arg(long, value_name = "SRC=DST[:MODE]")]
+    pub add: Vec<Addition>,
+    /// Add SRC as /init
+    #[arg(long, value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub init: Option<PathBuf>,
+    /// Add everything in DIR, placed at the root
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Vec<PathBuf>,
+}
+
+/// One file to add to an initial ramdisk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addition {
+    /// File on this machine.
+    pub source: PathBuf,
+    /// Path in the ramdisk.
+    pub target: PathBuf,
+    /// Permission bits, if not taken from the file.
+    pub mode: Option<u32>,
+}
+
+impl FromStr for Addition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((source, rest)) = text.split_once('=') else {
+            return Err("write SRC=DST or SRC=DST:MODE".into());
+        };
+        let (target, mode) = match rest.rsplit_once(':') {
+            Some((target, mode)) => (target, Some(parse_mode(mode)?)),
+            None => (rest, None),
+        };
+        if source.is_empty() || target.is_empty() {
+            return Err("SRC and DST must not be empty".into());
+        }
+        Ok(Self { source: source.into(), target: target.into(), mode })
+    }
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| format!("`{text}` is no octal mode such as 755"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    fn run(args: &[&str]) -> RunArgs {
+        let all = ["roost", "run", "--kernel", "k"].iter().chain(args);
+        match Cli::try_parse_from(all).unwrap().command {
+            Command::Run(run) => run,
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn stats_take_an_optional_file() {
+        assert_eq!(run(&[]).stats, None);
+        assert_eq!(run(&["--stats"]).stats, Some(StatsTo::Table));
+        assert_eq!(run(&["--stats=json:a:b"]).stats, Some(StatsTo::Json("a:b".into())));
+        assert!("json:".parse::<StatsTo>().is_err());
+        assert!("csv:x".parse::<StatsTo>().is_err());
+    }
+
+    #[test]
+    fn append_may_start_with_a_hyphen() {
+        assert_eq!(run(&["--append", "--x y"]).append, "--x y");
+    }
+
+    #[test]
+    fn additions_carry_a_mode_or_not() {
+        let add = |text: &str| text.parse::<Addition>();
+        let plain = Addition { source: "a".into(), target: "/b".into(), mode: None };
+        assert_eq!(add("a=/b"), Ok(plain.clone()));
+        assert_eq!(add("a=/b:600"), Ok(Addition { mode: Some(0o600), ..plain }));
+        assert!(add("a").is_err());
+        assert!(add("=b").is_err());
+        assert!(add("a=").is_err());
+        assert!(add("a=b:9").unwrap_err().contains("octal"));
+        assert!(add("a=b:17777").is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! Holds a run's files in a temporary folder, of which only a useful log outlives the run.
+
+use crate::cli::{RunArgs, StatsTo};
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs::{self, OpenOptions},
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// Where a run keeps its files.
+#[derive(Debug)]
+pub struct Folder {
+    temporary: TempDir,
+    named_log: Option<PathBuf>,
+}
+
+impl Folder {
+    /// Makes the folder and checks that the files the user named can be written.
+    ///
+    /// # Errors
+    /// Says which place cannot be written.
+    pub fn create(args: &RunArgs) -> Result<Self> {
+        if let Some(StatsTo::Json(file)) = &args.stats {
+            check_writable("--stats=json", file)?;
+        }
+        if let Some(log) = &args.l1_log {
+            check_writable("--l1-log", log)?;
+        }
+        let temporary = tempfile::Builder::new()
+            .prefix("roost-")
+            .tempdir()
+            .context("cannot make a temporary folder: check TMPDIR")?;
+        Ok(Self { temporary, named_log: args.l1_log.clone() })
+    }
+
+    /// For files that nobody needs later.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// The boot module.
+    #[must_use]
+    pub fn bundle(&self) -> PathBuf {
+        self.path().join("bundle")
+    }
+
+    /// L1's log.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.named_log.clone().unwrap_or_else(|| self.path().join("l1.log"))
+    }
+
+    /// Leaves the log behind, alone, and returns its path.
+    #[must_use]
+    pub fn keep_log(self) -> PathBuf {
+        let log = self.log();
+        if self.named_log.is_none() {
+            // What cannot be removed does no harm beside the log.
+            drop(fs::remove_file(self.bundle()));
+            drop(self.temporary.keep());
+        }
+        log
+    }
+}
+
+/// Opening for appending changes nothing in a file that exists.
+fn check_writable(option: &str, path: &Path) -> Result<()> {
+    let shown = path.display();
+    if let Ok(meta) = fs::metadata(path) {
+        ensure!(meta.is_file(), "{option} {shown} is not a regular file: name another");
+    }
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .with_context(|| format!("{option} {shown} cannot be written: name another file"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(named_log: Option<PathBuf>) -> Folder {
+        Folder { temporary: tempfile::tempdir().unwrap(), named_log }
+    }
+
+    #[test]
+    fn a_kept_log_stays_alone() {
+        let folder = folder(None);
+        fs::write(folder.bundle(), b"big").unwrap();
+        fs::write(folder.log(), b"words").unwrap();
+        let log = folder.keep_log();
+        assert_eq!(fs::read(&log).unwrap(), b"words");
+        let left = log.parent().unwrap();
+        assert_eq!(fs::read_dir(left).unwrap().count(), 1);
+        fs::remove_dir_all(left).unwrap();
+    }
+
+    #[test]
+    fn a_named_log_is_where_the_user_said() {
+        let folder = folder(Some("/x/log".into()));
+        let temporary = folder.path().to_owned();
+        assert_eq!(folder.keep_log(), Path::new("/x/log"));
+        assert!(!temporary.exists());
+    }
+
+    #[test]
+    fn places_that_cannot_be_written_are_named() {
+        let reason =
+            |path| format!("{:#}", check_writable("--l1-log", Path::new(path)).unwrap_err());
+        assert!(reason("/dev/null").contains("not a regular file"));
+        assert!(reason("/nowhere/log").contains("cannot be written"));
+    }
+}

@@ -1,0 +1,20 @@
+#!/bin/sh
+# First program of a guest made by `roost initrd --busybox`: mounts, a shell, power off.
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=linux
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+hostname roost
+cd /root || cd /
+
+# A session of its own on the console (hvc0 under Roost) gives the shell job control.
+export PS1='\h:\w\$ '
+setsid cttyhack sh
+
+# The kernel panics if its first program ends.
+poweroff -f

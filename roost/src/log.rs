@@ -1,0 +1,71 @@
+//! Reads what the tool needs from L1's log.
+//! Input: written by L1, which quotes guests: any bytes.
+
+use pv_abi::bundle::{REPORT_PREFIX, STATS_PREFIX};
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::Path,
+};
+
+/// The lines of interest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Lines meant for the user, without their prefix.
+    pub reports: Vec<String>,
+    /// Statistics as JSON, if L1 gave any; the last ones win.
+    pub stats: Option<String>,
+    /// Whether L1 said anything at all.
+    pub spoke: bool,
+}
+
+impl Log {
+    /// Reads a log file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        Self::parse(BufReader::new(File::open(path)?))
+    }
+
+    fn parse(mut log: impl BufRead) -> io::Result<Self> {
+        let (mut found, mut line) = (Self::default(), Vec::new());
+        while log.read_until(b'\n', &mut line)? > 0 {
+            found.spoke = true;
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end_matches(['\n', '\r']);
+            if let Some(report) = text.strip_prefix(REPORT_PREFIX) {
+                found.reports.push(printable(report));
+            } else if let Some(stats) = text.strip_prefix(STATS_PREFIX) {
+                found.stats = Some(stats.into());
+            }
+            line.clear();
+        }
+        Ok(found)
+    }
+}
+
+/// Guests' words must not move the user's cursor or change their terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_pick_the_lines() {
+        let text =
+            b"boot\r\n@report it died\r\n@stats {\"a\":1}\n @report no\n@report of \xff\x1b[2J";
+        let log = Log::parse(&text[..]).unwrap();
+        assert_eq!(log.reports, ["it died", "of \u{fffd}\u{fffd}[2J"]);
+        assert_eq!(log.stats.as_deref(), Some("{\"a\":1}"));
+        assert!(log.spoke);
+    }
+
+    #[test]
+    fn silence_is_seen() {
+        assert_eq!(Log::parse(&b""[..]).unwrap(), Log::default());
+    }
+}

@@ -1,0 +1,43 @@
+#!/bin/sh
+# All checks: format, lints, host tests, whole-system tests. Needs what setup.sh installs.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/toolchain.sh
+need_rust
+
+step() {
+    printf '\n== %s\n' "$1"
+}
+
+# with OPTION: the option once for each package that holds an image.
+with() {
+    for image in $bare_images; do
+        echo "$1=${image%:*}"
+    done
+}
+
+step "format"
+"$CARGO" fmt --all --check
+
+step "images and tool"
+scripts/build.sh
+
+step "lints"
+# An image has no std to build its program with on the host, but its tests are host programs.
+# shellcheck disable=SC2046 # lists of words
+{
+    "$CARGO" clippy --quiet --workspace $(with --exclude) --all-targets -- -D warnings
+    "$CARGO" clippy --quiet $(with --package) --tests -- -D warnings
+}
+for image in $bare_images; do
+    bare clippy --quiet --release --package "${image%:*}" --bin "${image#*:}" -- -D warnings
+done
+
+step "host tests"
+"$CARGO" test --quiet --workspace --exclude roost-tests
+
+step "whole-system tests"
+for kind in cloud generic 6.12-cloud; do
+    scripts/fetch-kernel.sh --kind "$kind"
+done
+"$CARGO" test --quiet --package roost-tests

@@ -1,0 +1,33 @@
+//! Prints on the machine's UART.
+#![expect(unsafe_code, reason = "port I/O")]
+
+use core::fmt::{self, Write};
+use x86_64::instructions::port::Port;
+
+const UART: u16 = 0x3f8;
+
+struct Uart;
+
+impl Write for Uart {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            // SAFETY: the UART is ours; its transmitter is always ready.
+            unsafe { Port::<u8>::new(UART).write(byte) };
+        }
+        Ok(())
+    }
+}
+
+/// Sets the line up; nothing is needed.
+pub fn init() {}
+
+pub fn print(text: fmt::Arguments<'_>) {
+    let _ = Uart.write_fmt(text);
+}
+
+#[macro_export]
+macro_rules! println {
+    ($($part:tt)*) => {
+        $crate::console::print(format_args!("{}\n", format_args!($($part)*)))
+    };
+}
