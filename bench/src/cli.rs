@@ -1,10 +1,7 @@
 //! Defines the command line.
 
 use clap::{Parser, ValueHint};
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Words for the guest benchmark: batches of 2 ms, and as many as make a tick-free one likely.
 const FULL: &str = "bench.target=2000 bench.batches=15";
@@ -100,6 +97,23 @@ impl Cli {
         self.tool.clone().unwrap_or_else(|| root().join("target/tool/roost"))
     }
 
+    /// The command that gives the same readings, without this machine's folders.
+    pub fn repeat_command(&self) -> String {
+        let mut text = "cargo run --profile tool -p bench --".to_owned();
+        let place = self.kernel.as_deref().or(self.native_log.as_deref());
+        let option = if self.kernel.is_some() { "--kernel" } else { "--native-log" };
+        if let Some(name) = place.and_then(Path::file_name) {
+            text += &format!(" {option} {}", name.display());
+        }
+        if self.quick {
+            text += " --quick";
+        }
+        if !self.words.is_empty() {
+            text += &format!(" --words '{}'", self.words);
+        }
+        text
+    }
+
     /// What the guest benchmark is told. Sleeping is left out: nothing moves time on under
     /// instruction counting while everybody sleeps.
     pub fn guest_words(&self) -> String {
@@ -108,11 +122,6 @@ impl Cli {
             if self.words.contains("bench.skip=") { "" } else { " bench.skip=nanosleep_excess" };
         format!("{speed}{skip} {}", self.words).trim_end().to_owned()
     }
-}
-
-/// The command line that this program was started with, by its name only.
-pub fn command() -> String {
-    ["bench".to_owned()].into_iter().chain(env::args().skip(1)).collect::<Vec<_>>().join(" ")
 }
 
 /// The workspace.
@@ -129,6 +138,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_shown_names_no_folders() {
+        let cli = Cli::try_parse_from("bench --kernel /a/b/vmlinuz --quick".split(' ')).unwrap();
+        assert_eq!(
+            cli.repeat_command(),
+            "cargo run --profile tool -p bench -- --kernel vmlinuz --quick"
+        );
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         eprintln!("bench: L1 logged no counters at the benchmark's marks");
     }
     let report = Report {
-        command: &cli::command(),
+        command: &cli.repeat_command(),
         machine: &runs::machine(cli),
         native: &native,
         guest: guest.as_ref(),

@@ -84,13 +84,13 @@ fn comparison(text: &mut String, report: &Report<'_>) {
     let _ = writeln!(
         text,
         "\nRatios are to the native run of the same program; `!` marks a missed target. Peers were \
-         measured on {} with {}:",
+         measured on {} with {}; their program did the same things, but was another:\n",
         report.peers.measured, report.peers.kernel
     );
     for peer in report.peers.others() {
-        let _ = writeln!(text, "{}: {};", peer.title, peer.what);
+        let _ = writeln!(text, "- {}: {}", peer.title, peer.what);
     }
-    text.push_str("their program did the same things, but was another.\n\n");
+    text.push('\n');
 }
 
 fn counters(text: &mut String, counted: &[Counted]) {

@@ -1,6 +1,6 @@
 /* PVH entry: 32-bit protected mode, flat segments, paging off, EBX = physical address of
  * hvm_start_info (Xen public documentation, "PVH start of day"). Builds tables that map the first
- * 4 GiB twice, at 0 and at KERNEL_BASE, enters long mode and calls l1_main there. */
+ * 4 GiB where they lie, under the image and in the direct map, enters long mode, calls l1_main. */
 
     .section .note.Xen, "a", @note
     .balign 4
@@ -17,10 +17,11 @@ pvh_start:
     cld
     movl $boot_stack_top, %esp
 
-    /* PML4[0] and PML4[256] -> PDPT -> four page directories of 2 MiB pages. */
+    /* PML4[0], [256] (the image) and [258] (the direct map) -> PDPT -> four page directories of 2 MiB pages. */
     movl $boot_pdpt + 3, %eax
     movl %eax, boot_pml4
     movl %eax, boot_pml4 + 256 * 8
+    movl %eax, boot_pml4 + 258 * 8
     movl $boot_pd + 3, %eax
     movl $boot_pdpt, %edi
     movl $4, %ecx
