@@ -16,7 +16,8 @@ bitflags::bitflags! {
     pub struct Features: u32 {
         /// Every upper-half PML4 slot but 256..272 is the guest's.
         const WIDE_VA = 1 << 0;
-        /// A supervisor-mode SYSCALL from outside the shim's text is delivered as [`event::SYSCALL`].
+        /// A supervisor-mode SYSCALL from outside the shim's text is delivered as
+        /// [`event::SYSCALL`]; CLI and STI there have no effect.
         const SYSCALL_REFLECTION = 1 << 1;
         /// The guest tells of its page-table stores; L1 write-protects no upper-level table.
         /// Irrevocable.
@@ -79,6 +80,14 @@ pub mod call {
     pub const READ_COUNTER: u64 = BASE + 11;
     /// Walk every live shadow root and compare it with the allow-list; returns the violations.
     pub const CHECK_ROOTS: u64 = BASE + 12;
+    /// Take the next deliverable interrupt without an event: returns its vector, 0 if there is
+    /// none. Needs AUTO_EOI. [`crate::pvcs::flags::IP`] is clear afterwards.
+    pub const TAKE_IRQ: u64 = BASE + 13;
+    /// The last number.
+    pub const LAST: u64 = TAKE_IRQ;
+
+    /// LOAD_PGTBL flag, notes mode: the root is pinned, as if by [`PIN_ROOT`].
+    pub const LOAD_PGTBL_PINNED: u64 = 1 << 8;
 }
 
 /// Event vectors of the extension.
@@ -211,6 +220,8 @@ pub struct WindowFrames {
     pub boot: u64,
     /// A frame of zeros: the root table a vCPU starts with.
     pub empty_root: u64,
+    /// First of [`SPARE_FRAMES`] zeroed frames for whatever the shim shows its kernel.
+    pub spare: u64,
     /// First frame of the vCPU areas' own pages.
     pub areas: u64,
     /// First frame of the table bitmap.
@@ -221,6 +232,9 @@ pub struct WindowFrames {
     pub end: u64,
 }
 
+/// Frames behind [`WindowFrames::spare`].
+pub const SPARE_FRAMES: u64 = 16;
+
 impl WindowFrames {
     /// Lays the frames out for `ram_pages` of RAM, `image_pages` of shim and `vcpus` vCPUs.
     #[must_use]
@@ -229,14 +243,15 @@ impl WindowFrames {
         let image = start;
         let boot = image + image_pages;
         let empty_root = boot + 1;
-        let areas = boot + 2;
+        let spare = boot + 2;
+        let areas = spare + SPARE_FRAMES;
         let bitmap = areas + vcpus * window::area::OWN_PAGES as u64;
         // Both tables cover the window's frames too, whose number depends on the tables:
         // 1/512 for the map plus 1/32768 for the bitmap, so 1/256 more is ample.
         let covered = bitmap + bitmap / 256 + 64;
         let m2p = bitmap + covered.div_ceil(8 * PAGE_SIZE as u64);
         let end = (m2p + covered.div_ceil(PAGE_SIZE as u64 / 8)).next_multiple_of(512);
-        Self { start, image, boot, empty_root, areas, bitmap, m2p, end }
+        Self { start, image, boot, empty_root, spare, areas, bitmap, m2p, end }
     }
 
     /// Frames the machine-to-physical map and the bitmap have room for.
@@ -279,6 +294,10 @@ pub struct ShimBoot {
     pub initrd: Span,
     /// The command line, without a terminating zero.
     pub cmdline: Span,
+    /// Frames that are neither RAM nor used by the window: zeroed.
+    pub spare: Span,
+    /// The vCPU areas' own pages: PVCS, data, notes, stack of vCPU 0, then of vCPU 1, ...
+    pub areas: Span,
 }
 
 impl ShimBoot {
@@ -342,7 +361,7 @@ impl NativeBoot {
     pub const LOWEST: Gpa = Gpa(0x10_0000);
 }
 
-const _: () = assert!(size_of::<ShimBoot>() == 104 && size_of::<NativeBoot>() == 64);
+const _: () = assert!(size_of::<ShimBoot>() == 136 && size_of::<NativeBoot>() == 64);
 
 #[cfg(test)]
 mod tests {

@@ -93,7 +93,8 @@ const LAR_FIXED: u64 = 0xff00_ff00_ff00_ff00;
 /// that images move between hypervisors.
 pub const DEFAULT_UPPER_SLOTS: core::ops::Range<u16> = 472..504;
 
-/// Decodes a [`PVM_LINEAR_ADDRESS_RANGE`] value into PML4 slots `start..end`, if it is well formed.
+/// Decodes a [`PVM_LINEAR_ADDRESS_RANGE`] value into PML4 slots `start..end`, if it is well formed
+/// and its five-level part is empty, as four-level paging demands.
 #[must_use]
 pub const fn upper_slots(value: u64) -> Option<(u16, u16)> {
     if value & LAR_FIXED != LAR_FIXED {
@@ -101,7 +102,8 @@ pub const fn upper_slots(value: u64) -> Option<(u16, u16)> {
     }
     let (start, end) = ((value & 0x1ff) as u16, ((value >> 16) & 0x1ff) as u16);
     let ordered = start <= end && start >= 256 && end >= 256;
-    if ordered { Some((start, end)) } else { None }
+    let five_level_empty = value >> 32 & 0x1ff == value >> 48 & 0x1ff;
+    if ordered && five_level_empty { Some((start, end)) } else { None }
 }
 
 #[cfg(test)]
@@ -119,5 +121,8 @@ mod tests {
     fn malformed_ranges_are_refused() {
         assert_eq!(upper_slots(0), None, "fixed bits clear");
         assert_eq!(upper_slots(linear_address_range(504, 472)), None, "reversed");
+        let range = linear_address_range(472, 504);
+        assert_eq!(upper_slots(range & !(1 << 32)), None, "five-level slots");
+        assert_eq!(upper_slots(range & !(1 << 32 | 1 << 48)), Some((472, 504)), "none of them");
     }
 }

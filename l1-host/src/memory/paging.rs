@@ -31,10 +31,10 @@ pub mod bits {
     pub const D: u64 = 1 << 6;
     pub const PS: u64 = 1 << 7;
     pub const NX: u64 = 1 << 63;
+    /// Physical address of a frame.
+    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 }
-use bits::{A, D, NX, P, PCD, PS, W};
-
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+use bits::{A, ADDRESS, D, NX, P, PCD, PS, W};
 
 /// L1 ran out of memory before it had started.
 #[derive(Clone, Copy, Debug)]

@@ -231,8 +231,12 @@ impl Vcpu {
         Ok(Done::Next)
     }
 
-    /// CLI and STI on the virtual flag.
+    /// CLI and STI on the virtual flag. Outside a shim's text they do nothing: there the flag is
+    /// the shim's, and its kernel has one of its own.
     fn set_if(&mut self, on: bool) -> Done {
+        if self.vm.reflects(self.context.rip) {
+            return Done::Next;
+        }
         if let Some(pvcs) = &self.pvcs {
             if on {
                 pvcs.update_flags(flags::IF, flags::IP);

@@ -13,6 +13,7 @@ use pv_abi::{
     addr::{Gfn, Gpa, Gva},
     ext::{Features, call, counter, shutdown},
     hypercall::{EFAULT, EINVAL, ENOSYS, EPERM},
+    pvcs::flags,
 };
 use switcher::tables;
 
@@ -70,9 +71,23 @@ impl Vcpu {
             }
             call::READ_COUNTER => self.counter(cpu, first).unwrap_or(EINVAL),
             call::CHECK_ROOTS => roots::check(&self.vm),
-            number if (call::BASE..=call::CHECK_ROOTS).contains(&number) => EPERM,
+            call::TAKE_IRQ if need(Features::AUTO_EOI) => self.take_interrupt(),
+            number if (call::BASE..=call::LAST).contains(&number) => EPERM,
             _ => ENOSYS,
         })
+    }
+
+    /// The guest asks for interrupts itself instead of having them delivered.
+    fn take_interrupt(&mut self) -> u64 {
+        let vector = self.apic.deliverable();
+        if let Some(vector) = vector {
+            self.apic.accept(vector, true);
+        }
+        if let Some(pvcs) = &self.pvcs {
+            pvcs.update_flags(0, flags::IP);
+        }
+        self.irq_window = false;
+        vector.unwrap_or(0).into()
     }
 
     /// Runs `use_bytes` over up to [`CHUNK`] bytes of guest memory; returns how many.

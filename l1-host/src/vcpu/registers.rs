@@ -181,13 +181,20 @@ impl Vcpu {
             }
             // What the CPU runs with is fixed; writes that ask for no more are fine.
             arch::EFER if value & !EFER == 0 => {}
-            arch::PAT => self.msrs.pat = value,
+            arch::PAT => {
+                // Write-combining is 1; 2, 3 and everything past 7 are no memory types.
+                let known = value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7));
+                known.then_some(()).ok_or(Refused)?;
+                self.msrs.pat = value;
+            }
             arch::TSC | arch::TSC_ADJUST | arch::BIOS_SIGN_ID | arch::MISC_ENABLE => {}
             arch::DEBUGCTL | arch::MTRR_DEF_TYPE => {}
             arch::APIC_BASE if value == self.msrs.apic_base => {}
             msr::PVM_VCPU_STRUCT => return self.register_pvcs(cpu, value),
             msr::PVM_EVENT_ENTRY => {
                 canonical()?;
+                let supervisor = Gva(value.wrapping_add(msr::EVENT_ENTRY_SUPERVISOR));
+                supervisor.is_canonical().then_some(()).ok_or(Refused)?;
                 self.msrs.event_entry = value;
             }
             msr::PVM_RETU_RIP => {
@@ -290,8 +297,8 @@ impl Vcpu {
 
     /// kvmclock: the page at `value` describes the TSC. Bit 0 enables.
     fn register_clock(&mut self, cpu: &Cpu, value: u64) -> Result<(), Refused> {
-        self.msrs.system_time = value;
         if value & 1 == 0 {
+            self.msrs.system_time = value;
             return Ok(());
         }
         let (scale, shift) = tsc_scale(cpu.clock.tsc_hz);
@@ -301,7 +308,9 @@ impl Vcpu {
         time[24..28].copy_from_slice(&scale.to_le_bytes());
         time[28] = shift as u8;
         time[29] = 1;
-        self.vm.write_physical(Gpa(value & !1), &time).then_some(()).ok_or(Refused)
+        self.vm.write_physical(Gpa(value & !1), &time).then_some(()).ok_or(Refused)?;
+        self.msrs.system_time = value;
+        Ok(())
     }
 
     /// kvmclock: writes the wall clock at TSC 0 to the page at `value`.

@@ -166,6 +166,10 @@ impl Vcpu {
     /// LOAD_PGTBL. A root that is no RAM is ignored, as in generation C.
     fn load_pgtbl(&mut self, options: u64, cr3: u64) -> Result<u64, Stop> {
         let gfn = Gfn((cr3 & 0x000f_ffff_ffff_f000) >> 12);
+        let pinned = options & ext::call::LOAD_PGTBL_PINNED != 0;
+        if pinned && self.vm.features().contains(ext::Features::NOTES) {
+            let _ = self.vm.mmu.pin_root(gfn);
+        }
         self.switch_root(gfn, options & hypercall::LOAD_PGTBL_FLUSH != 0)?;
         Ok(0)
     }

@@ -160,6 +160,8 @@ fn stock(
         kernel,
         initrd,
         cmdline,
+        spare: Span { gpa: frames.spare << 12, len: ext::SPARE_FRAMES << 12 },
+        areas: Span { gpa: frames.areas << 12, len: (frames.bitmap - frames.areas) << 12 },
     };
     copy(&ram, frames.boot << 12, boot.as_bytes());
 

@@ -2,12 +2,10 @@
 //! May: nothing. Context: run-loop; a check, not a mechanism.
 
 use super::Vm;
-use crate::{hw::physmap::frame, log, memory::paging::bits::{NX, P, PS, U, W}};
+use crate::{hw::physmap::frame, log, memory::paging::bits::{ADDRESS, NX, P, PS, U, W}};
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{addr::Hpa, ext::window};
 use switcher::layout::{self, Access};
-
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// What a walk has seen.
 #[derive(Debug, Default)]

@@ -91,11 +91,12 @@ impl Vm {
         Features::from_bits_retain(self.features.load(Relaxed))
     }
 
-    /// Features this VM may enable.
+    /// Features this VM may enable. Notes need a ring, which lies in the VM window: a native guest
+    /// has neither, so it is not offered notes and its PIN and UNPIN calls are refused.
     pub fn offered(&self) -> Features {
         match self.kind {
             Kind::Stock(_) => Features::all(),
-            Kind::Native => Features::all() - Features::VM_WINDOW,
+            Kind::Native => Features::all() - Features::VM_WINDOW - Features::NOTES,
         }
     }
 

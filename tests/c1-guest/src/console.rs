@@ -4,7 +4,8 @@
 use core::fmt::{self, Write};
 use x86_64::instructions::port::Port;
 
-const UART: u16 = 0x3f8;
+/// First port of the UART.
+pub const UART: u16 = 0x3f8;
 
 struct Uart;
 
@@ -18,13 +19,12 @@ impl Write for Uart {
     }
 }
 
-/// Sets the line up; nothing is needed.
-pub fn init() {}
-
+/// Prints without an end of line.
 pub fn print(text: fmt::Arguments<'_>) {
     let _ = Uart.write_fmt(text);
 }
 
+/// Prints a line.
 #[macro_export]
 macro_rules! println {
     ($($part:tt)*) => {

@@ -1,5 +1,5 @@
-/* A C1 kernel's entries: start, events, system calls, the way to user mode and back.
- * One vCPU, so everything is found relative to RIP. */
+/* A C1 kernel's entries: start, events, system calls, the way to user mode and back, and the way
+ * into supervisor-mode probes and back. One vCPU, so everything is found relative to RIP. */
 
     .section .note.Roost, "a", @note
     .balign 4
@@ -15,6 +15,8 @@
 guest_start:
     lea rsp, [rip + boot_stack_top]
     mov rdi, rsi
+    pushfq
+    pop rsi
     xor ebp, ebp
     call guest_main
     ud2
@@ -55,20 +57,40 @@ guest_start:
     pop rax
     .endm
 
-    /* Leaves user mode: the user's registers to `user_registers`, except RCX and R11, which the
-     * PVCS holds; back on the kernel stack that enter_user left. AL says which entry it was. */
-    .macro LEAVE_USER kind
-    mov [rip + user_registers + {U_RSP}], rsp
-    lea rsp, [rip + user_registers + {U_END}]
-    PUSH_ALL
-    mov rsp, [rip + kernel_rsp]
-    mov eax, \kind
+    .macro PUSH_KEPT
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    .endm
+
+    .macro POP_KEPT
     pop r15
     pop r14
     pop r13
     pop r12
     pop rbx
     pop rbp
+    .endm
+
+    /* All registers and RFLAGS, exactly as they are, to a `State`. Changes RSP only. */
+    .macro STORE_STATE state
+    mov [rip + \state + {S_RSP}], rsp
+    lea rsp, [rip + \state + {S_FLAGS} + 8]
+    pushfq
+    lea rsp, [rip + \state + {S_RSP}]
+    PUSH_ALL
+    .endm
+
+    /* Leaves user mode: everything to `user_state`; back on the kernel stack that enter_user
+     * left. EAX says which entry it was. */
+    .macro LEAVE_USER kind
+    STORE_STATE user_state
+    mov rsp, [rip + user_kernel_rsp]
+    mov eax, \kind
+    POP_KEPT
     ret
     .endm
 
@@ -78,47 +100,82 @@ guest_start:
 event_entry:
     LEAVE_USER 1
     .org event_entry + 512
-    /* The current stack, below a red zone, as an IRETQ frame and all registers. */
-    mov [rip + event_scratch], rsp
-    sub rsp, 128
+    /* RCX, R11 and RFLAGS as they came, for the checks; then, on the current stack below a red
+     * zone, an IRETQ frame and all registers. */
+    mov [rip + kernel_entry_state], rcx
+    mov [rip + kernel_entry_state + 8], r11
+    mov [rip + event_rsp], rsp
+    lea rsp, [rsp - 128]
+    pushfq
+    pop [rip + kernel_entry_state + 16]
     and rsp, -16
     push 0
     push {USER_DS}
-    push [rip + event_scratch]
+    push [rip + event_rsp]
     push 0
     push {USER_CS}
-    push [rip + pvcs + {PVCS_RIP}]
-    mov rcx, [rip + pvcs + {PVCS_RCX}]
-    mov r11, [rip + pvcs + {PVCS_R11}]
+    mov rcx, [rip + current_pvcs]
+    mov r11, [rcx + {PVCS_R11}]
+    push [rcx + {PVCS_RIP}]
+    mov rcx, [rcx + {PVCS_RCX}]
     PUSH_ALL
     mov rdi, rsp
+    cld
     call kernel_event
     POP_ALL
-    /* The handler stored RFLAGS with the interrupt flag taken out; the virtual flag is its
-     * business too. */
+    /* The handler stored RFLAGS without the interrupt flag; the virtual one is its business. */
     iretq
 
     .global syscall_entry
 syscall_entry:
     LEAVE_USER 0
 
-    /* Enters user mode with `user_registers`; the PVCS is filled. Returns when it is left. */
+    /* Enters user mode with `user_state`; the PVCS is filled. Returns when it is left. */
     .global enter_user
 enter_user:
-    push rbp
-    push rbx
-    push r12
-    push r13
-    push r14
-    push r15
-    mov [rip + kernel_rsp], rsp
-    lea rsp, [rip + user_registers]
+    PUSH_KEPT
+    mov [rip + user_kernel_rsp], rsp
+    lea rsp, [rip + user_state]
     POP_ALL
-    mov rsp, [rip + user_registers + {U_RSP}]
+    mov rsp, [rip + user_state + {S_RSP}]
     .global retu_instruction
 retu_instruction:
     syscall
     ud2
+
+    /* A second ERETU, for RETU_PREFAULT_RIP. */
+    .global enter_user_prefault
+enter_user_prefault:
+    PUSH_KEPT
+    mov [rip + user_kernel_rsp], rsp
+    lea rsp, [rip + user_state]
+    POP_ALL
+    mov rsp, [rip + user_state + {S_RSP}]
+    .global retu_prefault_instruction
+retu_prefault_instruction:
+    syscall
+    ud2
+
+    /* Runs supervisor-mode code at `probe_target` with the registers of `probe_state`; returns
+     * when it jumps to probe_done, as every snippet does at its end and the event handler does
+     * after an exception. */
+    .global enter_probe
+enter_probe:
+    PUSH_KEPT
+    mov [rip + probe_kernel_rsp], rsp
+    push {RFLAGS}
+    popfq
+    lea rsp, [rip + probe_state]
+    POP_ALL
+    mov rsp, [rip + probe_state + {S_RSP}]
+    jmp [rip + probe_target]
+    .global probe_done
+probe_done:
+    STORE_STATE probe_state
+    mov rsp, [rip + probe_kernel_rsp]
+    cld
+    POP_KEPT
+    ret
 
     /* rdi = number, rsi.. = arguments as the ABI has them: RBX, R10, RDX, RSI. */
     .global hypercall_raw
@@ -141,10 +198,27 @@ pvcs:
     .skip 65536
     .global boot_stack_top
 boot_stack_top:
-    .global user_registers
-user_registers:
-    .skip {U_SIZE}
-kernel_rsp:
+    .skip 32768
+    .global probe_stack_top
+probe_stack_top:
+    .global user_state
+user_state:
+    .skip {S_SIZE}
+    .global probe_state
+probe_state:
+    .skip {S_SIZE}
+    .global probe_target
+probe_target:
     .skip 8
-event_scratch:
+    .global current_pvcs
+current_pvcs:
+    .skip 8
+    .global kernel_entry_state
+kernel_entry_state:
+    .skip 24
+user_kernel_rsp:
+    .skip 8
+probe_kernel_rsp:
+    .skip 8
+event_rsp:
     .skip 8

@@ -1,37 +1,22 @@
 //! The guest's assembly, its start, and its events in supervisor mode.
 #![expect(unsafe_code, reason = "entry points and the memory they share with assembly")]
 
-use crate::{abi, checks, console, paging, println};
+use crate::{
+    abi, checks,
+    event::{Entered, Event},
+    interrupts, paging, println, probe,
+    registers::{Registers, State},
+};
 use core::{
     arch::global_asm,
     mem::offset_of,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
-use pv_abi::{ext, pvcs, selectors};
+use pv_abi::{
+    event::{RFLAGS_FORCED, RFLAGS_IF, RFLAGS_TF},
+    ext, pvcs, selectors,
+};
 use zerocopy::FromBytes;
-
-/// General registers in the order in which the entries push them, lowest address first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Registers {
-    pub r15: u64,
-    pub r14: u64,
-    pub r13: u64,
-    pub r12: u64,
-    pub r11: u64,
-    pub r10: u64,
-    pub r9: u64,
-    pub r8: u64,
-    pub rbp: u64,
-    pub rdi: u64,
-    pub rsi: u64,
-    pub rdx: u64,
-    pub rcx: u64,
-    pub rbx: u64,
-    pub rax: u64,
-    /// Not pushed: kept behind the others.
-    pub rsp: u64,
-}
 
 /// A supervisor-mode event as its handler sees it: what IRETQ will restore.
 #[derive(Debug)]
@@ -53,9 +38,10 @@ global_asm!(
     PVCS_RIP = const pvcs::offset::RIP,
     PVCS_RCX = const pvcs::offset::RCX,
     PVCS_R11 = const pvcs::offset::R11,
-    U_RSP = const offset_of!(Registers, rsp),
-    U_END = const offset_of!(Registers, rsp),
-    U_SIZE = const size_of::<Registers>(),
+    RFLAGS = const RFLAGS_FORCED,
+    S_RSP = const offset_of!(Registers, rsp),
+    S_FLAGS = const offset_of!(State, rflags),
+    S_SIZE = const size_of::<State>(),
 );
 
 unsafe extern "C" {
@@ -63,66 +49,74 @@ unsafe extern "C" {
     pub static event_entry: u8;
     pub static syscall_entry: u8;
     pub static retu_instruction: u8;
-    pub static boot_stack_top: u8;
-    pub static mut user_registers: Registers;
+    pub static retu_prefault_instruction: u8;
+    pub static probe_done: u8;
+    pub static probe_stack_top: u8;
+    pub static mut user_state: State;
+    pub static mut probe_state: State;
+    pub static probe_target: AtomicU64;
+    pub static current_pvcs: AtomicU64;
+    static kernel_entry_state: [AtomicU64; 3];
     pub fn enter_user() -> u32;
+    pub fn enter_user_prefault() -> u32;
+    pub fn enter_probe();
     pub fn hypercall_raw(number: u64, a: u64, b: u64, c: u64, d: u64) -> u64;
 }
 
-/// The last supervisor-mode event: vector with guard bits, error code, CR2, RIP; and how many.
-pub static LAST_EVENT: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
-/// Supervisor-mode events so far.
-pub static EVENTS: AtomicU64 = AtomicU64::new(0);
-/// Where to continue after the next fault in supervisor mode; 0 if none is expected.
-pub static RESUME_AT: AtomicU64 = AtomicU64::new(0);
-/// Interrupts (vectors from 32 on) taken in supervisor mode.
-pub static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
+/// RFLAGS at the guest's first instruction.
+pub static START_FLAGS: AtomicU64 = AtomicU64::new(0);
 
 /// First Rust function; `boot` is the guest-physical address of a [`ext::NativeBoot`].
 #[unsafe(no_mangle)]
-extern "C" fn guest_main(boot: u64) -> ! {
+extern "C" fn guest_main(boot: u64, rflags: u64) -> ! {
+    START_FLAGS.store(rflags, Relaxed);
     // SAFETY: the loader identity-maps all memory and puts the block there.
-    let bytes = unsafe { core::slice::from_raw_parts(boot as *const u8, size_of::<ext::NativeBoot>()) };
-    let Ok(boot) = ext::NativeBoot::read_from_bytes(bytes) else { abi::shutdown(ext::shutdown::CRASH) };
-    console::init();
+    let bytes =
+        unsafe { core::slice::from_raw_parts(boot as *const u8, size_of::<ext::NativeBoot>()) };
+    let Ok(boot) = ext::NativeBoot::read_from_bytes(bytes) else {
+        abi::shutdown(ext::shutdown::CRASH)
+    };
     // SAFETY: as above; the loader wrote the command line.
     let cmdline = unsafe {
         core::slice::from_raw_parts(boot.cmdline.gpa as *const u8, boot.cmdline.len as usize)
     };
-    let cmdline = core::str::from_utf8(cmdline).unwrap_or("");
+    // The guest's own tables do not map it.
+    let mut copy = [0; 256];
+    let cmdline = &cmdline[..cmdline.len().min(copy.len())];
+    copy[..cmdline.len()].copy_from_slice(cmdline);
+    let cmdline = core::str::from_utf8(&copy[..cmdline.len()]).unwrap_or("");
     abi::init();
     paging::init(&boot);
     checks::run(&boot, cmdline)
 }
 
+/// RCX, R11 and RFLAGS as the last supervisor-mode event brought them.
+pub fn kernel_entered() -> Entered {
+    // SAFETY: words in the guest's own memory, written by the entry before it calls Rust.
+    let [rcx, r11, rflags] = unsafe { &kernel_entry_state }.each_ref().map(|word| word.load(Relaxed));
+    Entered { rcx, r11, rflags }
+}
+
 /// Handles a supervisor-mode event.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_event(frame: &mut Frame) {
-    let shared = abi::pvcs();
-    let eflags = u64::from(shared.eflags());
-    let (error, cr2) = (shared.error_code(), shared.cr2());
-    let vector = shared.take_event();
-    frame.rflags = eflags & !0x200;
-    let interrupt = vector & 0xff >= 32 && vector & 0xff != 0x80;
-    if interrupt {
-        INTERRUPTS.fetch_add(1, Relaxed);
-        abi::end_of_interrupt();
-    } else {
-        EVENTS.fetch_add(1, Relaxed);
-        for (slot, value) in LAST_EVENT.iter().zip([vector, error, cr2, frame.rip]) {
-            slot.store(value, Relaxed);
-        }
-        match RESUME_AT.swap(0, Relaxed) {
-            0 if vector & 0xff == 1 || vector & 0xff == 3 => frame.rflags &= !0x100,
-            0 => {
-                println!("Bail out! event {vector:#x} error {error:#x} at {:#x}, cr2 {cr2:#x}", frame.rip);
+    let event = Event::take(kernel_entered());
+    frame.rflags = event.rflags & !RFLAGS_IF;
+    match event.interrupt() {
+        Some(vector) => interrupts::handle(vector),
+        None => match probe::end(event) {
+            Some(resume) => {
+                frame.rip = resume;
+                frame.rflags &= !RFLAGS_TF;
+            }
+            None => {
+                println!("Bail out! {event:#x?}");
                 abi::shutdown(ext::shutdown::CRASH)
             }
-            resume => frame.rip = resume,
-        }
+        },
     }
-    if eflags & 0x200 != 0 {
-        shared.enable_interrupts();
+    if event.rflags & RFLAGS_IF != 0 {
+        abi::pvcs().enable_interrupts();
     }
 }
 

@@ -3,23 +3,37 @@
 use crate::println;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-static NUMBER: AtomicU32 = AtomicU32::new(0);
+static PASSED: AtomicU32 = AtomicU32::new(0);
+static SKIPPED: AtomicU32 = AtomicU32::new(0);
 static FAILED: AtomicU32 = AtomicU32::new(0);
 
 /// What a check found: nothing wrong, or what.
 pub type Verdict = Result<(), Wrong>;
 
-/// What was wrong, with the values that show it.
+/// Why a check did not pass.
 #[derive(Debug)]
 pub struct Wrong {
-    pub what: &'static str,
-    pub found: u64,
-    pub expected: u64,
+    reason: Reason,
+    /// Which of the cases of a check it was.
+    case: &'static str,
+}
+
+#[derive(Debug)]
+enum Reason {
+    Differs { what: &'static str, found: u64, expected: u64 },
+    Skipped(&'static str),
+}
+
+impl Wrong {
+    /// Two values that should be equal are not.
+    pub const fn differs(what: &'static str, found: u64, expected: u64) -> Self {
+        Self { reason: Reason::Differs { what, found, expected }, case: "" }
+    }
 }
 
 /// Compares two values.
 pub fn equal(what: &'static str, found: u64, expected: u64) -> Verdict {
-    if found == expected { Ok(()) } else { Err(Wrong { what, found, expected }) }
+    if found == expected { Ok(()) } else { Err(Wrong::differs(what, found, expected)) }
 }
 
 /// States a truth.
@@ -27,23 +41,62 @@ pub fn holds(what: &'static str, truth: bool) -> Verdict {
     equal(what, truth.into(), 1)
 }
 
-pub fn report(name: &str, verdict: &Verdict) {
-    let number = NUMBER.fetch_add(1, Relaxed) + 1;
-    match verdict {
-        Ok(()) => println!("ok {number} - {name}"),
-        Err(wrong) => {
-            FAILED.fetch_add(1, Relaxed);
-            println!(
-                "not ok {number} - {name}: {}: found {:#x}, expected {:#x}",
-                wrong.what, wrong.found, wrong.expected
-            );
-        }
+/// States that `value` is at least `least` and at most `most`.
+pub fn within(what: &'static str, value: u64, least: u64, most: u64) -> Verdict {
+    if value < least {
+        Err(Wrong::differs(what, value, least))
+    } else if value > most {
+        Err(Wrong::differs(what, value, most))
+    } else {
+        Ok(())
     }
 }
 
-/// Prints the plan; true if all was well and something was checked.
+/// Ends a check that this machine cannot do.
+pub fn skip(why: &'static str) -> Verdict {
+    Err(Wrong { reason: Reason::Skipped(why), case: "" })
+}
+
+/// Says which case of a check a verdict is about.
+pub trait Case {
+    /// Adds `name`, unless a case inside it was named already.
+    fn case(self, name: &'static str) -> Self;
+}
+
+impl<T> Case for Result<T, Wrong> {
+    fn case(self, name: &'static str) -> Self {
+        self.map_err(|wrong| if wrong.case.is_empty() { Wrong { case: name, ..wrong } } else { wrong })
+    }
+}
+
+/// Prints the line of check `group.name`.
+pub fn report(group: &str, name: &str, verdict: &Verdict) {
+    let number = 1 + [&PASSED, &SKIPPED, &FAILED].map(|count| count.load(Relaxed)).iter().sum::<u32>();
+    let (count, case) = match verdict {
+        Ok(()) => {
+            println!("ok {number} - {group}.{name}");
+            (&PASSED, "")
+        }
+        Err(Wrong { reason: Reason::Skipped(why), .. }) => {
+            println!("ok {number} - {group}.{name} # SKIP {why}");
+            (&SKIPPED, "")
+        }
+        Err(Wrong { reason: Reason::Differs { what, found, expected }, case }) => {
+            println!("not ok {number} - {group}.{name}");
+            println!("#   {what}: found {found:#x}, expected {expected:#x}");
+            (&FAILED, *case)
+        }
+    };
+    if !case.is_empty() {
+        println!("#   case: {case}");
+    }
+    count.fetch_add(1, Relaxed);
+}
+
+/// Prints the plan and a summary; true if all was well and something was checked.
 pub fn finish() -> bool {
-    let number = NUMBER.load(Relaxed);
-    println!("1..{number}");
-    number > 0 && FAILED.load(Relaxed) == 0
+    let [passed, skipped, failed] = [&PASSED, &SKIPPED, &FAILED].map(|count| count.load(Relaxed));
+    println!("1..{}", passed + skipped + failed);
+    println!("# {passed} passed, {skipped} skipped, {failed} failed");
+    passed > 0 && failed == 0
 }

@@ -2,11 +2,16 @@
 #![expect(unsafe_code, reason = "user-mode entry shares registers with assembly")]
 
 use crate::{
-    abi::{self, pvcs},
-    entry::{self, Registers},
+    abi::pvcs,
+    code::Code,
+    entry,
+    event::{Entered, Event},
+    interrupts, paging,
+    registers::{Registers, State},
+    snippets,
+    tap::{Verdict, equal},
 };
-use core::{arch::global_asm, sync::atomic::Ordering::Relaxed};
-use pv_abi::{pvcs::offset, selectors::USER_CS_SS};
+use pv_abi::{event::RFLAGS_FORCED, pvcs::offset, selectors::USER_CS_SS};
 
 /// How to start user mode.
 #[derive(Clone, Copy, Debug)]
@@ -23,105 +28,122 @@ pub struct Start {
 pub struct Trap {
     /// None: a system call.
     pub vector: Option<u8>,
-    pub error: u64,
-    pub cr2: u64,
-    pub rip: u64,
-    pub rflags: u64,
-    pub selectors: u32,
-    pub gsbase: u64,
+    /// What the PVCS held.
+    pub event: Event,
+    /// The user's registers; RCX and R11 from the PVCS.
     pub registers: Registers,
 }
 
 impl Start {
+    /// The snippet `code`.
+    pub fn of(code: Code) -> Self {
+        Self::at(code.start)
+    }
+
+    /// Code at an address.
     pub fn at(rip: u64) -> Self {
         let registers = Registers { rsp: stack_top(), ..Registers::default() };
-        Self { registers, rip, rflags: 0x202, selectors: USER_CS_SS, gsbase: 0 }
+        Self { registers, rip, rflags: RFLAGS_FORCED, selectors: USER_CS_SS, gsbase: 0 }
+    }
+
+    /// Changes the registers it starts with.
+    pub fn with(mut self, change: impl FnOnce(&mut Registers)) -> Self {
+        change(&mut self.registers);
+        self
+    }
+
+    /// Adds bits to RFLAGS.
+    pub const fn flags(mut self, bits: u64) -> Self {
+        self.rflags |= bits;
+        self
+    }
+
+    /// Starts so that SYSRET can be used, which needs RCX == RIP and R11 == RFLAGS.
+    pub const fn by_sysret(mut self) -> Self {
+        self.registers.rcx = self.rip;
+        self.registers.r11 = self.rflags;
+        self
     }
 
     /// Runs until the next event or system call.
     pub fn run(self) -> Trap {
+        self.enter(entry::enter_user)
+    }
+
+    /// The same through the prefaulting ERETU.
+    pub fn run_prefault(self) -> Trap {
+        self.enter(entry::enter_user_prefault)
+    }
+
+    fn enter(self, enter: unsafe extern "C" fn() -> u32) -> Trap {
         let shared = pvcs();
         shared.disable_interrupts();
-        shared.prepare_with(
+        shared.prepare_return(
             self.selectors,
             self.rip,
             self.rflags,
-            self.registers.rcx,
-            self.registers.r11,
+            [self.registers.rcx, self.registers.r11],
         );
-        shared.word(offset::USER_GSBASE).store(self.gsbase, Relaxed);
-        // SAFETY: single vCPU; the assembly reads and writes `user_registers` only between
-        // entering and leaving user mode.
-        let (kind, mut registers) = unsafe {
-            entry::user_registers = self.registers;
-            let kind = entry::enter_user();
-            (kind, entry::user_registers)
+        shared.set_word(offset::USER_GSBASE, self.gsbase);
+        // SAFETY: single vCPU; the assembly reads and writes `user_state` only between entering
+        // and leaving user mode.
+        let (kind, State { mut registers, rflags }) = unsafe {
+            entry::user_state.registers = self.registers;
+            let kind = enter();
+            (kind, entry::user_state)
         };
-        registers.rcx = shared.word(offset::RCX).load(Relaxed);
-        registers.r11 = shared.word(offset::R11).load(Relaxed);
-        let trap = Trap {
-            vector: None,
-            error: shared.error_code(),
-            cr2: shared.cr2(),
-            rip: shared.word(offset::RIP).load(Relaxed),
-            rflags: shared.eflags().into(),
-            selectors: shared.selectors(),
-            gsbase: shared.word(offset::USER_GSBASE).load(Relaxed),
-            registers,
-        };
-        let event = shared.take_event();
-        let vector = (kind == 1).then_some(event as u8);
-        if vector.is_some_and(|vector| vector >= 32 && vector != 0x80) {
-            abi::end_of_interrupt();
+        let entered = Entered { rcx: registers.rcx, r11: registers.r11, rflags };
+        // As a kernel does: the word is drained, whatever it says after a system call.
+        let event = Event::take(entered);
+        (registers.rcx, registers.r11) = (event.rcx, event.r11);
+        let vector = (kind == 1).then_some(event.vector());
+        if let Some(interrupt) = event.interrupt().filter(|_| vector.is_some()) {
+            interrupts::handle(interrupt);
         }
-        Trap { vector, ..trap }
+        Trap { vector, event, registers }
     }
 }
 
-macro_rules! user_code {
-    ($($name:ident: $($line:literal)*;)*) => {
-        global_asm!(
-            ".section .user, \"ax\", @progbits",
-            $(
-                concat!(".balign 64\n.global user_", stringify!($name)),
-                concat!("user_", stringify!($name), ":"),
-                $($line,)*
-            )*
-        );
-        /// Addresses of the user-mode snippets.
-        pub mod code {
-            $(
-                pub fn $name() -> u64 {
-                    unsafe extern "C" {
-                        #[link_name = concat!("user_", stringify!($name))]
-                        static LABEL: u8;
-                    }
-                    &raw const LABEL as u64
-                }
-            )*
-        }
-    };
+impl Trap {
+    /// Judges that it was an exception.
+    pub fn is(&self, vector: u8, error: u64, rip: u64) -> Verdict {
+        equal("vector", self.vector.unwrap_or(0xff).into(), vector.into())?;
+        self.event.is(vector, error, rip)
+    }
+
+    /// Judges that it was a system call, returning to `rip`.
+    pub fn is_syscall(&self, rip: u64) -> Verdict {
+        equal("vector instead of a system call", self.vector.map_or(0x100, u64::from), 0x100)?;
+        equal("RIP after SYSCALL", self.event.rip, rip)
+    }
 }
 
-user_code! {
-    syscall: "syscall" "ud2";
-    syscall_again: "syscall" "dec rdx" "jnz user_syscall_again" "ud2";
+/// Top of the user stack.
+pub const fn stack_top() -> u64 {
+    paging::USER_STACK_TOP
+}
+
+snippets! {
+    ".user", "ud2";
+    syscall: "syscall";
+    nothing: "nop";
+    nops: "nop" "nop" "nop" "nop";
     divide: "xor eax, eax" "xor edx, edx" "div eax";
-    breakpoint: "int3" "ud2";
-    overflow: "int 4" "ud2";
-    int80: "int 0x80" "ud2";
-    int21: "int 0x21" "ud2";
+    int3: "int3";
+    int4: "int 4";
+    int80: "int 0x80";
+    int21: "int 0x21";
+    int0: "int 0";
+    icebp: ".byte 0xf1";
     undefined: "ud2";
-    halt: "hlt" "ud2";
-    load: "mov rax, [rbx]" "int3";
-    store: "mov [rbx], rax" "int3";
+    halt: "hlt";
+    load: "mov rax, [rbx]" "syscall";
+    store: "mov [rbx], rax" "syscall";
     jump: "jmp rbx";
-    synthetic_cpuid: "invlpg [0xffffffffff4d5650]" "cpuid" "int3";
-    spin: "jmp user_spin";
-    step: "nop" "nop" "int3";
-}
-
-/// Top of the user stack: the page above the user code.
-pub fn stack_top() -> u64 {
-    crate::paging::USER_STACK_TOP
+    push: "push rax";
+    load_ds: "mov ds, ebx" "syscall";
+    spin: "jmp .user_spin";
+    synthetic_cpuid: "invlpg [0xffffffffff4d5650]" "cpuid";
+    rdtscp: "rdtscp" "mov ebx, ecx" "syscall";
+    flags: "pushfq" "pop rax" "syscall";
 }

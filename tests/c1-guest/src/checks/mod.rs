@@ -1,29 +1,67 @@
 //! The checks, by subject.
 
-mod events;
+mod detect;
+mod kvmclock;
+mod msr;
+mod msr_access;
+mod pvcs;
+mod range;
 mod syscalls;
 
 use crate::{
-    abi, println,
-    tap::{self, Verdict},
+    abi, clock, paging,
+    tap::{self, Verdict, equal},
 };
-use pv_abi::ext::{NativeBoot, shutdown};
+use pv_abi::ext::{NativeBoot, call, shutdown};
 
 /// A named check.
 type Check = (&'static str, fn() -> Verdict);
 
-const GROUPS: [&[Check]; 2] = [syscalls::CHECKS, events::CHECKS];
+/// Checks with one subject.
+struct Group {
+    name: &'static str,
+    checks: &'static [Check],
+}
+
+const GROUPS: &[Group] = &[
+    detect::GROUP,
+    msr::GROUP,
+    range::GROUP,
+    pvcs::GROUP,
+    kvmclock::GROUP,
+    syscalls::GROUP,
+];
 
 /// Runs what the command line asks for and powers off.
-pub fn run(_: &NativeBoot, cmdline: &str) -> ! {
+pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
+    clock::init(boot.tsc_hz);
     let word = |key: &str| cmdline.split(' ').find_map(|word| word.strip_prefix(key));
-    let only = word("only=");
-    for (name, check) in GROUPS.into_iter().flatten() {
-        if only.is_none_or(|only| only.split(',').any(|wanted| name.starts_with(wanted))) {
-            tap::report(name, &check());
-        }
+    for group in GROUPS {
+        group.run(word("only="));
     }
     let reason = if tap::finish() { shutdown::POWEROFF } else { shutdown::CRASH };
-    println!("# done");
     abi::shutdown(reason)
+}
+
+impl Group {
+    fn run(&self, only: Option<&str>) {
+        let wanted = |name: &str| {
+            only.is_none_or(|only| {
+                only.split(',').any(|wanted| match wanted.split_once('.') {
+                    Some((group, start)) => group == self.name && name.starts_with(start),
+                    None => wanted == self.name,
+                })
+            })
+        };
+        let mut ran = false;
+        for (name, check) in self.checks.iter().filter(|(name, _)| wanted(name)) {
+            ran = true;
+            tap::report(self.name, name, &check());
+            paging::reset();
+        }
+        if ran {
+            let violations = abi::call(call::CHECK_ROOTS, [0; 4]);
+            tap::report(self.name, "roots", &equal("violations", violations, 0));
+        }
+    }
 }

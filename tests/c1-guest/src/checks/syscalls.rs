@@ -1,50 +1,99 @@
-//! System calls and ERETU.
+//! System calls of user mode and the plain way back.
 
-use super::Check;
+use super::Group;
 use crate::{
     abi,
-    entry::Registers,
+    counters::{Counters, Exit},
+    entry,
+    registers::Registers,
     tap::{Verdict, equal},
     user::{Start, code},
 };
-use pv_abi::ext::counter;
+use pv_abi::{
+    event::RFLAGS_FORCED,
+    msr::arch,
+    pvcs::{offset, vector},
+    selectors::USER_CS_SS,
+};
 
-pub const CHECKS: &[Check] = &[
-    ("syscall.registers", registers),
-    ("syscall.direct", direct),
-];
+pub const GROUP: Group = Group {
+    name: "syscall",
+    checks: &[
+        ("registers", registers),
+        ("entry_state", entry_state),
+        ("saved_context", saved_context),
+        ("leaves_event_fields", leaves_event_fields),
+        ("direct", direct),
+    ],
+};
 
-/// SYSCALL carries every register in, and ERETU every register back.
+/// SYSCALL carries every register in, and ERETU carried every register out.
 fn registers() -> Verdict {
-    let mut start = Start::at(code::syscall());
-    start.registers = Registers {
-        r15: 15, r14: 14, r13: 13, r12: 12, r10: 10, r9: 9, r8: 8, rbp: 7, rdi: 6, rsi: 5,
-        rdx: 4, rbx: 3, rax: 1, ..start.registers
-    };
-    start.rflags = 0x202 | 0x8d5;
+    for sysret in [false, true] {
+        let mut start = Start::of(code::syscall()).with(|r| *r = Registers { rsp: r.rsp, ..Registers::pattern() });
+        if sysret {
+            start = start.by_sysret();
+        }
+        let trap = start.run();
+        trap.is_syscall(code::syscall().end)?;
+        let expected = Registers { rcx: code::syscall().end, r11: start.rflags, ..start.registers };
+        trap.registers.equal(&expected)?;
+    }
+    Ok(())
+}
+
+/// The kernel's entry: RIP == RCX == LSTAR, R11 == RFLAGS == 0x202, GS base the kernel's.
+fn entry_state() -> Verdict {
+    const KERNEL_GS: u64 = 0xffff_ec00_1234_5000;
+    const ARITHMETIC: u64 = 0x8d5;
+    abi::wrmsr(arch::KERNEL_GS_BASE, KERNEL_GS);
+    let mut start = Start::of(code::syscall()).flags(ARITHMETIC);
     start.gsbase = 0x7000_1000;
     let trap = start.run();
-    equal("a system call", trap.vector.is_none().into(), 1)?;
-    equal("RIP", trap.rip, code::syscall() + 2)?;
-    equal("RCX", trap.registers.rcx, trap.rip)?;
-    equal("R11", trap.registers.r11, start.rflags)?;
-    equal("flags", trap.rflags, start.rflags)?;
-    equal("GS base", trap.gsbase, start.gsbase)?;
-    let expected = Registers { rcx: trap.registers.rcx, r11: trap.registers.r11, ..start.registers };
-    equal("the rest", (trap.registers == expected).into(), 1)
+    let gs = abi::rdmsr(arch::GS_BASE);
+    abi::wrmsr(arch::KERNEL_GS_BASE, 0);
+    abi::wrmsr(arch::GS_BASE, 0);
+    trap.is_syscall(code::syscall().end)?;
+    equal("RCX at entry", trap.event.entered.rcx, &raw const entry::syscall_entry as u64)?;
+    equal("R11 at entry", trap.event.entered.r11, RFLAGS_FORCED)?;
+    equal("RFLAGS at entry", trap.event.entered.rflags, RFLAGS_FORCED)?;
+    equal("GS base at entry", gs, KERNEL_GS)
+}
+
+/// The PVCS holds the user's context: RIP and RCX the return address, R11 the flags.
+fn saved_context() -> Verdict {
+    let mut start = Start::of(code::syscall()).flags(0x8d5);
+    start.gsbase = 0x7000_1000;
+    let event = start.run().event;
+    let end = code::syscall().end;
+    equal("RIP", event.rip, end)?;
+    equal("RCX", event.rcx, end)?;
+    equal("R11", event.r11, start.rflags)?;
+    equal("flags", event.rflags, start.rflags)?;
+    equal("GS base", event.user_gsbase, start.gsbase)?;
+    equal("selectors", event.selectors.into(), USER_CS_SS.into())
+}
+
+/// ERETU sets STD; SYSCALL leaves it, the error code and CR2 alone.
+fn leaves_event_fields() -> Verdict {
+    let shared = abi::pvcs();
+    shared.set_error_code(0x5a5a);
+    shared.set_word(offset::CR2, 0x1234_5678);
+    let event = Start::of(code::syscall()).run().event;
+    equal("vector word", event.word.into(), vector::STANDARD.into())?;
+    equal("error code", event.error, 0x5a5a)?;
+    equal("CR2", event.cr2, 0x1234_5678)
 }
 
 /// A system call and its return never enter L1.
 fn direct() -> Verdict {
     const ROUNDS: u64 = 1000;
-    let counters = || [abi::counter(counter::EXITS), abi::counter(counter::DIRECT_SWITCHES)];
-    Start::at(code::syscall()).run();
-    let before = counters();
-    for _ in 0..ROUNDS {
-        Start::at(code::syscall()).run();
-    }
-    let after = counters();
-    // Reading the two counters is the only thing that entered L1.
-    equal("exits", after[0] - before[0], 2)?;
-    equal("direct switches", after[1] - before[1], 2 * ROUNDS)
+    let run = || {
+        for _ in 0..ROUNDS {
+            Start::of(code::syscall()).run();
+        }
+    };
+    let seen = Counters::of(run);
+    seen.exactly(&[(Exit::PageFaultFilled, 0)])?;
+    equal("direct switches", seen.direct_switches, 2 * ROUNDS)
 }

@@ -1,0 +1,367 @@
+//! From L1's hand-over to the kernel's first instruction.
+//! May: unsafe, alloc, guest-memory. Context: boot. Input: guest-controlled kernel image.
+#![expect(unsafe_code, reason = "files in guest memory, seen as slices")]
+
+use crate::{
+    entry::{self, end},
+    evtchn::Binding,
+    guest::{self, CONSOLE_PORT, Facts, PORTS, facts, first_vcpu_info},
+    hw::{area::Area, call, heap, memory},
+    image::{
+        self, Destination, LoadError, Loaded,
+        elf::loader::ElfError,
+        notes::{Features as XenFeatures, XenNotes},
+        patch,
+    },
+    layout::Layout,
+    regs::Regs,
+    time::Clock,
+    traps,
+    xen::{shared_info, start_info, vcpu_info},
+};
+use core::{
+    fmt,
+    ops::Range,
+    sync::atomic::Ordering::Relaxed,
+};
+use pv_abi::{
+    PAGE_SIZE,
+    ext::{self, Features, ShimBoot, Span, shutdown, window},
+    msr::{self, arch, x2apic},
+    selectors::{USER_CS, USER_DS},
+};
+use zerocopy::IntoBytes;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+/// Stock kernels are linked for this physical address or above.
+const LOWEST_KERNEL: u64 = 16 << 20;
+/// Below it lies what PC firmware used to own; kernels reserve it.
+const LOW_END: u64 = 1 << 20;
+/// LVT timer: TSC-deadline mode.
+const TIMER_DEADLINE: u64 = 2 << 17;
+/// Present, writable, accessed, dirty. Never user: the kernel is none of user mode's business.
+const ENTRY: u64 = 0x63;
+
+/// What the features of the kernel's notes may demand: how things are here, and that page tables
+/// are read-only for it, which we do not insist on.
+const OFFERED: XenFeatures = XenFeatures::WRITABLE_PAGE_TABLES
+    .union(XenFeatures::WRITABLE_DESCRIPTOR_TABLES)
+    .union(XenFeatures::PAE_PGDIR_ABOVE_4GB)
+    .union(XenFeatures::MMU_PT_UPDATE_PRESERVE_AD)
+    .union(XenFeatures::GNTTAB_MAP_AVAIL_BITS);
+
+/// What was learnt of the kernel; holds nothing on the heap.
+struct Kernel {
+    notes: XenNotes,
+    memory: Range<u64>,
+}
+
+/// Starts the guest on vCPU `index`, the first.
+pub fn start(boot: &ShimBoot, index: usize) -> ! {
+    memory::set_end(boot.end_pages);
+    guest::init(Facts {
+        vcpus: boot.vcpus,
+        ram_pages: boot.ram_pages,
+        end_pages: boot.end_pages,
+        shared_info: boot.spare.gpa,
+        message: boot.spare.gpa + PAGE,
+        clock: Clock::new(boot.tsc_hz, boot.wall_tsc, boot.wall_ns),
+    });
+    if boot.magic != ShimBoot::MAGIC || boot.version >> 16 != ext::VERSION >> 16 {
+        refuse(format_args!("L1 and shim are of different versions: build both anew"));
+    }
+    let wanted = Features::WIDE_VA
+        | Features::SYSCALL_REFLECTION
+        | Features::PREFAULT
+        | Features::DESCRIPTORS
+        | Features::AUTO_EOI
+        | Features::CONSOLE
+        | Features::NATIVE_GS;
+    // First say which SYSCALLs are ours: with reflection on, all others are the kernel's.
+    let reflect = call::wrmsr(ext::msr::REFLECT_START, window::BASE)
+        && call::wrmsr(ext::msr::REFLECT_END, window::TABLE_BITMAP);
+    if !reflect || !call::enable(wanted) || !register(boot, index) {
+        refuse(format_args!("L1 does not offer what the shim needs"));
+    }
+
+    let kernel = load(boot);
+    let layout = place(boot, &kernel);
+    let area = Area::of(index);
+    fill_shared_info();
+    write_tables(&layout, kernel.notes.virt_base);
+    write_start_info(boot, &kernel.notes, &layout);
+    guest::set_console(layout.console);
+    // Notes from here on: every upper-level store of the kernel comes through us.
+    if !call::enable(Features::NOTES) {
+        refuse(format_args!("L1 does not offer page-table notes"));
+    }
+    let root = layout.tables >> 12;
+    guest::roots::pin(root);
+    guest::roots::load(root);
+
+    let data = area.data();
+    data.index.store(index as u32, Relaxed);
+    data.root.store(root, Relaxed);
+    data.kernel_sp.store(kernel.notes.virt_base + layout.stack + PAGE, Relaxed);
+    data.vcpu_info.store(first_vcpu_info(index as u32), Relaxed);
+    data.kernel_mode.store(1, Relaxed);
+    let regs = Regs {
+        rip: kernel.notes.entry,
+        rsi: kernel.notes.virt_base + layout.start_info,
+        rsp: kernel.notes.virt_base + layout.stack + PAGE,
+        rflags: 0x202,
+        cs: USER_CS.into(),
+        ss: USER_DS.into(),
+        ..Regs::default()
+    };
+    entry::enter_kernel(&regs, index)
+}
+
+/// Ends the VM because its kernel cannot be started.
+fn refuse(text: fmt::Arguments<'_>) -> ! {
+    end(shutdown::BOOT_FAILED, text)
+}
+
+/// Registers the vCPU's entries with L1; false if something was refused.
+fn register(boot: &ShimBoot, index: usize) -> bool {
+    let entries = entry::entries(index);
+    let pvcs = boot.areas.gpa + (index * window::area::OWN_PAGES) as u64 * PAGE;
+    let data = Area::of(index).data();
+    data.retu.store(entries.retu, Relaxed);
+    data.retu_prefault.store(entries.retu_prefault, Relaxed);
+    data.leave.store(entries.leave, Relaxed);
+    data.pending.store(entries.pending, Relaxed);
+    call::console_vector(traps::CONSOLE_VECTOR);
+    [
+        (msr::PVM_VCPU_STRUCT, pvcs),
+        (msr::PVM_EVENT_ENTRY, entries.event),
+        (msr::PVM_RETU_RIP, entries.retu),
+        (ext::msr::RETU_PREFAULT_RIP, entries.retu_prefault),
+        (arch::LSTAR, entries.syscall),
+        (x2apic::LVT_TIMER, TIMER_DEADLINE | u64::from(traps::TIMER_VECTOR)),
+    ]
+    .into_iter()
+    .all(|(index, value)| call::wrmsr(index, value))
+}
+
+/// The kernel's memory as the loader's destination.
+struct Ram;
+
+/// The boot heap and the kernel want the same memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NoRoom;
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the guest's memory is too small to unpack this kernel: give it more")
+    }
+}
+
+impl core::error::Error for NoRoom {}
+
+impl Ram {
+    fn check(paddr: u64, len: u64) -> Result<(), NoRoom> {
+        if paddr + len <= heap::lowest_high_use() { Ok(()) } else { Err(NoRoom) }
+    }
+}
+
+impl Destination for Ram {
+    type Error = NoRoom;
+
+    fn write(&mut self, paddr: u64, bytes: &[u8]) -> Result<(), NoRoom> {
+        Self::check(paddr, bytes.len() as u64)?;
+        memory::store(paddr, bytes);
+        Ok(())
+    }
+
+    fn zero(&mut self, paddr: u64, len: u64) -> Result<(), NoRoom> {
+        Self::check(paddr, len)?;
+        memory::zero(paddr, len);
+        Ok(())
+    }
+}
+
+/// The lowest address the user's files take up: they lie at the top of RAM.
+fn files_start(boot: &ShimBoot) -> u64 {
+    [boot.kernel, boot.initrd, boot.cmdline]
+        .iter()
+        .map(|span| span.gpa)
+        .min()
+        .map_or(0, |lowest| lowest & !(PAGE - 1))
+}
+
+/// Unpacks the kernel, understands its notes and patches it.
+fn load(boot: &ShimBoot) -> Kernel {
+    let top = files_start(boot);
+    if top <= LOWEST_KERNEL {
+        too_small(LOWEST_KERNEL + boot.kernel.len + boot.initrd.len + boot.kernel.len * 6);
+    }
+    heap::init(LOW_END..LOWEST_KERNEL, LOWEST_KERNEL..top);
+    // SAFETY: L1 placed the file there; nobody writes it before the kernel runs.
+    let file = unsafe { memory::slice(boot.kernel.gpa, boot.kernel.len) };
+    let loaded = match image::load(file, LOWEST_KERNEL..top, Ram) {
+        Ok(loaded) => loaded,
+        Err(error) if needs_memory(&error) => too_small(
+            LOWEST_KERNEL + boot.kernel.len * 11 + boot.initrd.len,
+        ),
+        Err(error) => refuse(format_args!("{error}")),
+    };
+    let notes = match XenNotes::parse(&loaded.notes, OFFERED) {
+        Ok(notes) => notes,
+        Err(error) => refuse(format_args!("{error}")),
+    };
+    if notes.paddr_offset != 0 {
+        refuse(format_args!("the kernel's physical addresses do not start at 0"));
+    }
+    patch_sites(&loaded, &notes);
+    Kernel { notes, memory: loaded.memory }
+}
+
+/// The error is one that more memory would mend.
+fn needs_memory(error: &LoadError<NoRoom>) -> bool {
+    matches!(
+        error,
+        LoadError::Elf(ElfError::Destination(NoRoom))
+            | LoadError::Unpack(
+                image::UnpackError::OutOfMemory(_)
+                    | image::UnpackError::Sink(ElfError::Destination(NoRoom))
+            )
+    )
+}
+
+fn too_small(bytes: u64) -> ! {
+    refuse(format_args!(
+        "the guest's memory is too small for its kernel and ramdisk: give it about {} MiB",
+        bytes.div_ceil(1 << 20).next_multiple_of(32)
+    ))
+}
+
+/// Has the kernel's two SYSCALLs jump to us instead. Kernels with a hypercall page get SYSCALLs in
+/// it, which L1 reflects.
+fn patch_sites(loaded: &Loaded, notes: &XenNotes) {
+    let entries = entry::entries(0);
+    if let Some(page) = notes.hypercall_page {
+        fill_hypercall_page(page.wrapping_sub(notes.virt_base));
+        return;
+    }
+    let Some(text) = loaded.text() else {
+        refuse(format_args!("the kernel has no executable segment"));
+    };
+    // SAFETY: the segment was just loaded there, and nothing is written while the slice lives.
+    let bytes = unsafe { memory::slice(text.memory.start, text.memory.end - text.memory.start) };
+    match patch::find(bytes, text.memory.start) {
+        Ok(sites) => {
+            for (at, bytes) in sites.patches(entries.hypercall, entries.iret) {
+                memory::store(at, &bytes);
+            }
+        }
+        Err(error) => refuse(format_args!("{error}")),
+    }
+}
+
+/// Stubs of 32 bytes: number in EAX, SYSCALL, return. The one for IRET leaves its frame as the
+/// patched kernels do.
+fn fill_hypercall_page(at: u64) {
+    for number in 0..128u32 {
+        let mut stub = [0xccu8; 32];
+        let [a, b, c, d] = number.to_le_bytes();
+        let code: &[u8] = if number as usize == crate::xen::nr::IRET {
+            &[0x51, 0x41, 0x53, 0x50, 0xb8, a, b, c, d, 0x0f, 0x05]
+        } else {
+            &[0x51, 0x41, 0x53, 0xb8, a, b, c, d, 0x0f, 0x05, 0x41, 0x5b, 0x59, 0xc3]
+        };
+        stub[..code.len()].copy_from_slice(code);
+        memory::store(at + 32 * u64::from(number), &stub);
+    }
+}
+
+/// Finds room behind the kernel for what it needs at its start.
+fn place(boot: &ShimBoot, kernel: &Kernel) -> Layout {
+    let mapped = if kernel.notes.mod_start_pfn { 0 } else { boot.initrd.len };
+    match Layout::new(kernel.memory.end, boot.ram_pages, mapped) {
+        Some(layout) if layout.mapped <= files_start(boot) => layout,
+        Some(layout) => {
+            too_small(layout.mapped + boot.kernel.len + boot.initrd.len + 2 * PAGE)
+        }
+        None => refuse(format_args!("the guest has more memory than its kernel can map at start")),
+    }
+}
+
+fn fill_shared_info() {
+    let at = facts().shared_info;
+    for index in 0..shared_info::VCPU_INFOS {
+        let info = at + (index * shared_info::VCPU_INFO_SIZE) as u64;
+        memory::store(info + vcpu_info::UPCALL_MASK as u64, &[1]);
+        memory::store(info + vcpu_info::TIME as u64, facts().clock.info().as_bytes());
+    }
+    let (seconds, nanoseconds) = facts().clock.wall();
+    memory::store(at + shared_info::WC_SEC as u64, &(seconds as u32).to_le_bytes());
+    memory::store(at + shared_info::WC_NSEC as u64, &nanoseconds.to_le_bytes());
+    memory::store(at + shared_info::WC_SEC_HI as u64, &((seconds >> 32) as u32).to_le_bytes());
+    memory::store(at + shared_info::WC_VERSION as u64, &2u32.to_le_bytes());
+}
+
+/// Maps frames 0 to the layout's end from `base` on.
+fn write_tables(layout: &Layout, base: u64) {
+    let table = |number: u64| layout.tables + number * PAGE;
+    memory::zero(layout.tables, layout.table_count() * PAGE);
+    let store = |table: u64, index: u64, value: u64| {
+        memory::store(table + 8 * index, &value.to_le_bytes());
+    };
+    store(table(0), base >> 39 & 511, table(1) | ENTRY);
+    store(table(1), base >> 30 & 511, table(2) | ENTRY);
+    for number in 0..layout.l1_tables {
+        store(table(2), (base >> 21 & 511) + number, table(3 + number) | ENTRY);
+    }
+    for frame in 0..layout.mapped / PAGE {
+        store(table(3 + frame / 512), frame % 512, frame * PAGE | ENTRY);
+    }
+    memory::zero(layout.stack, PAGE);
+}
+
+fn write_start_info(boot: &ShimBoot, notes: &XenNotes, layout: &Layout) {
+    for page in [layout.start_info, layout.store, layout.console] {
+        memory::zero(page, PAGE);
+    }
+    for frame in 0..boot.ram_pages {
+        memory::store(layout.p2m + 8 * frame, &frame.to_le_bytes());
+    }
+    let port = PORTS.lock().bind(Binding::Console, 0).unwrap_or(0);
+    CONSOLE_PORT.store(port, Relaxed);
+
+    let ramdisk = ramdisk(boot, notes, layout);
+    let word = |offset: usize, value: u64| {
+        memory::store(layout.start_info + offset as u64, &value.to_le_bytes());
+    };
+    memory::store(layout.start_info + start_info::MAGIC as u64, b"xen-3.0-x86_64");
+    word(start_info::NR_PAGES, boot.ram_pages);
+    word(start_info::SHARED_INFO, facts().shared_info);
+    let pfn = if notes.mod_start_pfn { start_info::SIF_MOD_START_PFN } else { 0 };
+    word(start_info::FLAGS, (pfn | start_info::SIF_VIRT_P2M_4TOOLS).into());
+    word(start_info::STORE_MFN, layout.store >> 12);
+    word(start_info::CONSOLE_MFN, layout.console >> 12);
+    word(start_info::CONSOLE_EVTCHN, port.into());
+    word(start_info::PT_BASE, notes.virt_base + layout.tables);
+    word(start_info::NR_PT_FRAMES, layout.table_count());
+    word(start_info::MFN_LIST, notes.virt_base + layout.p2m);
+    word(start_info::MOD_START, ramdisk);
+    word(start_info::MOD_LEN, boot.initrd.len);
+    let Span { gpa, len } = boot.cmdline;
+    // SAFETY: L1 placed the command line there, and the pieces written here lie elsewhere.
+    let cmdline = unsafe { memory::slice(gpa, len.min(start_info::CMD_LINE_SIZE as u64 - 1)) };
+    memory::store(layout.start_info + start_info::CMD_LINE as u64, cmdline);
+}
+
+/// Where the kernel finds its ramdisk: a frame number, or an address if it insists.
+fn ramdisk(boot: &ShimBoot, notes: &XenNotes, layout: &Layout) -> u64 {
+    if boot.initrd.len == 0 {
+        return 0;
+    }
+    if notes.mod_start_pfn {
+        return boot.initrd.gpa >> 12;
+    }
+    // SAFETY: L1 placed the file at the top of RAM; its new place is below.
+    let bytes = unsafe { memory::slice(boot.initrd.gpa, boot.initrd.len) };
+    memory::store(layout.ramdisk, bytes);
+    notes.virt_base + layout.ramdisk
+}

@@ -1,0 +1,229 @@
+//! What the shim keeps for the whole guest, beside the per-vCPU areas.
+//! May: guest-memory. Context: shim.
+
+use crate::{
+    evtchn::Ports,
+    hw::{area::Area, memory},
+    time::Clock,
+    xen::{shared_info, vcpu_info},
+};
+use core::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Relaxed},
+};
+use pv_abi::ext::window::MAX_VCPUS;
+use spin::{Mutex, Once};
+
+/// A gate of the kernel's trap table.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gate {
+    /// Handler; 0 for none.
+    pub address: u64,
+    /// Bits 0 and 1: lowest privilege that may use it by INT; bit 2: events are masked.
+    pub flags: u8,
+}
+
+/// Trap tables, by vCPU.
+pub static TRAPS: Mutex<[[Gate; 256]; MAX_VCPUS]> =
+    Mutex::new([[Gate { address: 0, flags: 0 }; 256]; MAX_VCPUS]);
+
+/// Event channels.
+pub static PORTS: Mutex<Ports> = Mutex::new(Ports::new());
+
+/// The fixed facts of this guest.
+#[derive(Debug)]
+pub struct Facts {
+    /// vCPUs.
+    pub vcpus: u32,
+    /// RAM frames.
+    pub ram_pages: u64,
+    /// First frame past all memory.
+    pub end_pages: u64,
+    /// Guest-physical address of the shared_info page: outside RAM, as kernels expect.
+    pub shared_info: u64,
+    /// A page for messages to L1.
+    pub message: u64,
+    /// The clock.
+    pub clock: Clock,
+}
+
+static FACTS: Once<Facts> = Once::new();
+/// Port of the console ring.
+pub static CONSOLE_PORT: AtomicU32 = AtomicU32::new(0);
+/// Guest-physical address of the console ring's page; 0 until there is one.
+static CONSOLE: AtomicU64 = AtomicU64::new(0);
+
+/// States where the console ring is.
+pub fn set_console(gpa: u64) {
+    CONSOLE.store(gpa, Relaxed);
+}
+
+/// Where the console ring is.
+#[must_use]
+pub fn console() -> u64 {
+    CONSOLE.load(Relaxed)
+}
+
+/// The facts, once the shim has started.
+///
+/// # Panics
+/// Before that.
+#[inline]
+pub fn facts() -> &'static Facts {
+    FACTS.get().expect("the shim has started")
+}
+
+/// States the facts.
+pub fn init(facts: Facts) {
+    FACTS.call_once(|| facts);
+}
+
+/// Root tables: which are pinned, and which of those L1 keeps something for.
+///
+/// What there is to remember is kept in the table itself: its entries 256 to 271 are a hole that
+/// kernels leave to the hypervisor, and one with the present bit clear means nothing to anybody
+/// else.
+pub mod roots {
+    use crate::hw::{call, memory};
+    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    const PINNED: u64 = 1 << 1;
+    const KNOWN: u64 = 1 << 2;
+    const HOLE: u64 = 256;
+
+    fn mark(gfn: u64) -> Option<&'static AtomicU64> {
+        memory::word((gfn << 12) + 8 * HOLE)
+    }
+
+    /// The kernel pins the root in frame `gfn`.
+    pub fn pin(gfn: u64) {
+        if let Some(mark) = mark(gfn) {
+            mark.store(PINNED, Relaxed);
+        }
+    }
+
+    /// The kernel unpins the table in frame `gfn`. If it is a root that L1 knows, L1 must forget
+    /// it before this returns (rule N2).
+    pub fn unpin(gfn: u64) {
+        let Some(mark) = mark(gfn) else { return };
+        let was = mark.load(Relaxed);
+        // Lower tables are unpinned too, and their entry 256 is the kernel's own.
+        if was & !(PINNED | KNOWN) != 0 || was & PINNED == 0 {
+            return;
+        }
+        mark.store(0, Relaxed);
+        if was & KNOWN != 0 {
+            call::unpin_root(gfn);
+        }
+    }
+
+    /// The kernel loads the root in frame `gfn`.
+    #[inline]
+    pub fn load(gfn: u64) {
+        let pinned = mark(gfn).is_some_and(|mark| {
+            let was = mark.load(Relaxed);
+            let pinned = was & PINNED != 0;
+            if pinned && was & KNOWN == 0 {
+                mark.store(was | KNOWN, Relaxed);
+            }
+            pinned
+        });
+        call::load_root(gfn, pinned);
+    }
+}
+
+/// Window address of vCPU `index`'s place in shared_info, where its vcpu_info is at first.
+#[must_use]
+pub fn first_vcpu_info(index: u32) -> u64 {
+    memory::address(facts().shared_info + u64::from(index) * shared_info::VCPU_INFO_SIZE as u64)
+}
+
+/// A live vcpu_info: in shared_info, or where the kernel moved it.
+#[derive(Clone, Copy, Debug)]
+pub struct VcpuInfo(u64);
+
+impl VcpuInfo {
+    /// That of the vCPU with `area`.
+    #[inline]
+    #[must_use]
+    pub fn of(area: Area) -> Self {
+        Self(area.data().vcpu_info.load(Relaxed) - memory::address(0))
+    }
+
+    /// Guest-physical address of a field.
+    #[must_use]
+    pub const fn field(self, offset: usize) -> u64 {
+        self.0 + offset as u64
+    }
+
+    fn byte(self, offset: usize) -> &'static core::sync::atomic::AtomicU8 {
+        memory::byte(self.field(offset)).expect("vcpu_info is guest memory")
+    }
+
+    /// Events wait for the kernel.
+    #[inline]
+    #[must_use]
+    pub fn pending(self) -> bool {
+        self.byte(vcpu_info::UPCALL_PENDING).load(Relaxed) != 0
+    }
+
+    /// The kernel's virtual interrupt flag, inverted.
+    #[inline]
+    #[must_use]
+    pub fn masked(self) -> bool {
+        self.byte(vcpu_info::UPCALL_MASK).load(Relaxed) != 0
+    }
+
+    /// Sets it.
+    #[inline]
+    pub fn set_masked(self, masked: bool) {
+        self.byte(vcpu_info::UPCALL_MASK).store(masked.into(), Relaxed);
+    }
+
+    /// Sets the faulting address the kernel reads.
+    #[inline]
+    pub fn set_cr2(self, address: u64) {
+        if let Some(word) = memory::word(self.field(vcpu_info::CR2)) {
+            word.store(address, Relaxed);
+        }
+    }
+
+    /// Marks word `selector` of the pending bitmap, then the whole: the order the kernel's own
+    /// look relies on.
+    pub fn select(self, selector: u32) {
+        if let Some(word) = memory::word(self.field(vcpu_info::PENDING_SEL)) {
+            word.fetch_or(1 << selector, AcqRel);
+        }
+        self.byte(vcpu_info::UPCALL_PENDING).store(1, Relaxed);
+    }
+}
+
+/// Raises `port`: its pending bit, and if it is not masked the vCPU it is bound to.
+pub fn raise(port: u32) {
+    let Ok(bound) = PORTS.lock().get(port) else { return };
+    let (selector, bit) = (port / 64, 1u64 << (port % 64));
+    let word = |offset: usize| memory::word(facts().shared_info + offset as u64 + u64::from(selector) * 8);
+    let (Some(pending), Some(mask)) =
+        (word(shared_info::EVTCHN_PENDING), word(shared_info::EVTCHN_MASK))
+    else {
+        return;
+    };
+    if pending.fetch_or(bit, AcqRel) & bit == 0 && mask.load(Relaxed) & bit == 0 {
+        VcpuInfo::of(Area::of(bound.vcpu as usize)).select(selector);
+    }
+}
+
+/// The kernel unmasks `port`: raises it again if it is pending.
+pub fn unmask(port: u32, vcpu: u32) {
+    let (selector, bit) = (port / 64, 1u64 << (port % 64));
+    let word = |offset: usize| memory::word(facts().shared_info + offset as u64 + u64::from(selector) * 8);
+    let (Some(pending), Some(mask)) =
+        (word(shared_info::EVTCHN_PENDING), word(shared_info::EVTCHN_MASK))
+    else {
+        return;
+    };
+    mask.fetch_and(!bit, AcqRel);
+    if pending.load(Relaxed) & bit != 0 {
+        VcpuInfo::of(Area::of(vcpu as usize)).select(selector);
+    }
+}

@@ -1,0 +1,125 @@
+//! Hypercalls to L1.
+//! May: unsafe. Context: shim; IF is 0, so no event can come in between.
+#![expect(unsafe_code, reason = "the hypercall stub is assembly")]
+
+use pv_abi::{
+    ext::{self, Features},
+    hypercall as nr,
+};
+
+unsafe extern "C" {
+    fn shim_call(number: u64, first: u64, second: u64, third: u64, fourth: u64) -> u64;
+}
+
+fn call(number: u64, first: u64, second: u64, third: u64) -> u64 {
+    // SAFETY: the stub keeps the C convention, and L1 preserves every register but RAX, RCX and
+    // R11. What a call does to memory is said at its wrapper below.
+    unsafe { shim_call(number, first, second, third, 0) }
+}
+
+/// Enables features; L1 refuses what it does not know.
+#[must_use]
+pub fn enable(features: Features) -> bool {
+    call(ext::call::ENABLE, features.bits().into(), 0, 0) == 0
+}
+
+/// Reads an MSR of L1's machine.
+#[must_use]
+pub fn rdmsr(index: u32) -> u64 {
+    call(nr::RDMSR, index.into(), 0, 0)
+}
+
+/// Writes an MSR of L1's machine; false if it was refused.
+pub fn wrmsr(index: u32, value: u64) -> bool {
+    call(nr::WRMSR, index.into(), value, 0) == 0
+}
+
+/// Loads the page tables in frame `root` with a flush. `pinned` says that their upper levels are
+/// only stored to through us.
+#[inline]
+pub fn load_root(root: u64, pinned: bool) {
+    let pinned = if pinned { ext::call::LOAD_PGTBL_PINNED } else { 0 };
+    call(nr::LOAD_PGTBL, nr::LOAD_PGTBL_FLUSH | pinned, root << 12, 0);
+}
+
+/// Flushes all translations.
+#[inline]
+pub fn flush() {
+    call(nr::TLB_FLUSH, 0, 0, 0);
+}
+
+/// Flushes one address.
+#[inline]
+pub fn flush_address(address: u64) {
+    call(nr::TLB_INVLPG, address, 0, 0);
+}
+
+/// Has L1 forget the root in frame `root`.
+pub fn unpin_root(root: u64) {
+    call(ext::call::UNPIN_ROOT, root, 0, 0);
+}
+
+/// Loads a user GS selector; returns the base it brought.
+#[must_use]
+pub fn load_gs(selector: u64) -> u64 {
+    call(nr::LOAD_GS, selector, 0, 0)
+}
+
+/// Loads the thread-local-storage descriptors.
+pub fn load_tls(descriptors: [u64; 3]) {
+    call(nr::LOAD_TLS, descriptors[0], descriptors[1], descriptors[2]);
+}
+
+/// Loads the local descriptor table; false if L1 refused.
+#[must_use]
+pub fn load_ldt(address: u64, entries: u64) -> bool {
+    call(ext::call::LOAD_LDT, address, entries, 0) == 0
+}
+
+/// Installs the CPU-number descriptor.
+pub fn set_cpunode(descriptor: u64) {
+    call(ext::call::SET_CPUNODE, descriptor, 0, 0);
+}
+
+/// Takes the next interrupt that waits: its vector.
+#[must_use]
+pub fn take_interrupt() -> Option<u8> {
+    let vector = call(ext::call::TAKE_IRQ, 0, 0, 0) as u8;
+    (vector != 0).then_some(vector)
+}
+
+/// Writes guest memory to the console; returns the bytes taken, 0 if it is no memory.
+#[must_use]
+pub fn console_write(gpa: u64, len: u64) -> u64 {
+    let taken = call(ext::call::CONSOLE_WRITE, gpa, len, 0);
+    if taken <= len { taken } else { 0 }
+}
+
+/// Reads console input into guest memory; returns the bytes given.
+#[must_use]
+pub fn console_read(gpa: u64, len: u64) -> u64 {
+    let given = call(ext::call::CONSOLE_READ, gpa, len, 0);
+    if given <= len { given } else { 0 }
+}
+
+/// Has console input raise `vector`.
+pub fn console_vector(vector: u8) {
+    call(ext::call::CONSOLE_VECTOR, vector.into(), 0, 0);
+}
+
+/// Writes guest memory to L1's log.
+pub fn log(gpa: u64, len: u64) {
+    call(ext::call::LOG, gpa, len, 0);
+}
+
+/// One of L1's counters for this vCPU.
+#[must_use]
+pub fn counter(index: u64) -> u64 {
+    call(ext::call::READ_COUNTER, index, 0, 0)
+}
+
+/// Ends the VM.
+pub fn shutdown(reason: u64, gpa: u64, len: u64) -> ! {
+    call(ext::call::SHUTDOWN, reason, gpa, len);
+    unreachable!("the VM has ended")
+}

@@ -1,0 +1,84 @@
+//! Extended page-table operations: pins, base pointers, flushes, the local descriptor table.
+//! May: guest-memory. Context: shim, IF = 0. Input: guest-controlled.
+
+use super::{Failure, Outcome, answer};
+use crate::{
+    guest::{facts, roots},
+    hw::{area::Area, call, copy},
+    xen::{
+        errno::{EINVAL, ENOSYS},
+        mmuext::{
+            FLUSH_CACHE, INVLPG_ALL, INVLPG_LOCAL, INVLPG_MULTI, NEW_BASEPTR, NEW_USER_BASEPTR,
+            PIN_L1, PIN_L2, PIN_L3, PIN_L4, SET_LDT, TLB_FLUSH_ALL, TLB_FLUSH_LOCAL,
+            TLB_FLUSH_MULTI, UNPIN,
+        },
+    },
+};
+use core::sync::atomic::Ordering::Relaxed;
+
+/// `struct mmuext_op`: command, frame or address, count or mask address.
+type Operation = [u64; 3];
+
+/// `mmuext_op(operations, count, done, domain)`.
+pub extern "C" fn mmuext_op(
+    operations: u64,
+    count: u64,
+    done: u64,
+    _: u64,
+    _: u64,
+    area: Area,
+) -> i64 {
+    let mut result = Ok(0);
+    let mut number = 0;
+    while number < count {
+        result = copy::read::<Operation>(operations.wrapping_add(24 * number))
+            .map_err(Failure::from)
+            .and_then(|operation| one(operation, area));
+        if result.is_err() {
+            break;
+        }
+        number += 1;
+    }
+    if done != 0 && copy::write(done, &(number as u32)).is_err() && result.is_ok() {
+        result = Err(Failure(crate::xen::errno::EFAULT));
+    }
+    answer(result)
+}
+
+#[inline]
+fn one([command, first, second]: Operation, area: Area) -> Outcome {
+    let frame = || if first < facts().end_pages { Ok(first) } else { Err(Failure(EINVAL)) };
+    match command as u32 {
+        // Lower tables are tables when they are linked; only roots are remembered.
+        PIN_L1 | PIN_L2 | PIN_L3 => {
+            frame()?;
+        }
+        PIN_L4 => roots::pin(frame()?),
+        UNPIN => roots::unpin(frame()?),
+        NEW_BASEPTR => {
+            let root = frame()?;
+            area.data().root.store(root, Relaxed);
+            roots::load(root);
+        }
+        // The kernel's own root serves both modes; its lower half is the user root's.
+        NEW_USER_BASEPTR => {}
+        TLB_FLUSH_LOCAL | TLB_FLUSH_ALL => call::flush(),
+        INVLPG_LOCAL | INVLPG_ALL => call::flush_address(first),
+        TLB_FLUSH_MULTI if names(second, area)? => call::flush(),
+        INVLPG_MULTI if names(second, area)? => call::flush_address(first),
+        TLB_FLUSH_MULTI | INVLPG_MULTI | FLUSH_CACHE => {}
+        SET_LDT => {
+            if !call::load_ldt(first, second & 0xffff_ffff) {
+                return Err(Failure(EINVAL));
+            }
+        }
+        _ => return Err(Failure(ENOSYS)),
+    }
+    Ok(0)
+}
+
+/// True if the vCPU mask at `address` names this vCPU.
+fn names(address: u64, area: Area) -> Result<bool, Failure> {
+    let mask: u64 = copy::read(address)?;
+    Ok(mask >> area.data().index.load(Relaxed) & 1 != 0)
+}

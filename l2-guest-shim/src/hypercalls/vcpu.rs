@@ -1,0 +1,114 @@
+//! Virtual CPUs: their info areas and timers.
+//! May: guest-memory. Context: shim, IF = 0. Input: guest-controlled.
+
+use super::{Failure, Outcome, answer};
+use crate::{
+    guest::{VcpuInfo, facts},
+    hw::{area::Area, call, copy, memory},
+    xen::{
+        errno::{EINVAL, ENOENT, ENOSYS},
+        shared_info::VCPU_INFO_SIZE,
+        vcpuop::{
+            GET_RUNSTATE_INFO, IS_UP, REGISTER_RUNSTATE_AREA, REGISTER_TIME_AREA,
+            REGISTER_VCPU_INFO, SET_SINGLESHOT_TIMER, STOP_PERIODIC_TIMER, STOP_SINGLESHOT_TIMER,
+        },
+    },
+};
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use pv_abi::msr::arch;
+
+/// `vcpu_op(command, vcpu, argument)`.
+pub extern "C" fn vcpu_op(command: u64, vcpu: u64, at: u64, _: u64, _: u64, _: Area) -> i64 {
+    if vcpu >= facts().vcpus.into() {
+        return ENOENT;
+    }
+    let target = Area::of(vcpu as usize);
+    answer(match command {
+        SET_SINGLESHOT_TIMER => set_timer(at, target),
+        STOP_SINGLESHOT_TIMER => {
+            call::wrmsr(arch::TSC_DEADLINE, 0);
+            Ok(0)
+        }
+        // There never is a periodic one; saying so makes the kernel use the one-shot timer.
+        STOP_PERIODIC_TIMER => Ok(0),
+        IS_UP => Ok(i64::from(vcpu == 0)),
+        REGISTER_VCPU_INFO => register_info(at, target),
+        REGISTER_RUNSTATE_AREA => register_runstate(at),
+        GET_RUNSTATE_INFO => copy::write(at, &runstate()).map(|()| 0).map_err(Failure::from),
+        REGISTER_TIME_AREA => register_time(at),
+        _ => Err(Failure(ENOSYS)),
+    })
+}
+
+/// Argument: absolute system time, flags. A time that has passed fires at once.
+fn set_timer(at: u64, _: Area) -> Outcome {
+    let time: u64 = copy::read(at)?;
+    arm(time);
+    Ok(0)
+}
+
+fn arm(time: u64) {
+    // 0 would disarm.
+    call::wrmsr(arch::TSC_DEADLINE, facts().clock.tsc_at(time).max(1));
+}
+
+/// `set_timer_op(time)`: the older form; 0 stops it.
+pub extern "C" fn set_timer_op(time: u64, _: u64, _: u64, _: u64, _: u64, _: Area) -> i64 {
+    if time == 0 {
+        call::wrmsr(arch::TSC_DEADLINE, 0);
+    } else {
+        arm(time);
+    }
+    0
+}
+
+/// Arguments: frame, offset. From now on the vCPU's info is there.
+fn register_info(at: u64, target: Area) -> Outcome {
+    let [frame, offset]: [u64; 2] = copy::read(at)?;
+    let offset = offset & 0xffff_ffff;
+    let gpa = frame.checked_mul(4096).ok_or(Failure(EINVAL))? + offset;
+    let size = VCPU_INFO_SIZE as u64;
+    if offset > 4096 - size || !offset.is_multiple_of(8) || !memory::contains(gpa, size) {
+        return Err(Failure(EINVAL));
+    }
+    let old = VcpuInfo::of(target);
+    for word in (0..VCPU_INFO_SIZE).step_by(8) {
+        if let (Some(from), Some(to)) = (memory::word(old.field(word)), memory::word(gpa + word as u64)) {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+    }
+    target.data().vcpu_info.store(memory::address(gpa), Release);
+    // Whatever was raised meanwhile is found by looking at everything once.
+    let new = VcpuInfo::of(target);
+    for selector in 0..64 {
+        new.select(selector);
+    }
+    Ok(0)
+}
+
+/// `struct vcpu_runstate_info`: state, time of entry, time in each of four states.
+fn runstate() -> [u64; 6] {
+    let now = facts().clock.ns_at(tsc());
+    // Running since the start: no time is stolen.
+    [0, 0, now, 0, 0, 0]
+}
+
+fn tsc() -> u64 {
+    call::rdmsr(arch::TSC)
+}
+
+/// Argument: address of the area.
+fn register_runstate(at: u64) -> Outcome {
+    let area: u64 = copy::read(at)?;
+    copy::write(area, &[0u64; 6])?;
+    Ok(0)
+}
+
+/// Argument: address of a time page for the vDSO. It never changes.
+fn register_time(at: u64) -> Outcome {
+    let area: u64 = copy::read(at)?;
+    if area != 0 {
+        copy::write(area, &facts().clock.info())?;
+    }
+    Ok(0)
+}

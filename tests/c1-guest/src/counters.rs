@@ -1,0 +1,136 @@
+//! L1's counters: what happened between two moments.
+
+use crate::{
+    abi,
+    tap::{Verdict, equal},
+};
+use pv_abi::ext::{call, counter};
+
+/// Why the guest was left, in the order of L1's counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Exit {
+    PageFaultFilled,
+    PageFaultReflected,
+    Mmio,
+    Hypercall,
+    SyscallUser,
+    SyscallReflected,
+    Eretu,
+    EretuPrefault,
+    GeneralProtection,
+    RdmsrWrmsr,
+    Emulated,
+    SyntheticCpuid,
+    OtherException,
+    SoftwareInterrupt,
+    Timer,
+    ConsoleInterrupt,
+    OtherInterrupt,
+    FailedEntry,
+    LoadPgtbl,
+    Flush,
+    Invlpg,
+    HypercallMsr,
+    Halt,
+}
+
+/// How many reasons there are.
+pub const REASONS: usize = Exit::Halt as usize + 1;
+
+const NAMES: [&str; REASONS] = [
+    "exits: page_fault_filled",
+    "exits: page_fault_reflected",
+    "exits: mmio",
+    "exits: hypercall",
+    "exits: syscall_user",
+    "exits: syscall_reflected",
+    "exits: eretu",
+    "exits: eretu_prefault",
+    "exits: general_protection",
+    "exits: rdmsr_wrmsr",
+    "exits: emulated",
+    "exits: synthetic_cpuid",
+    "exits: other_exception",
+    "exits: software_interrupt",
+    "exits: timer",
+    "exits: console_interrupt",
+    "exits: other_interrupt",
+    "exits: failed_entry",
+    "exits: load_pgtbl",
+    "exits: flush",
+    "exits: invlpg",
+    "exits: hypercall_msr",
+    "exits: halt",
+];
+
+const OTHERS: [u64; 5] = [
+    counter::EXITS,
+    counter::EVENTS,
+    counter::FILLS,
+    counter::FLUSHES,
+    counter::DIRECT_SWITCHES,
+];
+
+/// Reads one counter.
+pub fn read(index: u64) -> u64 {
+    abi::call1(call::READ_COUNTER, index)
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
+    reasons: [u64; REASONS],
+    pub exits: u64,
+    pub events: u64,
+    pub fills: u64,
+    pub flushes: u64,
+    pub direct_switches: u64,
+}
+
+impl Counters {
+    /// Everything since start.
+    pub fn now() -> Self {
+        let reasons = core::array::from_fn(|reason| read(reason as u64));
+        let [exits, events, fills, flushes, direct_switches] = OTHERS.map(read);
+        Self { reasons, exits, events, fills, flushes, direct_switches }
+    }
+
+    /// What `body` caused, without what reading the counters costs.
+    pub fn of(body: impl FnOnce()) -> Self {
+        let before = Self::now();
+        body();
+        let after = Self::now();
+        // Between two reads of one counter lie as many reads as there are counters.
+        let own = (REASONS + OTHERS.len()) as u64;
+        let mut reasons = core::array::from_fn(|reason| after.reasons[reason] - before.reasons[reason]);
+        reasons[Exit::Hypercall as usize] -= own;
+        Self {
+            reasons,
+            exits: after.exits - before.exits - own,
+            events: after.events - before.events,
+            fills: after.fills - before.fills,
+            flushes: after.flushes - before.flushes,
+            direct_switches: after.direct_switches - before.direct_switches,
+        }
+    }
+
+    /// Exits for one reason.
+    pub const fn count(&self, reason: Exit) -> u64 {
+        self.reasons[reason as usize]
+    }
+
+    /// Judges that exactly these exits happened. Silent fills of shadow entries may come on top,
+    /// unless they are listed.
+    pub fn exactly(&self, expected: &[(Exit, u64)]) -> Verdict {
+        for (reason, name) in NAMES.into_iter().enumerate() {
+            let listed = expected.iter().find(|(exit, _)| *exit as usize == reason);
+            if let Some((_, count)) = listed {
+                equal(name, self.reasons[reason], *count)?;
+            } else if reason != Exit::PageFaultFilled as usize {
+                equal(name, self.reasons[reason], 0)?;
+            }
+        }
+        Ok(())
+    }
+}
