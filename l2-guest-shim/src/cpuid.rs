@@ -61,8 +61,8 @@ mod hidden {
     /// MONITOR, DS_CPL, VMX, SMX, EST, TM2, PDCM, PCID, x2APIC, TSC_DEADLINE.
     pub const LEAF1_ECX: u32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15
         | 1 << 17 | 1 << 21 | 1 << 24;
-    /// VME, PSE, MTRR, PGE, PSE36, DS, ACPI, HTT, TM.
-    pub const LEAF1_EDX: u32 = 1 << 1 | 1 << 3 | 1 << 12 | 1 << 13 | 1 << 17 | 1 << 21 | 1 << 22
+    /// VME, PSE, MCE, MTRR, PGE, MCA, PSE36, DS, ACPI, HTT, TM.
+    pub const LEAF1_EDX: u32 = 1 << 1 | 1 << 3 | 1 << 7 | 1 << 12 | 1 << 14 | 1 << 13 | 1 << 17 | 1 << 21 | 1 << 22
         | 1 << 28 | 1 << 29;
     /// SMEP, INVPCID, RDT-M, MPX, RDT-A, SMAP, PT.
     pub const LEAF7_EBX: u32 =
@@ -77,8 +77,8 @@ mod hidden {
     /// SVM, EXTAPIC, IBS, SKINIT, WDT, LWP, performance counters, MWAITX.
     pub const EXTENDED_ECX: u32 = 1 << 2 | 1 << 3 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 15 | 0x3f << 23
         | 1 << 29;
-    /// PSE, MTRR, PGE, PSE36, 1G pages, RDTSCP: its TSC_AUX would need a trap per CPU.
-    pub const EXTENDED_EDX: u32 = 1 << 1 | 1 << 3 | 1 << 12 | 1 << 13 | 1 << 17 | 1 << 26;
+    /// PSE, MCE, MTRR, PGE, MCA, PSE36, 1G pages, RDTSCP: its TSC_AUX would need a trap per CPU.
+    pub const EXTENDED_EDX: u32 = 1 << 1 | 1 << 3 | 1 << 7 | 1 << 12 | 1 << 14 | 1 << 13 | 1 << 17 | 1 << 26;
 }
 
 /// Leaf 1, ECX: XSAVE is enabled; we are a hypervisor.

@@ -173,7 +173,8 @@ enter_probe:
 probe_done:
     STORE_STATE probe_state
     mov rsp, [rip + probe_kernel_rsp]
-    cld
+    push {RFLAGS}
+    popfq
     POP_KEPT
     ret
 

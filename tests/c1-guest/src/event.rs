@@ -4,7 +4,10 @@ use crate::{
     abi,
     tap::{Verdict, equal},
 };
-use pv_abi::{event::INT80, pvcs::offset};
+use pv_abi::{
+    event::{INT80, has_error_code},
+    pvcs::{offset, vector},
+};
 
 /// Registers that every entry from L1 sets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,10 +72,14 @@ impl Event {
         if vector >= 32 && vector != INT80 { Some(vector) } else { None }
     }
 
-    /// Judges what kind of event it is and where it happened.
+    /// Judges what kind of event it is and where it happened. The error code counts where the
+    /// vector has one.
     pub fn is(&self, vector: u8, error: u64, rip: u64) -> Verdict {
         equal("vector", self.vector().into(), vector.into())?;
-        equal("error code", self.error, error)?;
+        equal("guard", (self.word & vector::OWNED).into(), vector::STANDARD.into())?;
+        if has_error_code(vector) {
+            equal("error code", self.error, error)?;
+        }
         equal("RIP", self.rip, rip)
     }
 }

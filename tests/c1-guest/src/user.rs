@@ -140,8 +140,16 @@ snippets! {
     load: "mov rax, [rbx]" "syscall";
     store: "mov [rbx], rax" "syscall";
     jump: "jmp rbx";
-    push: "push rax";
+    load_stack: "mov rax, [rbp]";
+    x87_error: "fninit" "push 0x37b" "fldcw [rsp]" "fld1" "fldz" "fdivp" "fwait";
+    sse_error: "push 0x1d80" "ldmxcsr [rsp]" "xorps xmm0, xmm0" "divps xmm0, xmm0" "syscall";
+    reset_x87: "fninit" "push 0x1f80" "ldmxcsr [rsp]" "syscall";
+    sysenter: "sysenter";
+    swapgs: "swapgs";
+    sysret: "sysretq";
+    rdpmc: "rdpmc";
     load_ds: "mov ds, ebx" "syscall";
+    load_fs: "mov fs, ebx" "syscall";
     spin: "jmp .user_spin";
     synthetic_cpuid: "invlpg [0xffffffffff4d5650]" "cpuid";
     rdtscp: "rdtscp" "mov ebx, ecx" "syscall";

@@ -1,11 +1,14 @@
 //! The checks, by subject.
 
 mod detect;
+mod exceptions;
+mod hypercalls;
 mod kvmclock;
 mod msr;
 mod msr_access;
 mod pvcs;
 mod range;
+mod segments;
 mod syscalls;
 
 use crate::{
@@ -30,6 +33,9 @@ const GROUPS: &[Group] = &[
     pvcs::GROUP,
     kvmclock::GROUP,
     syscalls::GROUP,
+    hypercalls::GROUP,
+    segments::GROUP,
+    exceptions::GROUP,
 ];
 
 /// Runs what the command line asks for and powers off.
