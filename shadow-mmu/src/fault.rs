@@ -13,6 +13,7 @@ use crate::{
     page::{EntryRef, PageId, Role},
     primitive::Ordering::{AcqRel, Acquire},
     pte::{A, D, GuestPte, NX, P, Spte, U, W},
+    refs::NoMemory,
     root::VcpuMmu,
     walk::{self, LEVELS, Walk},
 };
@@ -70,8 +71,10 @@ const AROUND: usize = 16;
 pub(crate) enum Failed {
     /// Something changed: walk again.
     Retry,
-    /// Pages or references ran out.
+    /// Pages ran out, or references to links.
     NoMemory,
+    /// References ran out, and the frame has several mappings.
+    TooManyMappings(Gfn),
 }
 
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
@@ -108,6 +111,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                     return Outcome::Mapped;
                 }
                 Err(Failed::Retry) => {}
+                Err(Failed::TooManyMappings(gfn)) => self.drop_mapping(gfn),
                 Err(Failed::NoMemory) => return Outcome::NoMemory,
             }
         }
@@ -271,7 +275,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             if page.is_dead() {
                 Err(Failed::Retry)
             } else {
-                parents.add(at).map_err(|_| Failed::NoMemory)
+                parents.add(at).map_err(|NoMemory| Failed::NoMemory)
             }
         };
         let installed = added.is_ok()
@@ -338,22 +342,35 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         let gfn = self.env.guest_frame(want.hpa());
         let mut rmap = self.rmap(gfn).lock(&self.chunks);
-        let mut result = rmap.add(at).map_err(|_| Failed::NoMemory);
-        if result.is_ok() {
-            // Under the lock: whoever protects the frame comes before us and is seen here, or
-            // after us and finds the entry.
-            let want = if self.protected.get(gfn) { Spte(want.0 & !W) } else { want };
-            let installed =
-                still_true() && entry.compare_exchange(token.0, want.0, AcqRel, Acquire).is_ok();
-            if installed {
-                return Ok(());
+        let result = match rmap.add(at) {
+            Ok(()) => {
+                // Under the lock: whoever protects the frame comes before us and is seen here, or
+                // after us and finds the entry.
+                let want = if self.protected.get(gfn) { Spte(want.0 & !W) } else { want };
+                let installed = still_true()
+                    && entry.compare_exchange(token.0, want.0, AcqRel, Acquire).is_ok();
+                if installed {
+                    return Ok(());
+                }
+                rmap.remove(at);
+                Err(Failed::Retry)
             }
-            rmap.remove(at);
-            result = Err(Failed::Retry);
-        }
+            Err(NoMemory) => Err(Failed::TooManyMappings(gfn)),
+        };
         drop(rmap);
         let _ = entry.compare_exchange(token.0, 0, AcqRel, Acquire);
         result
+    }
+
+    /// Memory for references ran out: the newest other mapping of `gfn` makes room. It comes back
+    /// by a fault when it is needed.
+    fn drop_mapping(&self, gfn: Gfn) {
+        let newest = self.rmap(gfn).lock(&self.chunks).newest();
+        if let Some(at) = newest {
+            let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
+            self.zap_leaf(at, now);
+            self.env.flush_all();
+        }
     }
 
     /// Installs present neighbours of the entry just filled: what the guest has touched before

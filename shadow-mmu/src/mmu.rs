@@ -114,7 +114,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// A frame mapped more than twice costs a chunk of references: shared libraries, mostly.
     const fn chunk_count(frames: u64, capacity: u32) -> u32 {
-        (frames / 16) as u32 + capacity * 2
+        (frames / 8) as u32 + capacity
     }
 
     /// Memory outside the tables themselves that [`Mmu::new`] will take, bytes.

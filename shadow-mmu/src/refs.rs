@@ -213,10 +213,10 @@ impl<'a> Locked<'a> {
             if let Some(index) = found {
                 // The hole is filled with the newest reference of all, so only the first chunk
                 // is ever partly filled.
-                let newest = self.pop(head);
-                if newest != entry {
-                    chunk.refs[index].store(newest.0, Relaxed);
-                }
+                let first = self.chunk(head);
+                let newest = first.len.load(Relaxed) as usize - 1;
+                chunk.refs[index].store(first.refs[newest].load(Relaxed), Relaxed);
+                self.pop(head);
                 return true;
             }
             id = chunk.next.load(Relaxed);
@@ -226,22 +226,22 @@ impl<'a> Locked<'a> {
         }
     }
 
-    /// Takes the newest reference off the chain, whose first chunk is `head`.
-    fn pop(&mut self, head: u32) -> EntryRef {
+    /// Drops the newest reference of the chain, whose first chunk is `head`. A chain that is
+    /// left with two becomes a plain list again, so chunks are only held by lists that need them.
+    fn pop(&mut self, head: u32) {
         let chunk = self.chunk(head);
         let len = chunk.len.load(Relaxed) - 1;
-        let newest = EntryRef(chunk.refs[len as usize].load(Relaxed));
         chunk.len.store(len, Relaxed);
-        if len == 0 {
-            let next = chunk.next.load(Relaxed);
+        let next = chunk.next.load(Relaxed);
+        if next == NO_CHUNK && len == 2 {
+            let [first, second] = [0, 1].map(|n| EntryRef(chunk.refs[n].load(Relaxed)));
+            self.word = stored(first);
+            self.set_second(stored(second));
             self.chunks.free(head);
-            if next == NO_CHUNK {
-                self.word = 0;
-            } else {
-                self.set_head(next);
-            }
+        } else if len == 0 {
+            self.set_head(next);
+            self.chunks.free(head);
         }
-        newest
     }
 
     /// The newest reference.

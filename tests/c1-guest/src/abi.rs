@@ -12,7 +12,7 @@ use core::{
 use pv_abi::{
     ext, hypercall as nr,
     msr::{self, arch},
-    pvcs::{flags, offset, vector},
+    pvcs::{flags, offset},
 };
 
 /// Any hypercall.
@@ -166,7 +166,6 @@ impl Shared {
 
     /// Fills in where user mode goes on; `rest` is RCX and R11.
     pub fn prepare_return(self, selectors: u32, rip: u64, rflags: u64, rest: [u64; 2]) {
-        self.set_event_word(vector::STANDARD);
         self.at::<AtomicU32>(offset::USER_CS).store(selectors, Relaxed);
         self.at::<AtomicU32>(offset::EFLAGS).store(rflags as u32, Relaxed);
         self.set_word(offset::RIP, rip);

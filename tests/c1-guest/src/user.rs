@@ -11,7 +11,9 @@ use crate::{
     snippets,
     tap::{Verdict, equal},
 };
-use pv_abi::{event::RFLAGS_FORCED, pvcs::offset, selectors::USER_CS_SS};
+use pv_abi::{event::RFLAGS_FORCED, pvcs::{offset, vector},
+    selectors::USER_CS_SS,
+};
 
 /// How to start user mode.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,8 @@ pub struct Start {
     pub rflags: u64,
     pub selectors: u32,
     pub gsbase: u64,
+    /// `event_vector` as ERETU finds it.
+    pub word: u16,
 }
 
 /// How it came back.
@@ -43,7 +47,7 @@ impl Start {
     /// Code at an address.
     pub fn at(rip: u64) -> Self {
         let registers = Registers { rsp: stack_top(), ..Registers::default() };
-        Self { registers, rip, rflags: RFLAGS_FORCED, selectors: USER_CS_SS, gsbase: 0 }
+        Self { registers, rip, rflags: RFLAGS_FORCED, selectors: USER_CS_SS, gsbase: 0, word: vector::STANDARD }
     }
 
     /// Changes the registers it starts with.
@@ -55,6 +59,12 @@ impl Start {
     /// Adds bits to RFLAGS.
     pub const fn flags(mut self, bits: u64) -> Self {
         self.rflags |= bits;
+        self
+    }
+
+    /// Changes `event_vector` as ERETU finds it.
+    pub const fn with_word(mut self, word: u16) -> Self {
+        self.word = word;
         self
     }
 
@@ -85,6 +95,7 @@ impl Start {
             [self.registers.rcx, self.registers.r11],
         );
         shared.set_word(offset::USER_GSBASE, self.gsbase);
+        shared.set_event_word(self.word);
         // SAFETY: single vCPU; the assembly reads and writes `user_state` only between entering
         // and leaving user mode.
         let (kind, State { mut registers, rflags }) = unsafe {

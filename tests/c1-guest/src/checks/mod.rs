@@ -2,10 +2,12 @@
 
 mod detect;
 mod exceptions;
+mod guard;
 mod hypercalls;
 mod kvmclock;
 mod msr;
 mod msr_access;
+mod page_faults;
 mod pvcs;
 mod range;
 mod segments;
@@ -36,6 +38,8 @@ const GROUPS: &[Group] = &[
     hypercalls::GROUP,
     segments::GROUP,
     exceptions::GROUP,
+    guard::GROUP,
+    page_faults::GROUP,
 ];
 
 /// Runs what the command line asks for and powers off.
