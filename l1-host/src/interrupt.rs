@@ -3,12 +3,7 @@
 
 use crate::{
     boot,
-    hw::{
-        apic::vector,
-        cpu::debug,
-        percpu::Cpu,
-        serial,
-    },
+    hw::{apic::vector, cpu::debug, percpu::Cpu, serial},
     log,
     stats::Reason,
 };

@@ -19,7 +19,13 @@ pub fn trap(index: usize, trap: &L1Trap) -> ! {
 }
 
 fn registers(trap: &L1Trap) {
-    report!("  rip {:#018x} rsp {:#018x} rflags {:#x} cs {:#x}", trap.rip, trap.rsp, trap.rflags, trap.cs);
+    report!(
+        "  rip {:#018x} rsp {:#018x} rflags {:#x} cs {:#x}",
+        trap.rip,
+        trap.rsp,
+        trap.rflags,
+        trap.cs
+    );
     let rows = [
         [("rax", trap.rax), ("rbx", trap.rbx), ("rcx", trap.rcx)],
         [("rdx", trap.rdx), ("rsi", trap.rsi), ("rdi", trap.rdi)],

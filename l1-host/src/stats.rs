@@ -76,11 +76,7 @@ impl ExitStats {
     /// All zero.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            counts: [0; REASONS.len()],
-            ticks: [[0; BUCKETS]; REASONS.len()],
-            events: 0,
-        }
+        Self { counts: [0; REASONS.len()], ticks: [[0; BUCKETS]; REASONS.len()], events: 0 }
     }
 
     /// Counts one exit that took `ticks` of the TSC inside L1.

@@ -133,8 +133,8 @@ pub mod counter {
 /// note and then advances `head`; L1 drains up to `head` at every entry and sets `tail`.
 ///
 /// A note is the guest-physical address of the page-table entry that was just stored. It is owed
-/// only for frames whose bit in the *table bitmap* is set; the store must be visible before the
-/// bit is tested (a locked store, or a fence).
+/// only if the entry was present before, and for frames whose bit in the *table bitmap* is set;
+/// the store must be visible before the bit is tested (a locked store, or a fence).
 pub mod notes {
     /// Notes a ring can hold: a power of two, so that the numbers may wrap.
     pub const ENTRIES: usize = 256;

@@ -1,7 +1,7 @@
 //! The world as the shadow MMU sees it: three traits.
 //! May: nothing. Input: guest-controlled addresses.
 
-use crate::primitive::AtomicU64;
+use crate::primitive::{AtomicU64, Ordering};
 use pv_abi::addr::{Gfn, Gpa, Gva, Hpa};
 
 /// Entries of a page table.
@@ -15,17 +15,20 @@ pub struct Table(pub [AtomicU64; ENTRIES]);
 /// Guest-physical memory. Other vCPUs and devices change it at any time; nothing read here may be
 /// read a second time in the belief that it is the same.
 pub trait GuestMemory {
-    /// Loads the page-table entry at `at` (8-aligned) in one access; `None` outside RAM.
-    fn load(&self, at: Gpa) -> Option<u64>;
-
-    /// Replaces the entry at `at` if it still is `current`; false if it is not, or no RAM.
-    fn compare_exchange(&self, at: Gpa, current: u64, new: u64) -> bool;
+    /// The page in `gfn`, seen as a page table; `None` outside RAM.
+    fn table_at(&self, gfn: Gfn) -> Option<&Table>;
 
     /// The host frame behind a guest frame; `None` outside RAM.
     fn host_frame(&self, gfn: Gfn) -> Option<Hpa>;
 
     /// The guest frame that `host_frame` gave `hpa` for.
     fn guest_frame(&self, hpa: Hpa) -> Gfn;
+
+    /// Loads the page-table entry at `at` (8-aligned) in one access; `None` outside RAM.
+    #[inline(always)]
+    fn load(&self, at: Gpa) -> Option<u64> {
+        Some(self.table_at(at.gfn())?.0[(at.page_offset() / 8) as usize].load(Ordering::Acquire))
+    }
 
     /// Shows the guest whether a frame is shadowed as a page table (the table bitmap of the
     /// extension ABI). Called with `true` before the first entry of the frame is read.

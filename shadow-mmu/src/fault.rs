@@ -1,19 +1,17 @@
 //! Resolves a guest page fault against the shadow tables.
 //! May: guest-memory, take-frame. Context: run-loop. Input: guest-controlled.
 //!
-//! The way of a fault: walk the guest's tables; find or link the shadow table of each level;
-//! install the leaf; look at its neighbours. Each install follows rule I1: claim the absent entry
-//! with a token, read the guest's entries again, exchange the token for the entry. A flush that
-//! runs in between takes the token away, and the fault starts over.
+//! The way of a fault: walk the guest's tables; go down the shadow tables, linking those that are
+//! missing; install the leaf (`install.rs`); look at its neighbours.
 
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
+    install::Failed,
     map::Origin,
     mmu::Mmu,
-    page::{EntryRef, PageId, Role},
-    primitive::Ordering::{AcqRel, Acquire},
+    page::{EntryRef, Key, PageId, Role},
+    primitive::Ordering::Acquire,
     pte::{A, D, GuestPte, NX, P, Spte, U, W},
-    refs::NoMemory,
     root::VcpuMmu,
     walk::{self, LEVELS, Walk},
 };
@@ -66,15 +64,11 @@ pub enum Outcome {
 /// Neighbours that a fill looks at, a power of two.
 const AROUND: usize = 16;
 
-/// Why an install did not happen.
+/// Whether the neighbours of a filled entry are filled too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failed {
-    /// Something changed: walk again.
-    Retry,
-    /// Pages ran out, or references to links.
-    NoMemory,
-    /// References ran out, and the frame has several mappings.
-    TooManyMappings(Gfn),
+enum Around {
+    Yes,
+    No,
 }
 
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
@@ -82,30 +76,46 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     ///
     /// # Panics
     /// If no root is loaded.
+    #[inline]
     pub fn fault(&self, vcpu: &mut VcpuMmu, gva: Gva, access: Access) -> Outcome {
+        self.resolve(vcpu, gva, access, Around::Yes)
+    }
+
+    /// The same for an access that the guest is about to repeat, having mapped the page itself:
+    /// its neighbours are not looked at, for they have not changed.
+    ///
+    /// # Panics
+    /// If no root is loaded.
+    #[inline]
+    pub fn prefault(&self, vcpu: &mut VcpuMmu, gva: Gva, access: Access) -> Outcome {
+        self.resolve(vcpu, gva, access, Around::No)
+    }
+
+    #[inline(always)]
+    fn resolve(&self, vcpu: &mut VcpuMmu, gva: Gva, access: Access, around: Around) -> Outcome {
         let roots = vcpu.roots.expect("a running vCPU has a root");
         if !self.is_legal(gva) {
             vcpu.stats.reflected += 1;
             return Outcome::Reflect(access.error_bits());
         }
         loop {
-            let walk = match walk::walk(&self.env, roots.gfn, gva, access, self.config.paging) {
-                Ok(walk) => walk,
-                Err(walk::Denied(error)) => {
-                    vcpu.stats.reflected += 1;
-                    return Outcome::Reflect(error | access.error_bits());
-                }
-            };
+            let mut walk = Walk::new();
+            let walked =
+                walk::walk(&self.env, roots.gfn, gva, access, self.config.paging, &mut walk);
+            if let Err(walk::Denied(error)) = walked {
+                vcpu.stats.reflected += 1;
+                return Outcome::Reflect(error | access.error_bits());
+            }
             let gfn = walk.gfn(gva);
             let Some(hpa) = self.env.host_frame(gfn) else {
                 return Outcome::Mmio(gfn.gpa().offset(gva.page_offset()));
             };
-            if access.write && self.protected.get(gfn) {
+            if access.write && self.tables.get(gfn) && self.protected.get(gfn) {
                 self.unprotect(gfn);
                 vcpu.stats.unprotected += 1;
             }
             let root = if access.user { roots.umod } else { roots.smod };
-            match self.map(vcpu, root, gva, &walk, hpa) {
+            match self.map(vcpu, root, gva, &walk, (gfn, hpa), around) {
                 Ok(()) => {
                     vcpu.stats.mapped += 1;
                     return Outcome::Mapped;
@@ -124,106 +134,98 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     pub fn translate(&self, vcpu: &VcpuMmu, gva: Gva, access: Access) -> Result<Gpa, u64> {
         let denied = |walk::Denied(error)| error | access.error_bits();
         let roots = vcpu.roots.filter(|_| self.is_legal(gva)).ok_or(access.error_bits())?;
-        let walk = walk::walk(&self.env, roots.gfn, gva, access, self.config.paging).map_err(denied)?;
+        let mut walk = Walk::new();
+        walk::walk(&self.env, roots.gfn, gva, access, self.config.paging, &mut walk)
+            .map_err(denied)?;
         Ok(walk.gfn(gva).gpa().offset(gva.page_offset()))
     }
 
+    #[inline(always)]
     fn map(
         &self,
         vcpu: &mut VcpuMmu,
         root: PageId,
         gva: Gva,
-        walk: &Walk,
-        hpa: Hpa,
+        walk: &Walk<'_>,
+        (gfn, hpa): (Gfn, Hpa),
+        around: Around,
     ) -> Result<(), Failed> {
-        let mut page = root;
-        for level in (2..=LEVELS).rev() {
-            page = self.child(vcpu, page, level, gva, walk)?;
-        }
+        let role = self.pages.get(root).role();
+        let (page, role) = self.child::<4>(vcpu, root, role, gva, walk)?;
+        let (page, role) = self.child::<3>(vcpu, page, role, gva, walk)?;
+        let (page, role) = self.child::<2>(vcpu, page, role, gva, walk)?;
         let at = EntryRef::new(page, gva.index(1));
-        let role = self.pages.get(page).role();
-        let want = if role.contains(Role::DIRECT) {
-            self.direct_value(role, hpa)
+        let value = if role.contains(Role::DIRECT) {
+            direct_value(role, hpa)
         } else {
-            self.leaf_value(role, walk.entry(1), hpa)
+            leaf_value(role, walk.entry(1), hpa)
         };
-        self.install(vcpu, at, want, || walk.still_true(&self.env))?;
-        if walk.leaf == 1 {
+        self.install(vcpu, at, gfn, value, walk)?;
+        if walk.leaf == 1 && around == Around::Yes {
             self.fault_around(vcpu, at, role, walk);
         }
         Ok(())
     }
 
-    /// The entry for guest leaf entry `guest`, which maps `hpa`, in a table of `role`.
-    #[inline]
-    pub(crate) fn leaf_value(&self, role: Role, guest: GuestPte, hpa: Hpa) -> Spte {
-        let gfn = guest.gfn();
-        let mut value = hpa.0 | P | U | A | guest.0 & NX;
-        if guest.has(W | D) && !self.protected.get(gfn) {
-            // D starts out clear only where somebody will look at it: on a page table.
-            value |= if self.tables.get(gfn) { W } else { W | D };
-        }
-        if role.contains(Role::USER_PATH) && guest.has(U) {
-            value |= NX;
-        }
-        Spte(value)
-    }
-
-    fn direct_value(&self, role: Role, hpa: Hpa) -> Spte {
-        let gfn = self.env.guest_frame(hpa);
-        let mut value = hpa.0 | P | U | A;
-        if role.contains(Role::DIRECT_WRITE) && !self.protected.get(gfn) {
-            value |= if self.tables.get(gfn) { W } else { W | D };
-        }
-        if role.contains(Role::DIRECT_NX) {
-            value |= NX;
-        }
-        Spte(value)
-    }
-
-    /// The shadow table that `page` (at `level`) links for `gva`, linked now if it is not.
-    #[inline]
-    fn child(
+    /// The shadow table, and its role, that `page` (at `LEVEL`, in `role`) links for `gva`. It is
+    /// linked now if it is not; a link that stands for something else is removed first (rule I3).
+    #[inline(always)]
+    fn child<const LEVEL: u8>(
         &self,
         vcpu: &mut VcpuMmu,
         page: PageId,
-        level: u8,
+        role: Role,
         gva: Gva,
-        walk: &Walk,
-    ) -> Result<PageId, Failed> {
-        let index = gva.index(level);
+        walk: &Walk<'_>,
+    ) -> Result<(PageId, Role), Failed> {
+        let index = gva.index(LEVEL);
         let entry = Spte(self.env.table(page).0[index].load(Acquire));
-        let (gfn, role) = self.child_role(page, level, gva, walk);
-        if entry.present() {
+        let guest = walk.entry(LEVEL);
+        let (gfn, wanted) = child_role(role, LEVEL, gva, walk, guest);
+        // A supervisor root keeps a USER_ONLY tree as long as nothing in the slot needs more.
+        let shares = LEVEL == LEVELS && walk.user && !self.config.paging.smep;
+        if entry.present() && (entry.0 ^ guest.0) & (W | NX) == 0 {
             let id = self.env.id(entry.hpa());
-            let child = self.pages.get(id);
-            let mirrored = (entry.0 ^ walk.entry(level.max(walk.leaf)).0) & (W | NX) == 0;
-            // A supervisor root keeps a USER_ONLY tree as long as nothing in the slot needs more.
-            let shares = level == LEVELS
-                && walk.user
-                && !self.config.paging.smep
-                && child.role() == role | Role::USER_ONLY;
-            if child.gfn() == gfn && (child.role() == role || shares) && mirrored {
-                return Ok(id);
+            let key = self.pages.get(id).key();
+            if key == Key::new(gfn, wanted) {
+                return Ok((id, wanted));
             }
-            self.zap_link(EntryRef::new(page, index), entry);
+            if shares && key == Key::new(gfn, wanted | Role::USER_ONLY) {
+                return Ok((id, wanted | Role::USER_ONLY));
+            }
+        }
+        let wanted = if shares && index < 256 { wanted | Role::USER_ONLY } else { wanted };
+        let id =
+            self.link(vcpu, EntryRef::new(page, index), entry, Key::new(gfn, wanted), guest, walk)?;
+        Ok((id, wanted))
+    }
+
+    /// Links the table with `key` at `at`, where `entry` was found, for guest entry `guest`.
+    #[cold]
+    fn link(
+        &self,
+        vcpu: &mut VcpuMmu,
+        at: EntryRef,
+        entry: Spte,
+        key: Key,
+        guest: GuestPte,
+        walk: &Walk<'_>,
+    ) -> Result<PageId, Failed> {
+        if entry.present() {
+            self.zap_link(at, entry);
             return Err(Failed::Retry);
         }
         if entry != Spte::ABSENT {
             core::hint::spin_loop();
             return Err(Failed::Retry);
         }
-        let prefer_shared = level == LEVELS && walk.user && index < 256 && !self.config.paging.smep;
-        let role = if prefer_shared { role | Role::USER_ONLY } else { role };
-        let (id, origin) = self.find_or_make(gfn, role).ok_or(Failed::NoMemory)?;
+        let (id, origin) = self.find_or_make(key.gfn(), key.role()).ok_or(Failed::NoMemory)?;
         if origin == Origin::Found {
             // I3: what was there may be older than the guest's table.
             self.sync_page(id);
         }
-        let token = vcpu.token();
-        let link = Spte::link(self.env.hpa(id), walk.entry(level.max(walk.leaf)));
-        let at = EntryRef::new(page, index);
-        let linked = self.link_child(at, id, token, link, || walk.still_true(&self.env));
+        let link = Spte::link(self.env.hpa(id), guest);
+        let linked = self.link_child(at, id, vcpu.token(), link, || walk.still_true());
         if linked.is_err() {
             self.kill_if_unused(id);
         }
@@ -232,173 +234,74 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         Ok(id)
     }
 
-    /// Frame and role of the table below `page` on the way to `gva`.
-    fn child_role(&self, page: PageId, level: u8, gva: Gva, walk: &Walk) -> (Gfn, Role) {
-        let parent = self.pages.get(page).role();
-        let mut flags = parent & Role::USER_ONLY;
-        let entry = walk.entry(level.max(walk.leaf));
-        if parent.contains(Role::USER_PATH) && entry.has(U) {
-            flags |= Role::USER_PATH;
-        }
-        if level > walk.leaf {
-            return (entry.gfn(), Role::at(level - 1, flags));
-        }
-        // A large guest page, taken apart: this table maps the part of it around `gva`.
-        let pages = 1u64 << (9 * (u32::from(level) - 1));
-        flags |= Role::DIRECT;
-        if entry.has(W | D) {
-            flags |= Role::DIRECT_WRITE;
-        }
-        if flags.contains(Role::USER_PATH) {
-            flags |= Role::DIRECT_NX;
-        }
-        (Gfn(walk.gfn(gva).0 & !(pages - 1)), Role::at(level - 1, flags))
-    }
-
-    /// Puts `link` to `child` into the absent entry `at` (rules I1, I3).
-    pub(crate) fn link_child(
-        &self,
-        at: EntryRef,
-        child: PageId,
-        token: Spte,
-        link: Spte,
-        still_true: impl FnOnce() -> bool,
-    ) -> Result<(), Failed> {
-        let entry = &self.env.table(at.page()).0[at.index()];
-        self.pages.get(at.page()).mark_used(at.index());
-        if entry.compare_exchange(0, token.0, AcqRel, Acquire).is_err() {
-            return Err(Failed::Retry);
-        }
-        let page = self.pages.get(child);
-        let added = {
-            let mut parents = page.parents.lock(&self.chunks);
-            if page.is_dead() {
-                Err(Failed::Retry)
-            } else {
-                parents.add(at).map_err(|NoMemory| Failed::NoMemory)
-            }
-        };
-        let installed = added.is_ok()
-            && still_true()
-            && entry.compare_exchange(token.0, link.0, AcqRel, Acquire).is_ok();
-        if installed {
-            return Ok(());
-        }
-        let _ = entry.compare_exchange(token.0, 0, AcqRel, Acquire);
-        if added.is_ok() {
-            page.parents.lock(&self.chunks).remove(at);
-        }
-        Err(added.err().unwrap_or(Failed::Retry))
-    }
-
-    /// Brings leaf entry `at` to `want` (rules I1, I4).
-    #[inline]
-    fn install(
-        &self,
-        vcpu: &mut VcpuMmu,
-        at: EntryRef,
-        want: Spte,
-        still_true: impl FnOnce() -> bool,
-    ) -> Result<(), Failed> {
-        let entry = &self.env.table(at.page()).0[at.index()];
-        let now = Spte(entry.load(Acquire));
-        if now == Spte::ABSENT {
-            self.install_absent(vcpu, at, want, still_true)?;
-            vcpu.stats.fills += 1;
-            return Ok(());
-        }
-        if !now.present() {
-            return Err(Failed::Retry);
-        }
-        if now.hpa() != want.hpa() {
-            self.zap_leaf(at, now);
-            return Err(Failed::Retry);
-        }
-        // The same frame: permissions may change in place, what the hardware noted stays.
-        let next = Spte(want.0 | now.0 & D);
-        if next == now {
-            vcpu.stats.spurious += 1;
-            return Ok(());
-        }
-        if !still_true() || entry.compare_exchange(now.0, next.0, AcqRel, Acquire).is_err() {
-            return Err(Failed::Retry);
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn install_absent(
-        &self,
-        vcpu: &mut VcpuMmu,
-        at: EntryRef,
-        want: Spte,
-        still_true: impl FnOnce() -> bool,
-    ) -> Result<(), Failed> {
-        let entry = &self.env.table(at.page()).0[at.index()];
-        self.pages.get(at.page()).mark_used(at.index());
-        let token = vcpu.token();
-        if entry.compare_exchange(0, token.0, AcqRel, Acquire).is_err() {
-            return Err(Failed::Retry);
-        }
-        let gfn = self.env.guest_frame(want.hpa());
-        let mut rmap = self.rmap(gfn).lock(&self.chunks);
-        let result = match rmap.add(at) {
-            Ok(()) => {
-                // Under the lock: whoever protects the frame comes before us and is seen here, or
-                // after us and finds the entry.
-                let want = if self.protected.get(gfn) { Spte(want.0 & !W) } else { want };
-                let installed = still_true()
-                    && entry.compare_exchange(token.0, want.0, AcqRel, Acquire).is_ok();
-                if installed {
-                    return Ok(());
-                }
-                rmap.remove(at);
-                Err(Failed::Retry)
-            }
-            Err(NoMemory) => Err(Failed::TooManyMappings(gfn)),
-        };
-        drop(rmap);
-        let _ = entry.compare_exchange(token.0, 0, AcqRel, Acquire);
-        result
-    }
-
-    /// Memory for references ran out: the newest other mapping of `gfn` makes room. It comes back
-    /// by a fault when it is needed.
-    fn drop_mapping(&self, gfn: Gfn) {
-        let newest = self.rmap(gfn).lock(&self.chunks).newest();
-        if let Some(at) = newest {
-            let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
-            self.zap_leaf(at, now);
-            self.env.flush_all();
-        }
-    }
-
     /// Installs present neighbours of the entry just filled: what the guest has touched before
     /// (A is set) and will most likely touch again.
-    fn fault_around(&self, vcpu: &mut VcpuMmu, at: EntryRef, role: Role, walk: &Walk) {
-        let first = at.index() & !(AROUND - 1);
+    fn fault_around(&self, vcpu: &mut VcpuMmu, at: EntryRef, role: Role, walk: &Walk<'_>) {
+        let Some(guest_table) = self.env.table_at(walk.entry(2).gfn()) else { return };
         let table = self.env.table(at.page());
+        let first = at.index() & !(AROUND - 1);
+        let needed = if role.contains(Role::USER_ONLY) { P | A | U } else { P | A };
         for index in first..first + AROUND {
-            if table.0[index].load(Acquire) != 0 {
-                continue;
-            }
-            let gpa = walk.at(1).page().offset(8 * index as u64);
-            let Some(guest) = self.env.load(gpa).map(GuestPte) else { return };
-            let usable = guest.has(P | A)
-                && (guest.has(U) || !role.contains(Role::USER_ONLY))
-                && !guest.has_reserved(1, self.config.paging.physical_bits);
-            if !usable {
+            let slot = &guest_table.0[index];
+            let guest = GuestPte(slot.load(Acquire));
+            if !guest.has(needed) || table.0[index].load(Acquire) != 0 {
                 continue;
             }
             let Some(hpa) = self.env.host_frame(guest.gfn()) else { continue };
-            let want = self.leaf_value(role, guest, hpa);
+            if self.config.paging.is_reserved(guest, 1) {
+                continue;
+            }
+            let value = leaf_value(role, guest, hpa);
             let neighbour = EntryRef::new(at.page(), index);
-            let installed = self.install_absent(vcpu, neighbour, want, || {
-                walk.still_true(&self.env) && self.env.load(gpa) == Some(guest.0)
+            let installed = self.install_absent(vcpu, neighbour, guest.gfn(), value, || {
+                walk.still_true() && slot.load(Acquire) == guest.0
             });
             if installed.is_ok() {
                 vcpu.stats.fills += 1;
             }
         }
     }
+}
+
+/// Frame and role of the table that guest entry `guest`, at `level` in a table of `role`, stands
+/// for on the way to `gva`.
+#[inline(always)]
+fn child_role(role: Role, level: u8, gva: Gva, walk: &Walk<'_>, guest: GuestPte) -> (Gfn, Role) {
+    let mut flags = role & (Role::USER_ONLY | Role::USER_PATH);
+    if !guest.has(U) {
+        flags &= !Role::USER_PATH;
+    }
+    if level > walk.leaf {
+        return (guest.gfn(), Role::at(level - 1, flags));
+    }
+    // A large guest page, taken apart: this table maps the part of it around `gva`.
+    let pages = 1u64 << (9 * (u32::from(level) - 1));
+    flags |= Role::DIRECT;
+    if guest.has(W | D) {
+        flags |= Role::DIRECT_WRITE;
+    }
+    if flags.contains(Role::USER_PATH) {
+        flags |= Role::DIRECT_NX;
+    }
+    (Gfn(walk.gfn(gva).0 & !(pages - 1)), Role::at(level - 1, flags))
+}
+
+/// The entry for guest leaf entry `guest`, which maps `hpa`, in a table of `role`. If the frame is
+/// a page table itself, [`Mmu::tame`] has the last word on W and D.
+#[inline(always)]
+pub(crate) fn leaf_value(role: Role, guest: GuestPte, hpa: Hpa) -> Spte {
+    let mut value = hpa.0 | P | U | A | guest.0 & NX;
+    if guest.has(W | D) {
+        value |= W | D;
+    }
+    if role.contains(Role::USER_PATH) && guest.has(U) {
+        value |= NX;
+    }
+    Spte(value)
+}
+
+fn direct_value(role: Role, hpa: Hpa) -> Spte {
+    let write = if role.contains(Role::DIRECT_WRITE) { W | D } else { 0 };
+    let no_execute = if role.contains(Role::DIRECT_NX) { NX } else { 0 };
+    Spte(hpa.0 | P | U | A | write | no_execute)
 }

@@ -177,10 +177,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// A quiescent point: vCPU `vcpu` is about to run the guest, its stale translations gone.
     #[inline]
     pub fn entering(&self, vcpu: usize) {
-        let epoch = self.epoch.load(Relaxed);
-        if self.seen[vcpu].load(Relaxed) != epoch {
-            self.seen[vcpu].store(epoch, Relaxed);
-        }
+        self.seen[vcpu].store(self.epoch.load(Relaxed), Relaxed);
     }
 
     /// vCPU `vcpu` stops running for a while: nothing waits for it.

@@ -72,12 +72,36 @@ impl Role {
     }
 }
 
+/// What a shadow page stands for, in one word: guest frame and role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(u64);
+
+impl Key {
+    /// The key of `gfn` in `role`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(gfn: Gfn, role: Role) -> Self {
+        Self(gfn.0 << 12 | role.bits() as u64)
+    }
+
+    /// The guest frame it shadows, or the first one it maps (DIRECT).
+    #[must_use]
+    pub const fn gfn(self) -> Gfn {
+        Gfn(self.0 >> 12)
+    }
+
+    /// The role.
+    #[must_use]
+    pub const fn role(self) -> Role {
+        Role::from_bits_retain((self.0 & 0xfff) as u32)
+    }
+}
+
 /// What is known of one shadow table.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct ShadowPage {
-    gfn: AtomicU64,
-    role: AtomicU32,
+    key: AtomicU64,
     state: AtomicU32,
     /// Next page with the same guest frame (in the map), or next free page.
     pub(crate) next: AtomicU32,
@@ -98,8 +122,7 @@ const LOADED: u32 = 0xffff;
 impl ShadowPage {
     fn new() -> Self {
         Self {
-            gfn: AtomicU64::new(0),
-            role: AtomicU32::new(0),
+            key: AtomicU64::new(0),
             state: AtomicU32::new(DEAD),
             next: AtomicU32::new(NONE),
             used: AtomicU64::new(0),
@@ -107,14 +130,20 @@ impl ShadowPage {
         }
     }
 
+    /// What it stands for.
+    #[inline(always)]
+    pub fn key(&self) -> Key {
+        Key(self.key.load(Relaxed))
+    }
+
     /// The guest frame it shadows, or the first one it maps (DIRECT).
     pub fn gfn(&self) -> Gfn {
-        Gfn(self.gfn.load(Relaxed))
+        self.key().gfn()
     }
 
     /// Its role.
     pub fn role(&self) -> Role {
-        Role::from_bits_retain(self.role.load(Relaxed))
+        self.key().role()
     }
 
     /// Groups of eight entries that may be nonzero.
@@ -205,8 +234,7 @@ impl Pages {
             id
         };
         let page = self.get(id);
-        page.gfn.store(gfn.0, Relaxed);
-        page.role.store(role.bits(), Relaxed);
+        page.key.store(Key::new(gfn, role).0, Relaxed);
         page.next.store(NONE, Relaxed);
         page.state.store(0, Release);
         Some(id)

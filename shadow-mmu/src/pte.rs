@@ -50,18 +50,18 @@ impl GuestPte {
         level > 1 && self.has(PS)
     }
 
-    /// True when a bit is set that the architecture reserves: address bits at or above
-    /// `physical_bits`, PS in level 4, low address bits of a large page.
+    /// True for an entry above level 1 whose size bits are reserved: PS in level 4, low address
+    /// bits of a large page.
     #[must_use]
-    pub const fn has_reserved(self, level: u8, physical_bits: u32) -> bool {
-        let high = ADDRESS & !((1u64 << physical_bits) - 1);
-        let large = match level {
-            4 => PS,
-            3 if self.has(PS) => 0x3fff_e000,
-            2 if self.has(PS) => 0x001f_e000,
-            _ => 0,
-        };
-        self.0 & (high | large) != 0
+    pub const fn has_bad_size(self, level: u8) -> bool {
+        if !self.has(PS) {
+            return false;
+        }
+        match level {
+            4 => true,
+            3 => self.0 & 0x3fff_e000 != 0,
+            _ => self.0 & 0x001f_e000 != 0,
+        }
     }
 
     /// Equal but for A and D, which the MMU itself sets.
@@ -140,9 +140,11 @@ mod tests {
 
     #[test]
     fn reserved_bits_depend_on_level_and_size() {
-        let reserved = |value, level| GuestPte(value).has_reserved(level, 40);
+        let paging = crate::walk::Paging::new(40, false);
+        let reserved = |value, level| paging.is_reserved(GuestPte(value), level);
         assert!(!reserved(0xff_ffff_f000 | P, 1));
         assert!(reserved(1 << 40 | P, 1));
+        assert!(!reserved(PS | P, 1), "PAT");
         assert!(reserved(PS | P, 4));
         assert!(!reserved(PS | P, 3));
         assert!(reserved(PS | P | 1 << 13, 2));

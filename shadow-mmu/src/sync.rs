@@ -3,6 +3,7 @@
 
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
+    fault::leaf_value,
     hot::Snapshot,
     mmu::Mmu,
     page::{EntryRef, PageId, Role},
@@ -38,13 +39,13 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let same_frame = now.present()
             && guest.has(P | A)
             && (guest.has(U) || !role.contains(Role::USER_ONLY))
-            && !guest.has_reserved(1, self.config.paging.physical_bits)
+            && !self.config.paging.is_reserved(guest, 1)
             && self.env.host_frame(guest.gfn()) == Some(now.hpa());
         if !same_frame {
             self.zap_leaf(at, now);
             return;
         }
-        let want = self.leaf_value(role, guest, now.hpa());
+        let want = self.tame(guest.gfn(), leaf_value(role, guest, now.hpa()));
         if (want.0 ^ now.0) & (W | NX) != 0 {
             let entry = &self.env.table(at.page()).0[at.index()];
             let next = want.0 | now.0 & D;
@@ -73,7 +74,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             && kind
             && user
             && mirrored
-            && !guest.has_reserved(level, self.config.paging.physical_bits)
+            && !self.config.paging.is_reserved(guest, level)
     }
 
     /// Syncs every entry of page `id`. A large page's table shadows no guest table: its link

@@ -5,60 +5,78 @@
 use crate::{
     env::GuestMemory,
     fault::Access,
-    pte::{A, D, GuestPte, NX, U, W},
+    primitive::{
+        AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
+    pte::{A, ADDRESS, D, GuestPte, NX, P, U, W},
 };
 use pv_abi::{
-    addr::{Gfn, Gpa, Gva},
+    addr::{Gfn, Gva},
     event::pf,
 };
 
 /// Levels of a guest table tree. Five-level paging is not offered.
 pub const LEVELS: u8 = 4;
 
-/// What a walk found: the entries it went through and where they lead.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Walk {
-    /// Where each entry lies; index `level - 1`.
-    pub at: [Gpa; LEVELS as usize],
-    /// Its value after A and D were set; index `level - 1`. Valid from `leaf` up.
-    pub entry: [GuestPte; LEVELS as usize],
+/// What a walk found: the entries it went through and where they lead. Index `level - 1`, valid
+/// from `leaf` up.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk<'m> {
+    /// Where each entry lies.
+    slots: [Option<&'m AtomicU64>; LEVELS as usize],
+    /// Its value, after A and D were set.
+    entries: [GuestPte; LEVELS as usize],
     /// Level of the leaf: 1, or 2 and 3 for large pages.
     pub leaf: u8,
     /// U of every entry.
     pub user: bool,
-    /// W of every entry.
-    pub writable: bool,
-    /// NX of no entry.
-    pub executable: bool,
 }
 
-impl Walk {
-    /// The entry at `level`.
+impl Walk<'_> {
+    /// No walk yet.
     #[must_use]
-    pub const fn entry(&self, level: u8) -> GuestPte {
-        self.entry[level as usize - 1]
+    pub const fn new() -> Self {
+        Self {
+            slots: [None; LEVELS as usize],
+            entries: [GuestPte(0); LEVELS as usize],
+            leaf: 0,
+            user: false,
+        }
     }
 
-    /// Where the entry at `level` lies.
+    /// The entry that decides at `level`: its own, or that of the large page above it.
+    #[inline(always)]
     #[must_use]
-    pub const fn at(&self, level: u8) -> Gpa {
-        self.at[level as usize - 1]
+    pub fn entry(&self, level: u8) -> GuestPte {
+        self.entries[level.max(self.leaf) as usize - 1]
     }
 
     /// The guest frame that `gva` lands in.
+    #[inline(always)]
     #[must_use]
-    pub const fn gfn(&self, gva: Gva) -> Gfn {
+    pub fn gfn(&self, gva: Gva) -> Gfn {
         let pages = 1u64 << (9 * (self.leaf as u32 - 1));
         Gfn((self.entry(self.leaf).gfn().0 & !(pages - 1)) | (gva.0 >> 12 & (pages - 1)))
     }
 
     /// True if every entry still reads as walked, A and D aside.
-    pub fn still_true(&self, memory: &impl GuestMemory) -> bool {
-        (self.leaf..=LEVELS).all(|level| {
-            memory
-                .load(self.at(level))
-                .is_some_and(|now| self.entry(level).same_mapping(GuestPte(now)))
-        })
+    #[inline(always)]
+    #[must_use]
+    pub fn still_true(&self) -> bool {
+        let mut difference = 0;
+        for (slot, entry) in self.slots.iter().zip(self.entries) {
+            if let Some(slot) = slot {
+                difference |= slot.load(Acquire) ^ entry.0;
+            }
+        }
+        difference & !(A | D) == 0
+    }
+}
+
+impl Default for Walk<'_> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -76,67 +94,123 @@ impl Denied {
 /// Rules of the guest's paging that do not come from its tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Paging {
-    /// Width of a guest-physical address.
-    pub physical_bits: u32,
+    /// Bits that are reserved in every entry: addresses beyond the guest's physical width.
+    reserved: u64,
     /// Supervisor mode may not execute user pages.
     pub smep: bool,
 }
 
+impl Paging {
+    /// Rules for guest-physical addresses of `physical_bits`, with or without SMEP.
+    #[must_use]
+    pub const fn new(physical_bits: u32, smep: bool) -> Self {
+        Self { reserved: ADDRESS & !((1 << physical_bits) - 1), smep }
+    }
+
+    /// True when a present entry at `level` has a bit set that the architecture reserves.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_reserved(self, entry: GuestPte, level: u8) -> bool {
+        entry.0 & self.reserved != 0 || level > 1 && entry.has_bad_size(level)
+    }
+}
+
 /// Translates `gva` under the tables at `root` for `access`, setting A bits on the way and the D
-/// bit for a write (rule I5).
+/// bit for a write (rule I5). `walk` is new, and valid if the result is.
 ///
 /// # Errors
 /// [`Denied`] when the guest's tables forbid it.
-#[inline]
-pub fn walk(
-    memory: &impl GuestMemory,
+#[inline(always)]
+pub fn walk<'m>(
+    memory: &'m impl GuestMemory,
     root: Gfn,
     gva: Gva,
     access: Access,
     paging: Paging,
-) -> Result<Walk, Denied> {
-    'again: loop {
-        let mut walk = Walk { user: true, writable: true, executable: true, ..Walk::default() };
-        let mut table = root;
-        let mut level = LEVELS;
-        loop {
-            let at = table.gpa().offset(8 * gva.index(level) as u64);
-            let entry = GuestPte(memory.load(at).ok_or(Denied::NOT_PRESENT)?);
-            if !entry.present() {
-                return Err(Denied::NOT_PRESENT);
-            }
-            if entry.has_reserved(level, paging.physical_bits) {
-                return Err(Denied::RESERVED);
-            }
-            walk.at[level as usize - 1] = at;
-            walk.entry[level as usize - 1] = entry;
-            walk.user &= entry.has(U);
-            walk.writable &= entry.has(W);
-            walk.executable &= !entry.has(NX);
-            if level == 1 || entry.is_large(level) {
-                break;
-            }
-            table = entry.gfn();
-            level -= 1;
-        }
-        walk.leaf = level;
-
-        let permitted = (walk.user || !access.user)
-            && (walk.writable || !access.write)
-            && (walk.executable || !access.fetch)
-            && !(paging.smep && access.fetch && !access.user && walk.user);
-        if !permitted {
+    walk: &mut Walk<'m>,
+) -> Result<(), Denied> {
+    loop {
+        let (every, any) = read(memory, root, gva, paging, walk)?;
+        let needed = P | if access.user { U } else { 0 } | if access.write { W } else { 0 };
+        walk.user = every & U != 0;
+        let never = access.fetch && (any & NX != 0 || paging.smep && !access.user && walk.user);
+        if every & needed != needed || never {
             return Err(Denied::PROTECTION);
         }
-        for level in walk.leaf..=LEVELS {
-            let dirty = if level == walk.leaf && access.write { D } else { 0 };
-            let entry = walk.entry(level);
-            let marked = GuestPte(entry.0 | A | dirty);
-            if marked != entry && !memory.compare_exchange(walk.at(level), entry.0, marked.0) {
-                continue 'again;
-            }
-            walk.entry[level as usize - 1] = marked;
+        let dirty = access.write && !walk.entry(walk.leaf).has(D);
+        if every & A != 0 && !dirty || mark(walk, dirty) {
+            return Ok(());
         }
-        return Ok(walk);
+        *walk = Walk::new();
     }
+}
+
+/// Reads the entries on the way to `gva`; returns the bits that all and that any of them have.
+#[inline(always)]
+fn read<'m>(
+    memory: &'m impl GuestMemory,
+    root: Gfn,
+    gva: Gva,
+    paging: Paging,
+    walk: &mut Walk<'m>,
+) -> Result<(u64, u64), Denied> {
+    let mut seen = Seen { table: root, every: !0, any: 0 };
+    // Unrolled: this is the hottest loop of L1, and each level's shifts become constants.
+    let leaf = read_level::<4>(memory, gva, paging, walk, &mut seen)?
+        || read_level::<3>(memory, gva, paging, walk, &mut seen)?
+        || read_level::<2>(memory, gva, paging, walk, &mut seen)?
+        || read_level::<1>(memory, gva, paging, walk, &mut seen)?;
+    debug_assert!(leaf);
+    Ok((seen.every, seen.any))
+}
+
+/// Where a walk is, and the bits of the entries behind it.
+struct Seen {
+    table: Gfn,
+    every: u64,
+    any: u64,
+}
+
+/// Reads the entry at `LEVEL`; true if it is the leaf.
+#[inline(always)]
+fn read_level<'m, const LEVEL: u8>(
+    memory: &'m impl GuestMemory,
+    gva: Gva,
+    paging: Paging,
+    walk: &mut Walk<'m>,
+    seen: &mut Seen,
+) -> Result<bool, Denied> {
+    let page = memory.table_at(seen.table).ok_or(Denied::NOT_PRESENT)?;
+    let slot = &page.0[gva.index(LEVEL)];
+    let entry = GuestPte(slot.load(Acquire));
+    if !entry.present() {
+        return Err(Denied::NOT_PRESENT);
+    }
+    if paging.is_reserved(entry, LEVEL) {
+        return Err(Denied::RESERVED);
+    }
+    walk.slots[LEVEL as usize - 1] = Some(slot);
+    walk.entries[LEVEL as usize - 1] = entry;
+    walk.leaf = LEVEL;
+    seen.every &= entry.0;
+    seen.any |= entry.0;
+    seen.table = entry.gfn();
+    Ok(LEVEL == 1 || entry.is_large(LEVEL))
+}
+
+/// Sets A, and D in the leaf, in the entries walked; false if one of them has changed.
+#[cold]
+fn mark(walk: &mut Walk<'_>, dirty: bool) -> bool {
+    for level in walk.leaf..=LEVELS {
+        let index = level as usize - 1;
+        let dirty = if level == walk.leaf && dirty { D } else { 0 };
+        let entry = walk.entries[index].0;
+        let marked = entry | A | dirty;
+        let Some(slot) = walk.slots[index] else { return false };
+        if marked != entry && slot.compare_exchange(entry, marked, AcqRel, Relaxed).is_err() {
+            return false;
+        }
+        walk.entries[index] = GuestPte(marked);
+    }
+    true
 }

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "the switcher's assembly is called from here and nowhere else")]
 
 use crate::{Context, CpuBlock, block::mode, direct, exit, layout};
-use core::{arch::global_asm, mem::offset_of, sync::atomic::Ordering::Relaxed};
+use core::{arch::global_asm, mem::offset_of};
 use pv_abi::{event, msr, pvcs, selectors};
 
 /// Distance of a block field from the start of the CPU's area, where the text lies.
@@ -126,22 +126,34 @@ impl Text {
     }
 }
 
+/// `switcher_enter` in the area of one CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Enter(extern "C" fn(*mut Context));
+
+impl Enter {
+    /// The entry of CPU `cpu`.
+    ///
+    /// # Safety
+    /// The CPU's area is mapped in L1's root, for good.
+    #[must_use]
+    pub unsafe fn of(cpu: usize) -> Self {
+        let address = layout::area_base(cpu) + Text::linked().enter;
+        // SAFETY: by the caller's promise the alias of switcher_enter is at that address; it has
+        // this signature.
+        Self(unsafe { core::mem::transmute::<u64, extern "C" fn(*mut Context)>(address) })
+    }
+}
+
 /// Enters the guest and returns when it is left. Interrupts must be off, and are off on return.
 ///
 /// # Safety
-/// 1. The caller runs on CPU `cpu`, whose area is mapped and whose block names this L1's CR3 and
-///    trap handler; TSS, IDT, STAR, LSTAR, CSTAR and SFMASK are this CPU's.
+/// 1. The caller runs on the CPU that `door` is of, and its block names this L1's CR3 and trap
+///    handler; TSS, IDT, STAR, LSTAR, CSTAR and SFMASK are this CPU's.
 /// 2. `context.cr3` is a root that maps the switcher window exactly as L1's root does and nothing
 ///    else of L1; so do `smod_cr3` and `umod_cr3` of the block unless `mode` inhibits them.
 /// 3. If `context.sysret` is set, RCX == RIP is canonical and R11 == RFLAGS.
 /// 4. RFLAGS holds IF and no IOPL or VM; the selectors have RPL 3.
-pub unsafe fn enter(cpu: usize, text: &Text, block: &CpuBlock, context: &mut Context) {
-    debug_assert!(block.l1_cr3.load(Relaxed) != 0);
-    let address = layout::area_base(cpu) + text.enter;
-    // SAFETY: by 1 the address is the alias of switcher_enter on this CPU; the assembly preserves
-    // what the C calling convention asks for, and 2 to 4 are what it needs from its argument.
-    unsafe {
-        let enter: extern "C" fn(*mut Context) = core::mem::transmute(address);
-        enter(context);
-    }
+#[inline]
+pub unsafe fn enter(door: Enter, context: &mut Context) {
+    door.0(context);
 }

@@ -12,8 +12,7 @@ use crate::{
         percpu::{self, AreaFrames, Cpu},
         physmap, serial, xstate,
     },
-    interrupt,
-    log,
+    interrupt, log,
     memory::{self, heap, paging},
     report,
     stats::Report,
@@ -21,10 +20,7 @@ use crate::{
     vm::{Vm, build},
 };
 use alloc::{sync::Arc, vec::Vec};
-use core::sync::atomic::{
-    AtomicU64, AtomicUsize,
-    Ordering::Relaxed,
-};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use pv_abi::{
     addr::Hpa,
     bundle::{self, Bundle, Error as BundleError},
@@ -178,7 +174,7 @@ fn bring_up(
         bases,
         block,
         gdt,
-        text: switcher::enter::Text::linked(),
+        enter: pvh::enter(0),
         apic: local_apic,
         clock,
     });
@@ -205,7 +201,12 @@ fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &[u8], window: &paging::
             format_args!("guest '{}' could not be started: {error}", guest.name),
         ),
     };
-    log!("guest '{}': {} MiB, {} MiB left to L1", vm.name, guest.memory >> 20, memory::free_bytes() >> 20);
+    log!(
+        "guest '{}': {} MiB, {} MiB left to L1",
+        vm.name,
+        guest.memory >> 20,
+        memory::free_bytes() >> 20
+    );
     CONSOLE_OWNER.call_once(|| vm.clone());
     serial::CONSOLE.interrupt_on_receive();
     apic::route(serial::CONSOLE_IRQ, vector::CONSOLE, cpu.apic.id());

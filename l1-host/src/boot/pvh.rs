@@ -10,6 +10,7 @@ use crate::{
     },
 };
 use core::{arch::global_asm, ops::Range};
+use switcher::enter::Enter;
 
 /// L1 address minus physical address.
 pub const KERNEL_BASE: u64 = 0xffff_8000_0000_0000;
@@ -134,4 +135,10 @@ pub fn load_cpu(index: usize, features: &Features) -> BaseAccess {
     // SAFETY: the boot CPU is CPU 0, `percpu::prepare` has filled its area, and the root in CR3
     // maps the window.
     unsafe { percpu::load(index, features) }
+}
+
+/// The way into a guest on CPU `index`.
+pub fn enter(index: usize) -> Enter {
+    // SAFETY: L1's root maps the areas of all CPUs that were prepared, for good.
+    unsafe { Enter::of(index) }
 }

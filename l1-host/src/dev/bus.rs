@@ -28,6 +28,7 @@ pub struct Effect {
 
 /// The devices of one VM.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a VM, and it lies in the VM")]
 pub enum Bus {
     /// Nothing but unclaimed addresses: stock kernels under the shim.
     Empty,

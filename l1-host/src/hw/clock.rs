@@ -2,11 +2,7 @@
 //! May: unsafe, port-io. Context: boot; the conversions anywhere.
 #![expect(unsafe_code, reason = "the timer chip's ports")]
 
-use super::{
-    apic::LocalApic,
-    cpu,
-    features::Features,
-};
+use super::{apic::LocalApic, cpu, features::Features};
 use raw_cpuid::CpuId;
 use x86_64::instructions::port::Port;
 
@@ -93,7 +89,9 @@ fn stated_tsc_hz() -> Option<u64> {
     let cpuid = CpuId::new();
     let hypervisor = cpuid.get_hypervisor_info();
     let from_hypervisor = hypervisor
-        .filter(|info| matches!(info.identify(), raw_cpuid::Hypervisor::KVM | raw_cpuid::Hypervisor::VMware))
+        .filter(|info| {
+            matches!(info.identify(), raw_cpuid::Hypervisor::KVM | raw_cpuid::Hypervisor::VMware)
+        })
         .and_then(|info| info.tsc_frequency())
         .filter(|&khz| khz > 100_000)
         .map(|khz| u64::from(khz) * 1000);

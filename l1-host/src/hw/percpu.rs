@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{addr::Hpa, msr::arch};
 use switcher::{
     CpuBlock, L1TrapFn,
-    enter::Text,
+    enter::{Enter, Text},
     layout::{self, area},
     tables::{self, GdtPage, IdtPage},
 };
@@ -40,8 +40,8 @@ pub struct Cpu {
     pub block: &'static CpuBlock,
     /// GDT and TSS in its area.
     pub gdt: &'static GdtPage,
-    /// The switcher's text.
-    pub text: Text,
+    /// The way into a guest.
+    pub enter: Enter,
     /// Its local APIC.
     pub apic: LocalApic,
     /// The rates of its clocks.

@@ -20,9 +20,8 @@ pub fn init(features: &Features) -> u64 {
     }
     // SAFETY: the CPU has XSAVE. L1 is compiled without any vector registers.
     unsafe { Cr4::update(|cr4| cr4.insert(Cr4Flags::OSXSAVE)) };
-    let supported = raw_cpuid::CpuId::new()
-        .get_extended_state_info()
-        .map_or(3, |_| supported_mask());
+    let supported =
+        raw_cpuid::CpuId::new().get_extended_state_info().map_or(3, |_| supported_mask());
     let mut value = supported & WANTED;
     if value & 0xe0 != 0xe0 {
         value &= !0xe0;

@@ -12,7 +12,6 @@ static HEAP: TalcLock<spin::Mutex<()>, Manual> = TalcLock::new(Manual);
 /// Adds `len` bytes of RAM at `start` to the heap.
 pub fn add(start: Hpa, len: u64) {
     // SAFETY: the caller took this RAM for the heap; the direct map covers it, writable.
-    let claimed =
-        unsafe { HEAP.lock().claim((DIRECT_MAP + start.0) as *mut u8, len as usize) };
+    let claimed = unsafe { HEAP.lock().claim((DIRECT_MAP + start.0) as *mut u8, len as usize) };
     assert!(claimed.is_some(), "a heap region of {len} bytes is too small");
 }

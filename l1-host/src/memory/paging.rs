@@ -130,11 +130,7 @@ pub fn build_root(
     features: &Features,
 ) -> Result<Tree, NoMemory> {
     let root = Tree::new(4)?;
-    let parts = [
-        (&image.text, 0),
-        (&image.rodata, NX),
-        (&image.data, W | D | NX),
-    ];
+    let parts = [(&image.text, 0), (&image.rodata, NX), (&image.data, W | D | NX)];
     for (range, flags) in parts {
         for address in range.clone().step_by(4096).filter(|&page| page != image.guard) {
             root.map(address, Hpa(address - image.base), 1, flags)?;

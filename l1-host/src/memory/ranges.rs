@@ -89,23 +89,23 @@ impl Ranges {
 mod tests {
     use super::*;
 
-    fn of(ranges: &[Range<u64>]) -> Ranges {
+    fn of(ranges: &[(u64, u64)]) -> Ranges {
         let mut all = Ranges::new();
-        for range in ranges {
-            all.add(range.clone());
+        for &(start, end) in ranges {
+            all.add(start..end);
         }
         all
     }
 
     #[test]
     fn neighbours_and_overlaps_merge() {
-        let all = of(&[0x1000..0x2000, 0x5000..0x6000, 0x2000..0x3000, 0x5800..0x7000]);
+        let all = of(&[(0x1000, 0x2000), (0x5000, 0x6000), (0x2000, 0x3000), (0x5800, 0x7000)]);
         assert!(all.iter().eq(&[0x1000..0x3000, 0x5000..0x7000]));
     }
 
     #[test]
     fn removing_splits() {
-        let mut all = of(&[0..0x10_000]);
+        let mut all = of(&[(0, 0x10_000)]);
         all.remove(0x4000..0x5000);
         assert!(all.iter().eq(&[0..0x4000, 0x5000..0x10_000]));
         all.remove(0x3000..0x6000);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn pieces_are_aligned_and_from_the_top() {
-        let mut all = of(&[0x1000..0x41_0000]);
+        let mut all = of(&[(0x1000, 0x41_0000)]);
         assert_eq!(all.take(0x20_0000, 0x20_0000), Some(0x20_0000));
         assert_eq!(all.take(0x1000, 0x1000), Some(0x40_f000));
         assert_eq!(all.take(0x20_0000, 0x20_0000), None, "no aligned piece is left");
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_largest_piece_is_cut_to_size() {
-        let mut all = of(&[0x1000..0x5000, 0x10_0000..0x100_0000]);
+        let mut all = of(&[(0x1000, 0x5000), (0x10_0000, 0x100_0000)]);
         assert_eq!(all.take_largest(u64::MAX, 0x20_0000), Some(0x20_0000..0x100_0000));
         assert_eq!(all.take_largest(u64::MAX, 0x20_0000), None);
     }

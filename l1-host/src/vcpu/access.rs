@@ -32,10 +32,10 @@ impl Vcpu {
             let at = gva.offset(done as u64);
             // The CPU has just fetched from there, so the shadow tables hold it: that is quicker
             // than the guest's, and knows the VM window too.
-            let hpa = match self.shadow_translate(at).map_or_else(
-                || self.translate(at, access),
-                |hpa| Ok(Some(hpa)),
-            ) {
+            let hpa = match self
+                .shadow_translate(at)
+                .map_or_else(|| self.translate(at, access), |hpa| Ok(Some(hpa)))
+            {
                 Ok(Some(hpa)) => hpa,
                 Ok(None) | Err(_) if done > 0 => break,
                 Ok(None) => return Err(GuestFault { gva: at, error: access.error_bits() }),

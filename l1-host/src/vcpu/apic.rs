@@ -51,8 +51,8 @@ pub struct VirtualApic {
     timer_divide: u32,
     /// TSC value at which the timer fires.
     deadline: Option<u64>,
-    /// Something is requested: cheap to test on every entry.
-    waiting: bool,
+    /// Something is requested, or the deadline has changed: cheap to test on every entry.
+    attention: bool,
 }
 
 const MASKED: u32 = 1 << 16;
@@ -77,7 +77,7 @@ impl VirtualApic {
             timer_initial: 0,
             timer_divide: 0,
             deadline: None,
-            waiting: false,
+            attention: false,
         }
     }
 
@@ -85,15 +85,21 @@ impl VirtualApic {
     pub fn raise(&mut self, vector: u8) {
         if vector >= 16 {
             self.requested.set(vector);
-            self.waiting = true;
+            self.attention = true;
         }
     }
 
-    /// True if an interrupt may be waiting.
+    /// True if the owner has something to do: an interrupt is requested, or the deadline is
+    /// another than when this was last false.
     #[inline]
     #[must_use]
-    pub const fn is_waiting(&self) -> bool {
-        self.waiting
+    pub const fn needs_attention(&self) -> bool {
+        self.attention
+    }
+
+    /// The owner has armed its timer and delivered what can be delivered.
+    pub fn attended(&mut self) {
+        self.attention = self.requested != Vectors::default();
     }
 
     fn processor_priority(&self) -> u8 {
@@ -113,7 +119,6 @@ impl VirtualApic {
         if !auto_eoi {
             self.in_service.set(vector);
         }
-        self.waiting = self.requested != Vectors::default();
     }
 
     /// When the timer fires, as a TSC value.
@@ -126,6 +131,7 @@ impl VirtualApic {
     pub fn poll_timer(&mut self, now: u64) {
         let Some(deadline) = self.deadline.filter(|&deadline| now >= deadline) else { return };
         let lvt = self.lvt[0];
+        self.attention = true;
         self.deadline = (lvt & TIMER_MODE == TIMER_PERIODIC).then(|| {
             let period = self.period();
             deadline + (now - deadline) / period * period + period
@@ -151,6 +157,7 @@ impl VirtualApic {
     pub fn write_deadline(&mut self, value: u64) {
         if self.lvt[0] & TIMER_MODE == TIMER_DEADLINE {
             self.deadline = (value != 0).then_some(value);
+            self.attention = true;
         }
     }
 
@@ -199,6 +206,7 @@ impl VirtualApic {
         if value >> 32 != 0 && index != x2apic::ICR {
             return Effect::Fault;
         }
+        self.attention = true;
         match index {
             x2apic::TPR => self.task_priority = low as u8,
             x2apic::EOI => {
@@ -271,7 +279,7 @@ mod tests {
         let mut apic = apic();
         apic.write_deadline(1000);
         apic.poll_timer(999);
-        assert!(!apic.is_waiting());
+        assert_eq!(apic.deliverable(), None);
         apic.poll_timer(1000);
         assert_eq!((apic.deliverable(), apic.deadline()), (Some(0x40), None));
         apic.write_deadline(5);
@@ -308,6 +316,6 @@ mod tests {
         assert_eq!(apic.write(x2apic::IRR0, 0, 0), Effect::Fault);
         assert_eq!(apic.read(0x8ff, 0), None);
         apic.raise(3);
-        assert!(!apic.is_waiting(), "exception vectors cannot be requested");
+        assert_eq!(apic.deliverable(), None, "exception vectors cannot be requested");
     }
 }

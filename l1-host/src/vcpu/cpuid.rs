@@ -82,12 +82,8 @@ impl Vcpu {
                 [khz, khz, 0, 0]
             }
             cpuid::ROOST_BASE => [cpuid::ROOST_MAX, roost[0], roost[1], roost[2]],
-            0x4000_0401 => {
-                [ext::VERSION, self.vm.offered().bits(), self.vm.features().bits(), 0]
-            }
-            cpuid::ROOST_MAX => {
-                [ext::window::MAX_VCPUS as u32, ext::notes::ENTRIES as u32, 0, 0]
-            }
+            0x4000_0401 => [ext::VERSION, self.vm.offered().bits(), self.vm.features().bits(), 0],
+            cpuid::ROOST_MAX => [ext::window::MAX_VCPUS as u32, ext::notes::ENTRIES as u32, 0, 0],
             _ => [0; 4],
         }
     }

@@ -5,8 +5,14 @@
 //! where the guest may have memory, so none can be set on L1's window.
 
 use super::{Vcpu, stop::Stop};
-use crate::{hw::{cpu::debug as hardware, percpu::Cpu}, stats::Reason};
-use pv_abi::{addr::Gva, event};
+use crate::{
+    hw::{cpu::debug as hardware, percpu::Cpu},
+    stats::Reason,
+};
+use pv_abi::{
+    addr::Gva,
+    event::{self, RFLAGS_RF, RFLAGS_TF},
+};
 
 /// The registers as the guest sees them.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +29,8 @@ pub struct DebugRegisters {
 
 const STATUS_RESET: u64 = 0xffff_0ff0;
 const CONTROL_RESET: u64 = 0x400;
+/// DR6.BS: a single step.
+const STATUS_STEP: u64 = 1 << 14;
 /// Bits of DR7 a guest may set: enables, LE, GE, conditions and lengths. GD stays off.
 const CONTROL_ALLOWED: u64 = 0xffff_03ff;
 
@@ -90,6 +98,19 @@ impl Vcpu {
         if self.debug.armed != 0 {
             hardware::set_dr7(0);
         }
+    }
+
+    /// The instruction that ends at `rip` has been carried out for the guest: it goes on there,
+    /// or with a #DB if it steps through its code.
+    #[inline]
+    pub(super) fn retire(&mut self, cpu: &Cpu, rip: u64) -> Result<(), Stop> {
+        self.context.rip = rip;
+        self.context.rflags &= !RFLAGS_RF;
+        if self.context.rflags & RFLAGS_TF != 0 {
+            self.debug.status |= STATUS_STEP;
+            self.deliver(cpu, event::DB, 0)?;
+        }
+        Ok(())
     }
 
     /// #DB from the guest: the reason is merged into its DR6.

@@ -8,11 +8,7 @@ use crate::{
     stats::Reason,
 };
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
-use pv_abi::{
-    addr::{Gfn, Gva},
-    cpuid, event,
-    pvcs::flags,
-};
+use pv_abi::{addr::Gva, cpuid, event, msr::x2apic, pvcs::flags};
 use x86_64::registers::xcontrol::XCr0;
 
 /// Longest instruction.
@@ -58,7 +54,7 @@ impl Vcpu {
             Some(value) => {
                 self.context.rax = value & 0xffff_ffff;
                 self.context.rdx = value >> 32;
-                self.context.rip += 2;
+                self.retire(cpu, self.context.rip + 2)?;
             }
             None => self.deliver(cpu, event::GP, 0)?,
         }
@@ -68,7 +64,7 @@ impl Vcpu {
     fn wrmsr(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
         let value = self.context.rax & 0xffff_ffff | self.context.rdx << 32;
         match self.write_msr(cpu, self.context.rcx as u32, value) {
-            Ok(()) => self.context.rip += 2,
+            Ok(()) => self.retire(cpu, self.context.rip + 2)?,
             Err(_) => self.deliver(cpu, event::GP, 0)?,
         }
         Ok(Reason::RdmsrWrmsr)
@@ -80,18 +76,15 @@ impl Vcpu {
             let [eax, ebx, ecx, edx] = self.cpuid(cpu, leaf, subleaf).map(u64::from);
             let context = &mut self.context;
             (context.rax, context.rbx, context.rcx, context.rdx) = (eax, ebx, ecx, edx);
-            context.rip += cpuid::SYNTHETIC.len() as u64;
+            self.retire(cpu, self.context.rip + cpuid::SYNTHETIC.len() as u64)?;
             return Ok(Reason::SyntheticCpuid);
         }
         let mut decoder = Decoder::with_ip(64, bytes, self.context.rip, DecoderOptions::NONE);
         let instruction = decoder.decode();
-        let done = if instruction.is_invalid() {
-            Done::Fault
-        } else {
-            self.execute(cpu, &instruction)?
-        };
+        let done =
+            if instruction.is_invalid() { Done::Fault } else { self.execute(cpu, &instruction)? };
         match done {
-            Done::Next => self.context.rip = instruction.next_ip(),
+            Done::Next => self.retire(cpu, instruction.next_ip())?,
             Done::Stay => {}
             Done::Fault => self.deliver(cpu, event::GP, 0)?,
             Done::PageFault(fault) => self.reflect_fault(cpu, fault)?,
@@ -115,11 +108,12 @@ impl Vcpu {
                 self.msrs.cr0 &= !(1 << 3);
                 Done::Next
             }
-            Mnemonic::Lmsw => Done::Next,
+            Mnemonic::Lmsw => self.lmsw(cpu, instruction),
             Mnemonic::Invlpg => {
                 self.invlpg(Gva(self.effective_address(cpu, instruction)));
                 Done::Next
             }
+            Mnemonic::Invpcid => self.invpcid(cpu, instruction),
             Mnemonic::Xsetbv => self.xsetbv(),
             // Caches are coherent, and not the guest's to write back.
             Mnemonic::Wbinvd | Mnemonic::Invd | Mnemonic::Wbnoinvd => Done::Next,
@@ -204,9 +198,12 @@ impl Vcpu {
         match register {
             Register::CR0 => Some(self.msrs.cr0),
             Register::CR2 => Some(self.pvcs.map_or(0, |pvcs| pvcs.cr2())),
-            Register::CR3 => Some(self.mmu.roots().map_or(0, |roots| roots.gfn.gpa().0)),
+            Register::CR3 => {
+                let root = self.mmu.roots().map_or(0, |roots| roots.gfn.gpa().0);
+                Some(root | self.msrs.cr3_low)
+            }
             Register::CR4 => Some(self.msrs.cr4),
-            Register::CR8 => Some(0),
+            Register::CR8 => self.apic.read(x2apic::TPR, 0).map(|priority| priority >> 4),
             _ => None,
         }
     }
@@ -220,15 +217,39 @@ impl Vcpu {
                     pvcs.set_cr2(value);
                 }
             }
-            Register::CR3 => {
-                let gfn = Gfn((value & 0x000f_ffff_ffff_f000) >> 12);
-                self.switch_root(gfn, value >> 63 == 0)?;
-            }
+            Register::CR3 => self.load_cr3(value, value >> 63 == 0)?,
             Register::CR4 => self.msrs.cr4 = value | 1 << 5,
-            Register::CR8 => {}
+            Register::CR8 if value < 16 => {
+                self.apic.write(x2apic::TPR, value << 4, 0);
+            }
             _ => return Ok(Done::Fault),
         }
         Ok(Done::Next)
+    }
+
+    /// LMSW: MP, EM, TS as given; PE can be set and is.
+    fn lmsw(&mut self, cpu: &Cpu, instruction: &Instruction) -> Done {
+        let value = if instruction.op0_kind() == OpKind::Register {
+            self.register(cpu, instruction.op0_register())
+        } else {
+            let mut bytes = [0; 2];
+            if let Err(fault) = self.read(Gva(self.effective_address(cpu, instruction)), &mut bytes)
+            {
+                return Done::PageFault(fault);
+            }
+            u16::from_le_bytes(bytes).into()
+        };
+        self.msrs.cr0 = self.msrs.cr0 & !0xe | value & 0xe;
+        Done::Next
+    }
+
+    /// INVPCID: whatever it names is flushed with everything else.
+    fn invpcid(&mut self, cpu: &Cpu, instruction: &Instruction) -> Done {
+        if self.register(cpu, instruction.op0_register()) > 3 {
+            return Done::Fault;
+        }
+        self.flush_all();
+        Done::Next
     }
 
     /// CLI and STI on the virtual flag. Outside a shim's text they do nothing: there the flag is
@@ -288,28 +309,23 @@ impl Vcpu {
         }
     }
 
-    /// Where the instruction's memory operand lies.
-    pub(super) fn effective_address(&self, cpu: &Cpu, instruction: &Instruction) -> u64 {
-        instruction
-            .virtual_address(0, 0, |register, _, _| {
-                Some(match register {
-                    Register::FS => cpu.bases.fs(),
-                    Register::GS => cpu.bases.gs(),
-                    register if register.is_segment_register() => 0,
-                    register => self.register(cpu, register),
-                })
+    /// Where the instruction's memory operand lies; `None` if it has none, or has string operands.
+    pub(super) fn memory_operand(&self, cpu: &Cpu, instruction: &Instruction) -> Option<u64> {
+        let operand = (0..instruction.op_count())
+            .find(|&operand| instruction.op_kind(operand) == OpKind::Memory)?;
+        instruction.virtual_address(operand, 0, |register, _, _| {
+            Some(match register {
+                Register::FS => cpu.bases.fs(),
+                Register::GS => cpu.bases.gs(),
+                register if register.is_segment_register() => 0,
+                register => self.register(cpu, register),
             })
-            .or_else(|| {
-                instruction.virtual_address(1, 0, |register, _, _| {
-                    Some(match register {
-                        Register::FS => cpu.bases.fs(),
-                        Register::GS => cpu.bases.gs(),
-                        register if register.is_segment_register() => 0,
-                        register => self.register(cpu, register),
-                    })
-                })
-            })
-            .unwrap_or(0)
+        })
+    }
+
+    /// The same for an instruction that is known to have one.
+    fn effective_address(&self, cpu: &Cpu, instruction: &Instruction) -> u64 {
+        self.memory_operand(cpu, instruction).unwrap_or(0)
     }
 
     /// The value of a general register, of whatever size, or of RIP.

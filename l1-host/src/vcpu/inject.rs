@@ -86,8 +86,8 @@ impl Vcpu {
     /// As for [`Vcpu::deliver`].
     pub(super) fn inject_interrupt(&mut self, cpu: &Cpu) -> Result<(), Stop> {
         let Some(vector) = self.apic.deliverable() else { return Ok(()) };
-        let open = self.mode == Mode::User
-            || self.pvcs.is_some_and(|pvcs| pvcs.interrupts_enabled());
+        let open =
+            self.mode == Mode::User || self.pvcs.is_some_and(|pvcs| pvcs.interrupts_enabled());
         if !open {
             if let Some(pvcs) = &self.pvcs {
                 pvcs.update_flags(flags::IP, 0);

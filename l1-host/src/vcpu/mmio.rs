@@ -28,10 +28,13 @@ impl Vcpu {
             Decoder::with_ip(64, &bytes[..read], self.context.rip, DecoderOptions::NONE);
         let instruction = decoder.decode();
         let size = instruction.memory_size().size();
-        let address = self.effective_address(cpu, &instruction);
         // The guest may have rewritten the instruction since it faulted: then it runs again.
-        if instruction.is_invalid() || address != gva.0 {
+        if instruction.is_invalid() {
             return Ok(());
+        }
+        // String and stack operands, and accesses that only reach into the device's page.
+        if self.memory_operand(cpu, &instruction) != Some(gva.0) {
+            return Err(Stop::Unsupported("this kind of access to a device"));
         }
         if !matches!(size, 1 | 2 | 4 | 8) || gpa.page_offset() + size as u64 > 4096 {
             return Err(Stop::Unsupported("a device access of this size"));
@@ -41,8 +44,7 @@ impl Vcpu {
         } else {
             self.load_device(&instruction, gpa, size as u8)?;
         }
-        self.context.rip = instruction.next_ip();
-        Ok(())
+        self.retire(cpu, instruction.next_ip())
     }
 
     fn store_device(
@@ -80,11 +82,8 @@ impl Vcpu {
 
     /// Writes `data` at `gva` as the guest's current mode would.
     pub(super) fn write(&mut self, gva: Gva, data: &[u8]) -> Result<(), GuestFault> {
-        let access = Access {
-            write: true,
-            fetch: false,
-            user: self.mode == super::state::Mode::User,
-        };
+        let access =
+            Access { write: true, fetch: false, user: self.mode == super::state::Mode::User };
         for (index, byte) in data.iter().enumerate() {
             let at = gva.offset(index as u64);
             let gpa = self

@@ -25,6 +25,8 @@ pub struct Msrs {
     pub lstar: u64,
     pub kernel_gs_base: u64,
     pub cr0: u64,
+    /// The PCID and cache bits of CR3.
+    pub cr3_low: u64,
     pub cr4: u64,
     pub xcr0: u64,
     star: u64,
@@ -61,6 +63,7 @@ impl Msrs {
             lstar: 0,
             kernel_gs_base: 0,
             cr0: CR0,
+            cr3_low: 0,
             cr4: CR4 | (Cr4::read() & shown).bits(),
             xcr0: 1,
             star: u64::from(USER_CS) << 32 | 0x23 << 48,

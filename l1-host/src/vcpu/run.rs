@@ -10,7 +10,7 @@ use crate::{
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::event;
-use switcher::{Exit, mode};
+use switcher::{Exit, exit, mode};
 
 /// Runs `vcpu` on `cpu` until its VM ends.
 pub fn run(cpu: &Cpu, vcpu: &mut Vcpu) -> Stop {
@@ -43,19 +43,27 @@ impl Vcpu {
     /// Everything that may have to happen before the guest goes on.
     #[inline]
     fn prepare(&mut self, cpu: &Cpu) -> Result<(), Stop> {
+        if self.apic.needs_attention() || self.halted {
+            self.attend(cpu)?;
+        }
+        self.take_flush_requests();
+        if self.cr3_stale {
+            self.refresh_cr3(cpu);
+        }
+        Ok(())
+    }
+
+    /// Timer, waiting, interrupts.
+    #[cold]
+    fn attend(&mut self, cpu: &Cpu) -> Result<(), Stop> {
         if self.apic.deadline() != self.armed {
             self.arm_timer(cpu);
         }
         if self.halted {
             self.wait(cpu);
         }
-        if self.apic.is_waiting() {
-            self.inject_interrupt(cpu)?;
-        }
-        self.take_flush_requests();
-        if self.cr3_stale {
-            self.refresh_cr3(cpu);
-        }
+        self.inject_interrupt(cpu)?;
+        self.apic.attended();
         Ok(())
     }
 
@@ -85,6 +93,8 @@ impl Vcpu {
                 self.arm_timer(cpu);
             }
             cpu::halt();
+            // It may have been the timer, and early: it counts coarser than the TSC and not as far.
+            self.armed = None;
         }
         self.halted = false;
     }
@@ -118,7 +128,7 @@ impl Vcpu {
         //    the VM window; the block's copies are of the same pair.
         // 3. `sysret` is set only where RCX, R11 and RIP were checked (`hypercall`, `eretu`).
         // 4. RFLAGS and selectors were sanitized wherever they were set from guest values.
-        unsafe { switcher::enter::enter(cpu.index, &cpu.text, cpu.block, &mut self.context) };
+        unsafe { switcher::enter::enter(cpu.enter, &mut self.context) };
         self.unload_debug();
         self.context.sysret = 0;
         self.mode = if cpu.block.mode.load(Relaxed) & mode::SUPERVISOR != 0 {
@@ -128,15 +138,24 @@ impl Vcpu {
         };
     }
 
+    /// The most frequent reasons first, by number; the rest by name.
     #[inline]
     fn handle_exit(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
-        let exit = Exit::decode(self.context.reason, self.context.error);
-        let cr2 = cpu::cr2();
+        const PAGE_FAULT: u64 = event::PF as u64;
+        const GENERAL_PROTECTION: u64 = event::GP as u64;
         self.drain_notes();
-        match exit {
+        match self.context.reason {
+            exit::SYSCALL => self.syscall(cpu),
+            PAGE_FAULT => self.page_fault(cpu, cpu::cr2(), self.context.error),
+            GENERAL_PROTECTION => self.general_protection(cpu, self.context.error),
+            _ => self.handle_rare_exit(cpu),
+        }
+    }
+
+    #[cold]
+    fn handle_rare_exit(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        match Exit::decode(self.context.reason, self.context.error) {
             Exit::Syscall => self.syscall(cpu),
-            Exit::Exception(event::PF, error) => self.page_fault(cpu, cr2, error),
-            Exit::Exception(event::GP, error) => self.general_protection(cpu, error),
             Exit::Exception(vector, error) => self.exception(cpu, vector, error),
             Exit::Interrupt(vector) => {
                 let reason = interrupt::handle(cpu, vector);

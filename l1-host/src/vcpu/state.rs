@@ -49,6 +49,8 @@ pub struct Vcpu {
     pub(super) cr3: Cr3Pair,
     /// `cr3` must be made anew before the next entry.
     pub(super) cr3_stale: bool,
+    /// Single addresses were flushed, and address spaces that are not loaded do not know.
+    pub(super) others_stale: bool,
     flushes_seen: u64,
     pub(super) pvcs: Option<PvcsPage>,
     pub(super) msrs: Msrs,
@@ -96,6 +98,7 @@ impl Vcpu {
             tags: Tags::new(cpu.features.pcid && cpu.features.invpcid),
             cr3: Cr3Pair { smod: 0, umod: 0 },
             cr3_stale: true,
+            others_stale: false,
             flushes_seen: 0,
             pvcs: None,
             msrs: Msrs::new(index),
@@ -141,8 +144,19 @@ impl Vcpu {
     /// Tells the user where the guest was.
     pub fn report_registers(&self) {
         let c = &self.context;
-        report!("  mode {:?}, rip {:#018x} rsp {:#018x} rflags {:#x}", self.mode, c.rip, c.rsp, c.rflags);
-        report!("  cs {:#x} ss {:#x} cr3 {:?}", c.cs, c.ss, self.mmu.roots().map(|roots| roots.gfn));
+        report!(
+            "  mode {:?}, rip {:#018x} rsp {:#018x} rflags {:#x}",
+            self.mode,
+            c.rip,
+            c.rsp,
+            c.rflags
+        );
+        report!(
+            "  cs {:#x} ss {:#x} cr3 {:?}",
+            c.cs,
+            c.ss,
+            self.mmu.roots().map(|roots| roots.gfn)
+        );
         let rows = [
             [("rax", c.rax), ("rbx", c.rbx), ("rcx", c.rcx)],
             [("rdx", c.rdx), ("rsi", c.rsi), ("rdi", c.rdi)],

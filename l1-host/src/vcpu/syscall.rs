@@ -80,7 +80,11 @@ impl Vcpu {
 
         cpu.bases.set_gs(gsbase);
         self.mode = Mode::User;
-        self.irq_window = false;
+        if self.irq_window {
+            // What waits is delivered now.
+            pvcs.update_flags(0, flags::IP);
+            self.irq_window = false;
+        }
         let rflags = saved.eflags & RFLAGS_ALLOWED | RFLAGS_FORCED;
         let context = &mut self.context;
         (context.rip, context.rcx, context.r11) = (saved.rip, saved.rcx, saved.r11);
@@ -97,8 +101,9 @@ impl Vcpu {
             && let Some((gva, access)) = self.last_fault.take()
             && gva.0 == pvcs.cr2()
         {
-            // A fault that is still one is left to the guest's own access.
-            let _ = self.resolve(gva, access);
+            // A fault that is still one is left to the guest's own access, and so is one that
+            // needs room.
+            let _ = self.vm.mmu.prefault(&mut self.mmu, gva, access);
         }
         Ok(())
     }
@@ -114,9 +119,7 @@ impl Vcpu {
         let plain = self.context.rflags & (RFLAGS_TF | RFLAGS_RF) == 0;
         self.context.sysret = (plain && Gva(self.context.rip).is_canonical()).into();
         let (result, reason) = match number {
-            hypercall::LOAD_PGTBL => {
-                (self.load_pgtbl(first, second)?, Reason::LoadPgtbl)
-            }
+            hypercall::LOAD_PGTBL => (self.load_pgtbl(first, second)?, Reason::LoadPgtbl),
             hypercall::TLB_INVLPG => {
                 self.invlpg(Gva(first));
                 (0, Reason::Invlpg)
@@ -129,9 +132,7 @@ impl Vcpu {
                 (self.read_msr(cpu, first as u32).unwrap_or(0), Reason::HypercallMsr)
             }
             hypercall::TLB_FLUSH => {
-                self.vm.mmu.flush(&mut self.mmu);
-                self.tags.flush_all();
-                self.cr3_stale = true;
+                self.flush_all();
                 (0, Reason::Flush)
             }
             hypercall::TLB_FLUSH_CURRENT => {
@@ -163,19 +164,33 @@ impl Vcpu {
         Ok(reason)
     }
 
-    /// LOAD_PGTBL. A root that is no RAM is ignored, as in generation C.
+    /// LOAD_PGTBL.
     fn load_pgtbl(&mut self, options: u64, cr3: u64) -> Result<u64, Stop> {
         let gfn = Gfn((cr3 & 0x000f_ffff_ffff_f000) >> 12);
         let pinned = options & ext::call::LOAD_PGTBL_PINNED != 0;
         if pinned && self.vm.features().contains(ext::Features::NOTES) {
             let _ = self.vm.mmu.pin_root(gfn);
         }
-        self.switch_root(gfn, options & hypercall::LOAD_PGTBL_FLUSH != 0)?;
+        self.load_cr3(cr3, options & hypercall::LOAD_PGTBL_FLUSH != 0)?;
         Ok(0)
+    }
+
+    /// Loads the address space that `cr3` names. A root that is no RAM is ignored, as in
+    /// generation C.
+    pub(super) fn load_cr3(&mut self, cr3: u64, flush: bool) -> Result<(), Stop> {
+        let gfn = Gfn((cr3 & 0x000f_ffff_ffff_f000) >> 12);
+        self.switch_root(gfn, flush)?;
+        if self.mmu.roots().is_some_and(|roots| roots.gfn == gfn) {
+            self.msrs.cr3_low = cr3 & 0xfff;
+        }
+        Ok(())
     }
 
     /// Loads the address space in `gfn`, with or without a flush of its translations.
     pub(super) fn switch_root(&mut self, gfn: Gfn, flush: bool) -> Result<(), Stop> {
+        if self.others_stale && !flush {
+            self.flush_all();
+        }
         let mut result = self.vm.mmu.load_root(&mut self.mmu, gfn, flush);
         if result == Err(RootError::NoMemory) {
             self.make_room();
@@ -195,8 +210,18 @@ impl Vcpu {
         }
     }
 
-    /// Flushes one address everywhere it may be cached.
+    /// Flushes every translation of this vCPU.
+    pub(super) fn flush_all(&mut self) {
+        self.vm.mmu.flush(&mut self.mmu);
+        self.tags.flush_all();
+        self.cr3_stale = true;
+        self.others_stale = false;
+    }
+
+    /// Flushes one address everywhere it may be cached: at once in the current address space, and
+    /// for an address of the lower half before the next one is used that was not flushed itself.
     pub(super) fn invlpg(&mut self, gva: Gva) {
+        self.others_stale |= gva.index(4) < 256;
         self.vm.mmu.flush_address(&self.mmu, gva);
         if gva.is_canonical() {
             self.tags.flush_address(&crate::hw::cpu::Invpcid, gva);
@@ -213,8 +238,9 @@ impl Vcpu {
         self.halted = self.apic.deliverable().is_none();
     }
 
-    /// SYSCALL from 32-bit code: not delivered to guests.
+    /// SYSCALL from 32-bit code: not delivered to guests, but a #UD like on CPUs without it.
     pub(super) fn syscall32(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        self.context.rip = self.context.rip.wrapping_sub(2);
         self.deliver(cpu, event::UD, 0)?;
         Ok(Reason::OtherException)
     }

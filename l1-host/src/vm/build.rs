@@ -4,12 +4,15 @@
 use super::{
     Kind, Vm,
     env::VmEnv,
-    ram::{Extent, GuestRam},
+    ram::{BLOCK, Extent, GuestRam},
     window::{self, SwitcherWindow},
 };
 use crate::{
     hw::{clock::Clock, physmap},
-    memory::{self, heap, paging::{NoMemory, Tree}},
+    memory::{
+        self, heap,
+        paging::{NoMemory, Tree},
+    },
 };
 use alloc::{sync::Arc, vec::Vec};
 use core::{fmt, sync::atomic::Ordering::Relaxed};
@@ -125,9 +128,9 @@ fn stock(
 ) -> Result<(Arc<Vm>, Start), Error> {
     let ram_pages = guest.memory >> 12;
     let frames = WindowFrames::new(ram_pages, shim.segment_pages(), u64::from(guest.vcpus));
-    let mut ram = GuestRam::new();
-    take_ram(&mut ram, 0, ram_pages)?;
-    take_ram(&mut ram, frames.start, frames.end - frames.start)?;
+    let mut extents = take_ram(0, ram_pages)?;
+    extents.extend(take_ram(frames.start, frames.end - frames.start)?);
+    let ram = GuestRam::new(extents);
 
     // From the top down: ramdisk, kernel file, command line. The shim keeps clear of them.
     let mut top = ram_pages << 12;
@@ -193,8 +196,7 @@ fn native(
     module: Blob,
 ) -> Result<(Arc<Vm>, Start), Error> {
     let ram_pages = guest.memory >> 12;
-    let mut ram = GuestRam::new();
-    take_ram(&mut ram, 0, ram_pages)?;
+    let ram = GuestRam::new(take_ram(0, ram_pages)?);
     for segment in &image.segments {
         let end = segment.addr.checked_add(segment.memory).ok_or(Error::BadImage)?;
         if segment.addr < NativeBoot::LOWEST.0 {
@@ -222,7 +224,16 @@ fn native(
     copy(&ram, NativeBoot::GPA.0, boot.as_bytes());
     identity_tables(&ram, guest.memory);
     let root = NativeBoot::TABLES.gfn();
-    let vm = finish(guest, context, Kind::Native, ram, ram_pages, Vec::new(), None, root)?;
+    let vm = finish(
+        guest,
+        context,
+        Kind::Native,
+        ram,
+        ram_pages.next_multiple_of(BLOCK),
+        Vec::new(),
+        None,
+        root,
+    )?;
     Ok((vm, Start { rip: image.entry, rsp: 0, rdi: 0, rsi: NativeBoot::GPA.0 }))
 }
 
@@ -250,12 +261,12 @@ fn finish(
 
     let switcher_window = SwitcherWindow::new(context.window, vcpus)?;
     fixed.push((switcher::layout::SLOT, switcher_window.entry(), true));
-    let default = usize::from(msr::DEFAULT_UPPER_SLOTS.start)
-        ..usize::from(msr::DEFAULT_UPPER_SLOTS.end);
+    let default =
+        usize::from(msr::DEFAULT_UPPER_SLOTS.start)..usize::from(msr::DEFAULT_UPPER_SLOTS.end);
     let config = Config {
         frames,
         upper_slots: default,
-        paging: Paging { physical_bits: context.physical_bits, smep: matches!(kind, Kind::Native) },
+        paging: Paging::new(context.physical_bits, matches!(kind, Kind::Native)),
         fixed,
         reserved_slots: 256..272,
     };
@@ -267,23 +278,21 @@ fn no_memory(asked: u64) -> Error {
     Error::NoMemory(asked, memory::free_bytes())
 }
 
-/// Takes zeroed memory for guest frames `gfn..gfn + frames`, in as few pieces as it comes.
-fn take_ram(ram: &mut GuestRam, gfn: u64, frames: u64) -> Result<(), Error> {
-    const LARGE: u64 = 2 << 20;
+/// Takes zeroed memory for guest frames `gfn..gfn + frames`, in as few pieces as it comes. The
+/// last block may be larger than asked for; what is left of it is the VM's all the same.
+fn take_ram(gfn: u64, frames: u64) -> Result<Vec<Extent>, Error> {
+    const BYTES: u64 = BLOCK << 12;
+    let mut extents = Vec::new();
     let mut done = 0;
     while done < frames {
-        let left = (frames - done) << 12;
-        let piece = memory::take_largest(left.next_multiple_of(LARGE), LARGE)
-            .ok_or_else(|| no_memory(left))?;
+        let left = ((frames - done) << 12).next_multiple_of(BYTES);
+        let piece = memory::take_largest(left, BYTES).ok_or_else(|| no_memory(left))?;
         physmap::zero(Hpa(piece.start), piece.end - piece.start);
-        let count = ((piece.end - piece.start) >> 12).min(frames - done);
-        let extent = Extent { gfn: gfn + done, host: piece.start >> 12, frames: count };
-        if !ram.add(extent) {
-            return Err(no_memory(left));
-        }
+        let count = (piece.end - piece.start) >> 12;
+        extents.push(Extent { gfn: gfn + done, host: piece.start >> 12, frames: count });
         done += count;
     }
-    Ok(())
+    Ok(extents)
 }
 
 /// Copies into guest memory before the guest runs.
@@ -304,14 +313,13 @@ fn copy_shim(
     context: &Context<'_>,
 ) -> Result<(), Error> {
     let image = ext::window::IMAGE..ext::window::IMAGE + ext::window::IMAGE_SIZE;
-    let text = ext::window::VCPU_AREA
-        ..ext::window::VCPU_AREA + ext::window::area::TEXT_PAGES * 4096;
+    let text =
+        ext::window::VCPU_AREA..ext::window::VCPU_AREA + ext::window::area::TEXT_PAGES * 4096;
     let mut gfn = frames.image;
     for segment in &shim.segments {
         let range = segment.addr..segment.addr.saturating_add(segment.memory);
-        let inside = |outer: &core::ops::Range<u64>| {
-            outer.start <= range.start && range.end <= outer.end
-        };
+        let inside =
+            |outer: &core::ops::Range<u64>| outer.start <= range.start && range.end <= outer.end;
         if range.start % 4096 != 0 || !(inside(&image) || inside(&text)) {
             return Err(Error::BadImage);
         }

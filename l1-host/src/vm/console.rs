@@ -1,8 +1,8 @@
 //! A guest's console: output goes straight to the serial port, input waits in a queue.
 //! May: nothing. Context: irq-off. Input: guest-controlled vector, user's keystrokes.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use arrayvec::ArrayVec;
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use spin::Mutex;
 
 /// Bytes of input that may wait; more are dropped, as a terminal drops them.

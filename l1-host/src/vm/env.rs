@@ -5,7 +5,7 @@ use super::ram::GuestRam;
 use crate::hw::physmap::{Frame, frame, table};
 use core::sync::atomic::{
     AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed},
+    Ordering::{AcqRel, Acquire},
 };
 use pv_abi::addr::{Gfn, Gpa, Gva, Hpa};
 use shadow_mmu::env::{GuestMemory, Table, TablePool, TlbOps};
@@ -51,15 +51,9 @@ impl VmEnv {
 }
 
 impl GuestMemory for VmEnv {
-    #[inline]
-    fn load(&self, at: Gpa) -> Option<u64> {
-        Some(self.word(at)?.load(Acquire))
-    }
-
-    #[inline]
-    fn compare_exchange(&self, at: Gpa, current: u64, new: u64) -> bool {
-        self.word(at)
-            .is_some_and(|word| word.compare_exchange(current, new, AcqRel, Relaxed).is_ok())
+    #[inline(always)]
+    fn table_at(&self, gfn: Gfn) -> Option<&Table> {
+        self.ram.host_frame(gfn).map(table)
     }
 
     #[inline]

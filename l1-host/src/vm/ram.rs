@@ -1,71 +1,104 @@
 //! A VM's memory: which host frame stands behind a guest frame.
 //! May: guest-memory. Context: any. Input: guest-controlled frame numbers.
+//!
+//! Memory comes in blocks of 2 MiB, aligned on both sides, so one table lookup translates either
+//! way. It is immutable while the VM runs: no lock, no loop, on the way of every guest walk.
 
-use arrayvec::ArrayVec;
+use alloc::{boxed::Box, vec, vec::Vec};
 use core::ops::Range;
 use pv_abi::addr::{Gfn, Hpa};
+
+/// Frames of a block.
+pub const BLOCK: u64 = 512;
 
 /// Guest frames with consecutive host frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// First guest frame.
+    /// First guest frame, a multiple of [`BLOCK`].
     pub gfn: u64,
-    /// First host frame (a frame number).
+    /// First host frame (a frame number), a multiple of [`BLOCK`].
     pub host: u64,
-    /// How many.
+    /// How many, a multiple of [`BLOCK`].
     pub frames: u64,
 }
 
-/// Pieces at most: RAM below and above the hole under 4 GiB, and what fragmentation asks for.
-const MOST: usize = 8;
+/// No block: no difference of block addresses has this value.
+const NONE: u64 = 1;
 
-/// The guest-physical memory of a VM. Immutable while the VM runs, so looking up takes no lock.
+/// The guest-physical memory of a VM.
 #[derive(Clone, Debug, Default)]
-pub struct GuestRam(ArrayVec<Extent, MOST>);
+pub struct GuestRam {
+    extents: Vec<Extent>,
+    /// For each guest block: what to add to a guest-physical address to get the host's.
+    to_host: Box<[u64]>,
+    /// For each host block, from `first_host` on: what to add for the way back.
+    to_guest: Box<[u64]>,
+    first_host: u64,
+}
+
+/// Bytes of a block, as a shift.
+const BLOCK_SHIFT: u32 = 21;
 
 impl GuestRam {
-    /// No memory.
+    /// The memory made of `extents`, which do not overlap.
+    ///
+    /// # Panics
+    /// If an extent is not made of whole blocks: L1's own mistake.
     #[must_use]
-    pub const fn new() -> Self {
-        Self(ArrayVec::new_const())
-    }
-
-    /// Appends `extent`; false if there are too many pieces.
-    #[must_use]
-    pub fn add(&mut self, extent: Extent) -> bool {
-        self.0.try_push(extent).is_ok()
+    pub fn new(extents: Vec<Extent>) -> Self {
+        let whole =
+            |extent: &Extent| (extent.gfn | extent.host | extent.frames).is_multiple_of(BLOCK);
+        assert!(extents.iter().all(whole), "memory comes in blocks");
+        let blocks = |end: u64| (end / BLOCK) as usize;
+        let guest_end = extents.iter().map(|e| e.gfn + e.frames).max().unwrap_or(0);
+        let host_start = extents.iter().map(|e| e.host).min().unwrap_or(0);
+        let host_end = extents.iter().map(|e| e.host + e.frames).max().unwrap_or(0);
+        let mut to_host = vec![NONE; blocks(guest_end)];
+        let mut to_guest = vec![NONE; blocks(host_end - host_start)];
+        for extent in &extents {
+            let difference = extent.host.wrapping_sub(extent.gfn) << 12;
+            for block in 0..extent.frames / BLOCK {
+                let (guest, host) = (extent.gfn / BLOCK + block, extent.host / BLOCK + block);
+                to_host[guest as usize] = difference;
+                to_guest[(host - host_start / BLOCK) as usize] = difference.wrapping_neg();
+            }
+        }
+        Self {
+            extents,
+            to_host: to_host.into(),
+            to_guest: to_guest.into(),
+            first_host: host_start / BLOCK,
+        }
     }
 
     /// The host frame behind `gfn`.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn host_frame(&self, gfn: Gfn) -> Option<Hpa> {
-        self.0.iter().find_map(|extent| {
-            let offset = gfn.0.wrapping_sub(extent.gfn);
-            (offset < extent.frames).then(|| Hpa((extent.host + offset) << 12))
-        })
+        let gpa = gfn.gpa().0;
+        let difference = *self.to_host.get((gfn.0 >> (BLOCK_SHIFT - 12)) as usize)?;
+        (difference != NONE).then(|| Hpa(gpa.wrapping_add(difference)))
     }
 
     /// The guest frame in front of `hpa`, which must be this VM's.
-    #[inline]
+    ///
+    /// # Panics
+    /// If it lies outside the host blocks of the VM.
+    #[inline(always)]
     #[must_use]
     pub fn guest_frame(&self, hpa: Hpa) -> Gfn {
-        let frame = hpa.0 >> 12;
-        let found = self.0.iter().find_map(|extent| {
-            let offset = frame.wrapping_sub(extent.host);
-            (offset < extent.frames).then(|| Gfn(extent.gfn + offset))
-        });
-        found.expect("shadow entries point into the VM's own memory")
+        let block = (hpa.0 >> BLOCK_SHIFT) - self.first_host;
+        Gfn(hpa.0.wrapping_add(self.to_guest[block as usize]) >> 12)
     }
 
-    /// The pieces, in the order they were added.
+    /// The pieces, in the order they were given.
     #[must_use]
     pub fn extents(&self) -> &[Extent] {
-        &self.0
+        &self.extents
     }
 
-    /// Splits `len` bytes at `gpa` into runs that are contiguous in host memory and do not cross
-    /// a page; `None` where there is no RAM.
+    /// Splits `len` bytes at `gpa` into runs that do not cross a page, as ranges of host
+    /// addresses; `None` where there is no RAM.
     pub fn runs(&self, gpa: u64, len: u64) -> impl Iterator<Item = Option<Range<u64>>> {
         let mut at = gpa;
         let end = gpa.saturating_add(len);
@@ -89,20 +122,21 @@ mod tests {
     use super::*;
 
     fn ram() -> GuestRam {
-        let mut ram = GuestRam::new();
-        assert!(ram.add(Extent { gfn: 0, host: 0x1000, frames: 0x200 }));
-        assert!(ram.add(Extent { gfn: 0x400, host: 0x100, frames: 1 }));
-        ram
+        GuestRam::new(vec![
+            Extent { gfn: 0, host: 0x1000, frames: 0x200 },
+            Extent { gfn: 0x600, host: 0x400, frames: 0x400 },
+        ])
     }
 
     #[test]
     fn frames_translate_both_ways_and_holes_do_not() {
         let ram = ram();
-        for gfn in [0, 0x1ff, 0x400].map(Gfn) {
+        for gfn in [0, 0x1ff, 0x600, 0x9ff].map(Gfn) {
             let hpa = ram.host_frame(gfn).unwrap();
             assert_eq!(ram.guest_frame(hpa), gfn);
         }
-        for gfn in [0x200, 0x3ff, 0x401, u64::MAX >> 12].map(Gfn) {
+        assert_eq!(ram.host_frame(Gfn(0x801)), Some(Hpa(0x60_1000)));
+        for gfn in [0x200, 0x5ff, 0xa00, u64::MAX >> 12, u64::MAX].map(Gfn) {
             assert_eq!(ram.host_frame(gfn), None);
         }
     }
@@ -110,7 +144,7 @@ mod tests {
     #[test]
     fn runs_stop_at_pages_and_holes() {
         let ram = ram();
-        let runs: std::vec::Vec<_> = ram.runs(0x1f_fff0, 0x20).collect();
+        let runs: Vec<_> = ram.runs(0x1f_fff0, 0x20).collect();
         assert_eq!(runs, [Some(0x11f_fff0..0x120_0000), None]);
         assert_eq!(ram.runs(u64::MAX - 4, 100).count(), 1, "no wrap-around");
     }

@@ -2,7 +2,11 @@
 //! May: nothing. Context: run-loop; a check, not a mechanism.
 
 use super::Vm;
-use crate::{hw::physmap::frame, log, memory::paging::bits::{ADDRESS, NX, P, PS, U, W}};
+use crate::{
+    hw::physmap::frame,
+    log,
+    memory::paging::bits::{ADDRESS, NX, P, PS, U, W},
+};
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{addr::Hpa, ext::window};
 use switcher::layout::{self, Access};
@@ -90,7 +94,9 @@ fn is_window_leaf(vm: &Vm, address: u64, entry: u64) -> bool {
 fn is_guest_leaf(vm: &Vm, entry: u64, level: u8) -> bool {
     let frames = 1u64 << (9 * (u32::from(level) - 1));
     let first = (entry & ADDRESS) >> 12 & !(frames - 1);
-    vm.env().ram.extents().iter().any(|extent| {
-        extent.host <= first && first + frames <= extent.host + extent.frames
-    })
+    vm.env()
+        .ram
+        .extents()
+        .iter()
+        .any(|extent| extent.host <= first && first + frames <= extent.host + extent.frames)
 }

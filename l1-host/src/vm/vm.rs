@@ -4,10 +4,7 @@
 use super::{console::Console, env::VmEnv, window::SwitcherWindow};
 use crate::dev::bus::{Bus, NativeBus};
 use alloc::string::String;
-use core::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::Relaxed,
-};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use pv_abi::{
     addr::Gfn,
     ext::{Features, WindowFrames},

@@ -21,7 +21,7 @@ use pv_abi::{
 };
 use switcher::layout;
 
-use super::ram::GuestRam;
+use super::ram::{BLOCK, GuestRam};
 
 /// A VM's switcher window: the half that all VMs share, and the PVCS and LDT pages of its vCPUs.
 #[derive(Debug)]
@@ -135,17 +135,13 @@ pub fn area_pages() -> impl Iterator<Item = u64> {
     [PVCS, DATA, NOTES].into_iter().chain((STACK..STACK_TOP).step_by(4096))
 }
 
-/// The map of all guest memory, in 2 MiB pages where both sides are aligned.
+/// The map of all guest memory, in 2 MiB pages.
 fn map_memory<'a>(ram: &GuestRam, slot_of: impl Fn(u64) -> &'a Tree) -> Result<(), NoMemory> {
     for extent in ram.extents() {
-        let mut page = 0;
-        while page < extent.frames {
-            let (gfn, host) = (extent.gfn + page, extent.host + page);
-            let large = gfn % 512 == 0 && host % 512 == 0 && extent.frames - page >= 512;
-            let (level, pages) = if large { (2, 512) } else { (1, 1) };
-            let address = window::MEMORY + (gfn << 12);
-            slot_of(address).map(address, Hpa(host << 12), level, U | W | D | NX)?;
-            page += pages;
+        for page in (0..extent.frames).step_by(BLOCK as usize) {
+            let address = window::MEMORY + ((extent.gfn + page) << 12);
+            let hpa = Hpa((extent.host + page) << 12);
+            slot_of(address).map(address, hpa, 2, U | W | D | NX)?;
         }
     }
     Ok(())

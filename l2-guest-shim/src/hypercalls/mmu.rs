@@ -33,8 +33,11 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 pub(super) fn store(entry: &AtomicU64, gpa: u64, value: u64, area: Area) {
     // Sequentially consistent: visible before the bitmap is looked at, which a plain store would
     // not be.
-    entry.swap(value, SeqCst);
-    announce(gpa, area);
+    let old = entry.swap(value, SeqCst);
+    // Where nothing was present, nothing can be shadowed: no note is owed (rule F4).
+    if old & PRESENT != 0 {
+        announce(gpa, area);
+    }
 }
 
 #[inline]

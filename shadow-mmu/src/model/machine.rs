@@ -78,7 +78,7 @@ impl Machine {
         let config = Config {
             frames: FRAMES,
             upper_slots: 256..512,
-            paging: Paging { physical_bits: 40, smep },
+            paging: Paging::new(40, smep),
             fixed: std::vec![(257, WINDOW, true), (264, WINDOW, false)],
             reserved_slots: 256..272,
         };

@@ -47,13 +47,8 @@ impl World {
 }
 
 impl GuestMemory for World {
-    fn load(&self, at: Gpa) -> Option<u64> {
-        Some(self.entry(at)?.load(Relaxed))
-    }
-
-    fn compare_exchange(&self, at: Gpa, current: u64, new: u64) -> bool {
-        self.entry(at)
-            .is_some_and(|entry| entry.compare_exchange(current, new, Relaxed, Relaxed).is_ok())
+    fn table_at(&self, gfn: Gfn) -> Option<&Table> {
+        self.frames.get(usize::try_from(gfn.0).ok()?)
     }
 
     fn host_frame(&self, gfn: Gfn) -> Option<Hpa> {
