@@ -111,7 +111,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 return Outcome::Mmio(gfn.gpa().offset(gva.page_offset()));
             };
             if access.write && self.tables.get(gfn) && self.protected.get(gfn) {
-                self.unprotect(gfn);
+                self.make_hot(gfn);
                 vcpu.stats.unprotected += 1;
             }
             let root = if access.user { roots.umod } else { roots.smod };

@@ -4,8 +4,9 @@
 //! A shadowed guest table is *hot* or *protected*. A hot table may be written freely; whether it
 //! was is read off the D bits of the entries that map it. A protected one is mapped read-only
 //! everywhere, so it need not be looked at; its first write makes it hot. Tables are born hot, for
-//! they are about to be filled, and the oldest hot one that was not written lately is protected
-//! when the list is full.
+//! they are about to be filled. One that was found clean so often that the looks have cost as much
+//! as the fault they saved is protected (at most twice the cost of knowing the future: the rule
+//! for renting or buying skis), and so is the one clean for longest when the list is full.
 
 use crate::primitive::{
     AtomicU64, Mutex,
@@ -15,50 +16,93 @@ use alloc::{boxed::Box, vec::Vec};
 use arrayvec::ArrayVec;
 use pv_abi::addr::Gfn;
 
-/// Hot tables at most. A flush looks at each: about ten instructions when it is clean. Tests keep
-/// the list short, so that tables really become protected.
+/// Hot tables at most. Tests keep the list short, so that tables really become protected.
 pub(crate) const HOT: usize = if cfg!(test) { 4 } else { 32 };
 
-/// The hot tables, oldest first.
-#[derive(Debug)]
-pub(crate) struct HotList(Mutex<ArrayVec<Gfn, HOT>>);
+/// Looks that find a table clean before it is protected. A look costs about 60 instructions, the
+/// fault that makes a table hot again about 1500.
+const PATIENCE: u32 = if cfg!(test) { 3 } else { 24 };
 
-pub(crate) type Snapshot = ArrayVec<Gfn, HOT>;
+/// A hot table.
+#[derive(Clone, Copy, Debug)]
+struct Hot {
+    gfn: Gfn,
+    /// Looks since it was last found written.
+    clean: u32,
+}
+
+/// The hot tables, in no order.
+#[derive(Debug)]
+pub(crate) struct HotList(Mutex<ArrayVec<Hot, HOT>>);
+
+pub(crate) type Tables = ArrayVec<Gfn, HOT>;
+
+/// What a look at all hot tables found.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    /// Written since the last look.
+    pub(crate) written: Tables,
+    /// Clean for so long that they should be protected.
+    pub(crate) cold: Tables,
+}
 
 impl HotList {
     pub(crate) const fn new() -> Self {
         Self(Mutex::new(ArrayVec::new_const()))
     }
 
-    /// Adds `gfn`; returns the table that had to make room.
-    pub(crate) fn add(&self, gfn: Gfn) -> Option<Gfn> {
+    /// Adds `gfn`, and calls `added` before anybody else sees the list.
+    ///
+    /// # Errors
+    /// The list is full: the table to protect first.
+    pub(crate) fn add(&self, gfn: Gfn, added: impl FnOnce()) -> Result<(), Gfn> {
         let mut list = self.0.lock();
-        if list.contains(&gfn) {
-            return None;
+        if !list.iter().any(|hot| hot.gfn == gfn) {
+            if list.is_full() {
+                let oldest = list.iter().max_by_key(|hot| hot.clean);
+                return oldest.map_or(Ok(()), |hot| Err(hot.gfn));
+            }
+            list.push(Hot { gfn, clean: 0 });
         }
-        let evicted = list.is_full().then(|| list.remove(0));
-        list.push(gfn);
-        evicted
+        added();
+        Ok(())
     }
 
-    /// Drops `gfn`, which is no table any more.
-    pub(crate) fn forget(&self, gfn: Gfn) {
+    /// Calls `then` if `gfn` is listed, before it can leave the list. True if it was.
+    pub(crate) fn while_listed(&self, gfn: Gfn, then: impl FnOnce()) -> bool {
+        let list = self.0.lock();
+        let listed = list.iter().any(|hot| hot.gfn == gfn);
+        if listed {
+            then();
+        }
+        listed
+    }
+
+    /// Drops `gfn` if `condition` holds.
+    pub(crate) fn remove_if(&self, gfn: Gfn, condition: impl FnOnce() -> bool) {
         let mut list = self.0.lock();
-        if let Some(index) = list.iter().position(|&hot| hot == gfn) {
-            list.remove(index);
+        if let Some(index) = list.iter().position(|hot| hot.gfn == gfn)
+            && condition()
+        {
+            list.swap_remove(index);
         }
     }
 
-    /// Moves tables that were found written to the young end.
-    pub(crate) fn touch(&self, gfn: Gfn) {
-        let mut list = self.0.lock();
-        if let Some(index) = list.iter().position(|&hot| hot == gfn) {
-            list[index..].rotate_left(1);
+    /// Looks at every table: `written` tells whether it was written since it was last called.
+    pub(crate) fn look(&self, mut written: impl FnMut(Gfn) -> bool) -> Look {
+        let mut look = Look::default();
+        for hot in self.0.lock().iter_mut() {
+            if written(hot.gfn) {
+                hot.clean = 0;
+                look.written.push(hot.gfn);
+            } else {
+                hot.clean += 1;
+                if hot.clean >= PATIENCE {
+                    look.cold.push(hot.gfn);
+                }
+            }
         }
-    }
-
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        self.0.lock().clone()
+        look
     }
 }
 
@@ -97,16 +141,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_list_evicts_its_oldest() {
+    fn a_full_list_asks_for_room() {
         let list = HotList::new();
         for gfn in 0..HOT as u64 {
-            assert_eq!(list.add(Gfn(gfn)), None);
+            assert_eq!(list.add(Gfn(gfn), || ()), Ok(()));
         }
-        assert_eq!(list.add(Gfn(3)), None, "already there");
-        list.touch(Gfn(0));
-        assert_eq!(list.add(Gfn(100)), Some(Gfn(1)), "the oldest but the one just touched");
-        list.forget(Gfn(2));
-        assert_eq!(list.add(Gfn(101)), None);
-        assert_eq!(list.snapshot().len(), HOT);
+        assert_eq!(list.add(Gfn(3), || ()), Ok(()), "already there");
+        list.look(|gfn| gfn != Gfn(1));
+        let mut called = false;
+        assert_eq!(list.add(Gfn(100), || called = true), Err(Gfn(1)), "the one clean for longest");
+        assert!(!called);
+        list.remove_if(Gfn(1), || false);
+        assert_eq!(list.add(Gfn(100), || ()), Err(Gfn(1)), "still there");
+        list.remove_if(Gfn(1), || true);
+        assert_eq!(list.add(Gfn(100), || called = true), Ok(()));
+        assert!(called);
+    }
+
+    #[test]
+    fn patience_ends_for_clean_tables_only() {
+        let list = HotList::new();
+        for gfn in 0..2 {
+            assert_eq!(list.add(Gfn(gfn), || ()), Ok(()));
+        }
+        for _ in 1..PATIENCE {
+            assert!(list.look(|gfn| gfn == Gfn(0)).cold.is_empty());
+        }
+        let look = list.look(|gfn| gfn == Gfn(0));
+        assert_eq!((&look.written[..], &look.cold[..]), (&[Gfn(0)][..], &[Gfn(1)][..]));
     }
 }

@@ -73,6 +73,8 @@ pub struct Stats {
     pub reflected: u64,
     /// Shadow tables linked.
     pub links: u64,
+    /// Hot tables that were protected because nobody wrote them.
+    pub protected: u64,
     /// Writes that made a protected table hot.
     pub unprotected: u64,
     /// Flushes of a whole address space.

@@ -168,16 +168,20 @@ impl ShadowPage {
         self.state.load(Acquire) & DEAD != 0
     }
 
-    pub(crate) fn set_dead(&self) {
-        self.state.fetch_or(DEAD, Release);
+    /// Ends the page unless it is loaded somewhere; false if it is, or is dead already.
+    pub(crate) fn die(&self) -> bool {
+        self.state.compare_exchange(0, DEAD, Acquire, Relaxed).is_ok()
     }
 
     pub(crate) fn loaded(&self) -> u32 {
         self.state.load(Acquire) & LOADED
     }
 
-    pub(crate) fn load(&self) {
-        self.state.fetch_add(1, Relaxed);
+    /// Keeps the page from dying until [`Self::unload`]; false if it is dead.
+    #[inline]
+    pub(crate) fn load(&self) -> bool {
+        let count = |state| (state & DEAD == 0).then_some(state + 1);
+        self.state.fetch_update(Acquire, Relaxed, count).is_ok()
     }
 
     pub(crate) fn unload(&self) {

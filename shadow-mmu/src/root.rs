@@ -10,7 +10,7 @@ use crate::{
     env::{ENTRIES, GuestMemory, TablePool, TlbOps},
     map::Origin,
     mmu::{Mmu, Stats},
-    page::{EntryRef, PageId, Role},
+    page::{EntryRef, Key, PageId, Role},
     primitive::Ordering::{Acquire, Relaxed},
     pte::{GuestPte, Spte},
 };
@@ -25,12 +25,16 @@ pub struct Roots {
     pub(crate) umod: PageId,
 }
 
+/// Roots that a vCPU remembers, so that switching between a few processes finds them at once.
+const RECENT: usize = 8;
+
 /// A vCPU's side of the MMU.
 #[derive(Debug)]
 pub struct VcpuMmu {
     /// Number of the vCPU in its VM.
     pub index: usize,
     pub(crate) roots: Option<Roots>,
+    recent: [Option<Roots>; RECENT],
     serial: u64,
     /// What happened so far.
     pub stats: Stats,
@@ -49,13 +53,18 @@ impl VcpuMmu {
     /// vCPU `index`, with no root loaded.
     #[must_use]
     pub fn new(index: usize) -> Self {
-        Self { index, roots: None, serial: index as u64, stats: Stats::default() }
+        Self { index, roots: None, recent: [None; RECENT], serial: index as u64, stats: Stats::default() }
     }
 
     /// The roots that are loaded.
     #[must_use]
     pub const fn roots(&self) -> Option<Roots> {
         self.roots
+    }
+
+    /// Where the roots of `gfn` are remembered.
+    fn recent(&mut self, gfn: Gfn) -> &mut Option<Roots> {
+        &mut self.recent[gfn.0 as usize % RECENT]
     }
 
     /// A token no other install in flight has.
@@ -97,19 +106,11 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             }
             return Ok(current);
         }
-        self.env.host_frame(gfn).ok_or(RootError::NotRam)?;
-        let (smod, origin) = self.find_root(gfn, false)?;
-        let umod = match self.find_root(gfn, true) {
-            Ok((umod, _)) => umod,
-            Err(error) => {
-                self.kill_if_unused(smod);
-                return Err(error);
-            }
+        let (roots, origin) = match self.recall(vcpu, gfn) {
+            Some(roots) => (roots, Origin::Found),
+            None => self.find_roots(gfn)?,
         };
-        let roots = Roots { gfn, smod, umod };
-        for id in [smod, umod] {
-            self.pages.get(id).load();
-        }
+        *vcpu.recent(gfn) = Some(roots);
         let previous = vcpu.roots.replace(roots);
         if origin == Origin::Made {
             vcpu.stats.roots += 1;
@@ -124,6 +125,48 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         self.reclaim();
         Ok(roots)
+    }
+
+    /// The roots for `gfn` if this vCPU had them loaded lately and they still live; loaded.
+    #[inline]
+    fn recall(&self, vcpu: &mut VcpuMmu, gfn: Gfn) -> Option<Roots> {
+        let roots = (*vcpu.recent(gfn)).filter(|roots| roots.gfn == gfn)?;
+        if !self.hold(roots.smod, gfn, false) {
+            return None;
+        }
+        if !self.hold(roots.umod, gfn, true) {
+            self.let_go(roots.smod);
+            return None;
+        }
+        Some(roots)
+    }
+
+    /// Loads root `id` if it still stands for `gfn`.
+    #[inline]
+    fn hold(&self, id: PageId, gfn: Gfn, user: bool) -> bool {
+        let page = self.pages.get(id);
+        if !page.load() {
+            return false;
+        }
+        let same = page.key() == Key::new(gfn, self.root_role(user));
+        if !same {
+            self.let_go(id);
+        }
+        same
+    }
+
+    /// The roots for `gfn`, made if there are none; loaded.
+    fn find_roots(&self, gfn: Gfn) -> Result<(Roots, Origin), RootError> {
+        self.env.host_frame(gfn).ok_or(RootError::NotRam)?;
+        let (smod, origin) = self.find_root(gfn, false)?;
+        match self.find_root(gfn, true) {
+            Ok((umod, _)) => Ok((Roots { gfn, smod, umod }, origin)),
+            Err(error) => {
+                self.let_go(smod);
+                self.kill_if_unused(smod);
+                Err(error)
+            }
+        }
     }
 
     /// Unloads the vCPU's root for good: the vCPU ends.
@@ -145,27 +188,40 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     fn find_root(&self, gfn: Gfn, user: bool) -> Result<(PageId, Origin), RootError> {
         let role = self.root_role(user);
-        let (id, origin) = self.find_or_make(gfn, role).ok_or(RootError::NoMemory)?;
-        if origin == Origin::Made {
-            let table = self.env.table(id);
-            for &(slot, entry, in_user_root) in &self.config.fixed {
-                if in_user_root || !user {
-                    self.pages.get(id).mark_used(slot);
-                    table.0[slot].store(entry, Relaxed);
+        loop {
+            let (id, origin) = self.find_or_make(gfn, role).ok_or(RootError::NoMemory)?;
+            let page = self.pages.get(id);
+            if !page.load() {
+                // It died since it was found, and leaves the map in a moment.
+                core::hint::spin_loop();
+                continue;
+            }
+            if origin == Origin::Made {
+                let table = self.env.table(id);
+                for &(slot, entry, in_user_root) in &self.config.fixed {
+                    if in_user_root || !user {
+                        page.mark_used(slot);
+                        table.0[slot].store(entry, Relaxed);
+                    }
                 }
             }
+            return Ok((id, origin));
         }
-        Ok((id, origin))
     }
 
-    /// A root that is loaded nowhere: kept if the guest announces its stores, thrown away if not
-    /// (rule N4). In unsync mode its tables are tracked like all others, so it is kept.
     fn unload(&self, roots: Roots) {
-        for id in [roots.smod, roots.umod] {
-            self.pages.get(id).unload();
-            if self.notes_mode() {
-                self.kill_if_unused(id);
-            }
+        self.let_go(roots.smod);
+        self.let_go(roots.umod);
+    }
+
+    /// A root that is loaded nowhere is kept if the guest announces its stores, thrown away if not
+    /// (rule N4). In unsync mode its tables are tracked like all others, so it is kept.
+    fn let_go(&self, id: PageId) {
+        let page = self.pages.get(id);
+        let gfn = page.gfn();
+        page.unload();
+        if self.notes_mode() && !self.pins.get(gfn) {
+            self.kill_if_unused(id);
         }
     }
 

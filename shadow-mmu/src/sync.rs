@@ -4,7 +4,6 @@
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     fault::leaf_value,
-    hot::Snapshot,
     mmu::Mmu,
     page::{EntryRef, PageId, Role},
     primitive::Ordering::{AcqRel, Acquire},
@@ -108,22 +107,19 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Syncs the hot tables that were written since they were last looked at.
     pub(crate) fn sync_hot(&self, vcpu: &mut VcpuMmu) {
-        let mut written = Snapshot::new();
-        for gfn in self.hot.snapshot() {
-            if self.take_dirty(gfn) {
-                written.push(gfn);
-            }
+        let look = self.hot.look(|gfn| self.take_dirty(gfn));
+        if !look.written.is_empty() {
+            // A clean D bit counts only once no translation with a set one is left: flush, then
+            // compare.
+            self.env.flush_all();
         }
-        if written.is_empty() {
-            return;
-        }
-        // A clean D bit counts only once no translation with a set one is left: flush, then
-        // compare.
-        self.env.flush_all();
-        for gfn in written {
+        for &gfn in &look.written {
             vcpu.stats.synced += 1;
-            self.hot.touch(gfn);
             self.sync_table(gfn);
+        }
+        for &gfn in &look.cold {
+            vcpu.stats.protected += 1;
+            self.cool(gfn);
         }
     }
 
@@ -149,24 +145,29 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if self.tables.get(gfn) {
             self.written.set(gfn);
             if self.protected.get(gfn) {
-                self.unprotect(gfn);
+                self.make_hot(gfn);
             }
         }
     }
 
-    /// Adds `gfn` to the hot tables; the one that has to make room is protected and looked at a
-    /// last time.
+    /// Lists `gfn` among the hot tables, unprotected.
     pub(crate) fn make_hot(&self, gfn: Gfn) {
-        if let Some(evicted) = self.hot.add(gfn) {
-            self.protect(evicted);
-            self.sync_table(evicted);
+        while let Err(other) = self.hot.add(gfn, || self.protected.clear(gfn)) {
+            self.cool(other);
         }
     }
 
-    /// A protected table is written: from now on it may be, and every flush looks at it.
-    pub(crate) fn unprotect(&self, gfn: Gfn) {
-        self.make_hot(gfn);
-        self.protected.clear(gfn);
+    /// Protects hot table `gfn` and looks at it a last time. It leaves the list only then, so
+    /// that no flush misses what was written before.
+    fn cool(&self, gfn: Gfn) {
+        if !self.hot.while_listed(gfn, || self.protected.set(gfn)) {
+            return;
+        }
+        self.write_protect(gfn);
+        if self.take_dirty(gfn) {
+            self.sync_table(gfn);
+        }
+        self.hot.remove_if(gfn, || self.protected.get(gfn));
     }
 
     /// A root whose stores nobody announces (rule N4) loses its lower half at every flush; its

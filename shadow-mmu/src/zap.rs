@@ -60,10 +60,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         {
             let parents = page.parents.lock(&self.chunks);
             let kept = page.role().level() == 4 && self.pins.get(page.gfn());
-            if page.is_dead() || !parents.is_empty() || page.loaded() != 0 || kept {
+            if kept || !parents.is_empty() || !page.die() {
                 return false;
             }
-            page.set_dead();
         }
         let gfn = page.gfn();
         if page.role().contains(Role::DIRECT) {
@@ -128,15 +127,14 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     pub(crate) fn no_longer_table(&self, gfn: Gfn) {
         self.tables.clear(gfn);
         self.env.show_table(gfn, false);
-        self.hot.forget(gfn);
+        self.hot.remove_if(gfn, || true);
         self.protected.clear(gfn);
         self.written.clear(gfn);
     }
 
-    /// Clears W wherever `gfn` is mapped, and flushes. Until the table is hot again, new entries
-    /// get no W either.
-    pub(crate) fn protect(&self, gfn: Gfn) {
-        self.protected.set(gfn);
+    /// Clears W wherever `gfn` is mapped, and flushes. New entries get no W either, for `gfn` is
+    /// marked protected already.
+    pub(crate) fn write_protect(&self, gfn: Gfn) {
         let mut changed = false;
         self.rmap(gfn).lock(&self.chunks).for_each(|at| {
             let entry = &self.env.table(at.page()).0[at.index()];
