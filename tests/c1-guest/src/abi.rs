@@ -159,11 +159,6 @@ impl Shared {
         self.at::<AtomicU64>(offset::EVENT_FLAGS).fetch_and(!flags::IF, AcqRel);
     }
 
-    /// Clears bits of `event_flags`.
-    pub fn clear_flags(self, bits: u64) {
-        self.at::<AtomicU64>(offset::EVENT_FLAGS).fetch_and(!bits, AcqRel);
-    }
-
     /// Fills in where user mode goes on; `rest` is RCX and R11.
     pub fn prepare_return(self, selectors: u32, rip: u64, rflags: u64, rest: [u64; 2]) {
         self.at::<AtomicU32>(offset::USER_CS).store(selectors, Relaxed);

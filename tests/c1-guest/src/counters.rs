@@ -9,6 +9,7 @@ use pv_abi::ext::{call, counter};
 /// Why the guest was left, in the order of L1's counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
+#[expect(dead_code, reason = "the list is L1's; some reasons cannot be brought about here")]
 pub enum Exit {
     PageFaultFilled,
     PageFaultReflected,
@@ -64,13 +65,8 @@ const NAMES: [&str; REASONS] = [
     "exits: halt",
 ];
 
-const OTHERS: [u64; 5] = [
-    counter::EXITS,
-    counter::EVENTS,
-    counter::FILLS,
-    counter::FLUSHES,
-    counter::DIRECT_SWITCHES,
-];
+const OTHERS: [u64; 5] =
+    [counter::EXITS, counter::EVENTS, counter::FILLS, counter::FLUSHES, counter::DIRECT_SWITCHES];
 
 /// Reads one counter.
 pub fn read(index: u64) -> u64 {
@@ -97,22 +93,29 @@ impl Counters {
     }
 
     /// What `body` caused, without what reading the counters costs.
-    pub fn of(body: impl FnOnce()) -> Self {
+    pub fn of<T>(body: impl FnOnce() -> T) -> Self {
+        Self::with(body).1
+    }
+
+    /// The same, with what `body` returned.
+    pub fn with<T>(body: impl FnOnce() -> T) -> (T, Self) {
         let before = Self::now();
-        body();
+        let result = body();
         let after = Self::now();
         // Between two reads of one counter lie as many reads as there are counters.
         let own = (REASONS + OTHERS.len()) as u64;
-        let mut reasons = core::array::from_fn(|reason| after.reasons[reason] - before.reasons[reason]);
+        let mut reasons =
+            core::array::from_fn(|reason| after.reasons[reason] - before.reasons[reason]);
         reasons[Exit::Hypercall as usize] -= own;
-        Self {
+        let seen = Self {
             reasons,
             exits: after.exits - before.exits - own,
             events: after.events - before.events,
             fills: after.fills - before.fills,
             flushes: after.flushes - before.flushes,
             direct_switches: after.direct_switches - before.direct_switches,
-        }
+        };
+        (result, seen)
     }
 
     /// Exits for one reason.

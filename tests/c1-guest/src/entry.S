@@ -156,6 +156,42 @@ retu_prefault_instruction:
     syscall
     ud2
 
+    /* Entries that read the time before anything else, into `measured`. */
+    .macro MEASURE
+    rdtsc
+    mov [rip + measured], eax
+    mov [rip + measured + 4], edx
+    .endm
+
+    .balign 1024
+    .global measured_event_entry
+measured_event_entry:
+    MEASURE
+    jmp event_entry
+    .org measured_event_entry + 512
+    jmp event_entry + 512
+    .global measured_syscall_entry
+measured_syscall_entry:
+    MEASURE
+    jmp syscall_entry
+
+    /* The way to user mode with the time before it in R15. */
+    .global enter_user_measured
+enter_user_measured:
+    PUSH_KEPT
+    mov [rip + user_kernel_rsp], rsp
+    lea rsp, [rip + user_state]
+    POP_ALL
+    mov rsp, [rip + user_state + {S_RSP}]
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov r15, rax
+    .global measured_retu_instruction
+measured_retu_instruction:
+    syscall
+    ud2
+
     /* Runs supervisor-mode code at `probe_target` with the registers of `probe_state`; returns
      * when it jumps to probe_done, as every snippet does at its end and the event handler does
      * after an exception. */
@@ -217,6 +253,9 @@ current_pvcs:
     .global kernel_entry_state
 kernel_entry_state:
     .skip 24
+    .global measured
+measured:
+    .skip 8
 user_kernel_rsp:
     .skip 8
 probe_kernel_rsp:

@@ -50,6 +50,9 @@ unsafe extern "C" {
     pub static syscall_entry: u8;
     pub static retu_instruction: u8;
     pub static retu_prefault_instruction: u8;
+    pub static measured_event_entry: u8;
+    pub static measured_syscall_entry: u8;
+    pub static measured_retu_instruction: u8;
     pub static probe_done: u8;
     pub static probe_stack_top: u8;
     pub static mut user_state: State;
@@ -57,8 +60,11 @@ unsafe extern "C" {
     pub static probe_target: AtomicU64;
     pub static current_pvcs: AtomicU64;
     static kernel_entry_state: [AtomicU64; 3];
+    #[link_name = "measured"]
+    static MEASURED: AtomicU64;
     pub fn enter_user() -> u32;
     pub fn enter_user_prefault() -> u32;
+    pub fn enter_user_measured() -> u32;
     pub fn enter_probe();
     pub fn hypercall_raw(number: u64, a: u64, b: u64, c: u64, d: u64) -> u64;
 }
@@ -93,8 +99,15 @@ extern "C" fn guest_main(boot: u64, rflags: u64) -> ! {
 /// RCX, R11 and RFLAGS as the last supervisor-mode event brought them.
 pub fn kernel_entered() -> Entered {
     // SAFETY: words in the guest's own memory, written by the entry before it calls Rust.
-    let [rcx, r11, rflags] = unsafe { &kernel_entry_state }.each_ref().map(|word| word.load(Relaxed));
+    let [rcx, r11, rflags] =
+        unsafe { &kernel_entry_state }.each_ref().map(|word| word.load(Relaxed));
     Entered { rcx, r11, rflags }
+}
+
+/// The time that a measuring entry has read.
+pub fn measured() -> u64 {
+    // SAFETY: as in `kernel_entered`.
+    unsafe { &MEASURED }.load(Relaxed)
 }
 
 /// Handles a supervisor-mode event.

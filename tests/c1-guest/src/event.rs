@@ -18,7 +18,7 @@ pub struct Entered {
 }
 
 /// What L1 said about an event.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Event {
     /// Vector and nesting guard.
     pub word: u16,
@@ -37,6 +37,21 @@ pub struct Event {
 }
 
 impl Event {
+    /// No event: its vector and guard are those of none.
+    pub const NONE: Self = Self {
+        word: 0xffff,
+        error: 0,
+        cr2: 0,
+        rip: 0,
+        rflags: 0,
+        rcx: 0,
+        r11: 0,
+        selectors: 0,
+        user_gsbase: 0,
+        flags: 0,
+        entered: Entered { rcx: 0, r11: 0, rflags: 0 },
+    };
+
     /// Copies the event out of the PVCS and leaves the fields to the next one.
     pub fn take(entered: Entered) -> Self {
         let shared = abi::pvcs();

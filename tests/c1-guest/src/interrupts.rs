@@ -1,10 +1,7 @@
 //! Interrupts that the guest has taken, in their order.
 
 use crate::abi;
-use core::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicUsize,
-    Ordering::Relaxed,
-};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use pv_abi::msr::x2apic;
 
 const DEPTH: usize = 64;

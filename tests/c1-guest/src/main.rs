@@ -19,6 +19,8 @@ mod console;
 #[cfg(target_os = "none")]
 mod counters;
 #[cfg(target_os = "none")]
+mod die;
+#[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]
 mod event;
@@ -27,13 +29,19 @@ mod interrupts;
 #[cfg(target_os = "none")]
 mod kernel;
 #[cfg(target_os = "none")]
+mod measure;
+#[cfg(target_os = "none")]
 mod paging;
+#[cfg(target_os = "none")]
+mod privileged;
 #[cfg(target_os = "none")]
 mod probe;
 #[cfg(target_os = "none")]
 mod registers;
 #[cfg(target_os = "none")]
 mod tap;
+#[cfg(target_os = "none")]
+mod timer;
 #[cfg(target_os = "none")]
 mod user;
 

@@ -6,7 +6,7 @@ use crate::{
     entry,
     event::Event,
     registers::{Registers, State},
-    tap::{Verdict, holds},
+    tap::{Verdict, Wrong},
 };
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -28,19 +28,7 @@ pub struct Done {
 }
 
 static RUNNING: AtomicBool = AtomicBool::new(false);
-static mut LAST: Event = Event {
-    word: 0,
-    error: 0,
-    cr2: 0,
-    rip: 0,
-    rflags: 0,
-    rcx: 0,
-    r11: 0,
-    selectors: 0,
-    user_gsbase: 0,
-    flags: 0,
-    entered: crate::event::Entered { rcx: 0, r11: 0, rflags: 0 },
-};
+static mut LAST: Event = Event::NONE;
 
 /// An exception happened in supervisor mode: ends the probe and says where to go on; `None` if
 /// there is none.
@@ -84,9 +72,9 @@ impl Probe {
             entry::probe_state
         };
         let finished = RUNNING.swap(false, Relaxed);
-        // SAFETY: single vCPU; written by `end` in this probe.
-        let event = (!finished).then(|| unsafe { LAST });
-        Done { registers, rflags, event }
+        // SAFETY: single vCPU; written by `end` in this probe, if it was.
+        let last = unsafe { LAST };
+        Done { registers, rflags, event: (!finished).then_some(last) }
     }
 }
 
@@ -95,14 +83,16 @@ impl Done {
     pub fn finished(&self) -> Verdict {
         match &self.event {
             None => Ok(()),
-            Some(event) => holds("no event", false).map_err(|_| {
-                crate::tap::Wrong::differs("event (vector << 32 | error) in a probe", u64::from(event.vector()) << 32 | event.error, 0)
-            }),
+            Some(event) => Err(Wrong::differs(
+                "an event in a probe (vector << 32 | error)",
+                u64::from(event.vector()) << 32 | event.error,
+                0,
+            )),
         }
     }
 
-    /// The event that ended it; 0xffff as vector if there was none.
+    /// The event that ended it; [`Event::NONE`] if there was none.
     pub fn event(&self) -> Event {
-        self.event.unwrap_or(Event { word: 0xffff, ..Event::default() })
+        self.event.unwrap_or(Event::NONE)
     }
 }

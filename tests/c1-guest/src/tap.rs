@@ -65,13 +65,16 @@ pub trait Case {
 
 impl<T> Case for Result<T, Wrong> {
     fn case(self, name: &'static str) -> Self {
-        self.map_err(|wrong| if wrong.case.is_empty() { Wrong { case: name, ..wrong } } else { wrong })
+        self.map_err(
+            |wrong| if wrong.case.is_empty() { Wrong { case: name, ..wrong } } else { wrong },
+        )
     }
 }
 
 /// Prints the line of check `group.name`.
 pub fn report(group: &str, name: &str, verdict: &Verdict) {
-    let number = 1 + [&PASSED, &SKIPPED, &FAILED].map(|count| count.load(Relaxed)).iter().sum::<u32>();
+    let number =
+        1 + [&PASSED, &SKIPPED, &FAILED].map(|count| count.load(Relaxed)).iter().sum::<u32>();
     let (count, case) = match verdict {
         Ok(()) => {
             println!("ok {number} - {group}.{name}");

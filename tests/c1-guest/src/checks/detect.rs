@@ -111,10 +111,7 @@ fn synthetic_registers() -> Verdict {
     let [eax, ebx, ecx, edx] = abi::cpuid(cpuid::ROOST_BASE, 0).map(u64::from);
     let expected = Registers { rax: eax, rbx: ebx, rcx: ecx, rdx: edx, ..probe.registers };
     done.registers.equal(&expected)?;
-    Counters::of(|| {
-        abi::cpuid(7, 0);
-    })
-    .exactly(&[(Exit::SyntheticCpuid, 1)])
+    Counters::of(|| abi::cpuid(7, 0)).exactly(&[(Exit::SyntheticCpuid, 1)])
 }
 
 /// INVLPG of that address without CPUID behind it is just INVLPG.
@@ -123,9 +120,7 @@ fn synthetic_needs_both() -> Verdict {
     let done = probe.run();
     done.finished()?;
     done.registers.equal(&probe.registers)?;
-    let seen = Counters::of(|| {
-        probe.run();
-    });
+    let seen = Counters::of(|| probe.run());
     seen.exactly(&[(Exit::Emulated, 1)])
 }
 
@@ -133,16 +128,12 @@ fn synthetic_needs_both() -> Verdict {
 fn synthetic_in_user_mode() -> Verdict {
     let code = user::code::synthetic_cpuid();
     Start::of(code).run().is(event::GP, 0, code.start)?;
-    let seen = Counters::of(|| {
-        Start::of(code).run();
-    });
+    let seen = Counters::of(|| Start::of(code).run());
     seen.exactly(&[(Exit::GeneralProtection, 1)])
 }
 
 /// The plain CPUID does not enter L1.
 fn native_cpuid() -> Verdict {
-    let seen = Counters::of(|| {
-        Probe::of(code::cpuid()).run();
-    });
+    let seen = Counters::of(|| Probe::of(code::cpuid()).run());
     seen.exactly(&[(Exit::PageFaultFilled, 0)])
 }

@@ -73,9 +73,7 @@ fn from_user() -> Verdict {
     for (name, code, registers, vector, error, past) in cases!(user::code) {
         let start = Start::of(code).with(registers);
         start.run().is(vector, error, code.start + past).case(name)?;
-        let seen = Counters::of(|| {
-            start.run();
-        });
+        let seen = Counters::of(|| start.run());
         equal("exits", seen.exits, 1).case(name)?;
         equal("events", seen.events, 1).case(name)?;
     }
@@ -87,9 +85,7 @@ fn from_kernel() -> Verdict {
     for (name, code, registers, vector, error, past) in cases!(kernel::code) {
         let probe = Probe::of(code).with(registers);
         probe.run().event().is(vector, error, code.start + past).case(name)?;
-        let seen = Counters::of(|| {
-            probe.run();
-        });
+        let seen = Counters::of(|| probe.run());
         equal("exits", seen.exits, 1).case(name)?;
         equal("events", seen.events, 1).case(name)?;
     }

@@ -8,6 +8,7 @@ use crate::{
     interrupts,
     kernel::code,
     paging::{self, A, D, P, W},
+    privileged,
     probe::Probe,
     registers::Registers,
     tap::{Case, Verdict, equal, holds},
@@ -101,9 +102,7 @@ fn cost() -> Verdict {
         (Exit::Hypercall, nr::PVM_BASE + 10, [0; 2]),
     ];
     for (exit, number, [first, second]) in calls {
-        let seen = Counters::of(|| {
-            abi::call(number, [first, second, 0, 0]);
-        });
+        let seen = Counters::of(|| abi::call(number, [first, second, 0, 0]));
         seen.exactly(&[(exit, 1)])?;
         equal("events", seen.events, 0)?;
     }
@@ -147,7 +146,7 @@ fn load_pgtbl() -> Verdict {
 fn load_pgtbl_bad_root() -> Verdict {
     for root in [1 << 36, 0xfec0_0000, 0x000f_ffff_ffff_f000] {
         equal("result", paging::load_cr3(nr::LOAD_PGTBL_FLUSH, root), 0)?;
-        let done = Probe::of(code::mov_from_cr3()).run();
+        let done = Probe::of(privileged::kernel::code::read_cr3()).run();
         equal("CR3", done.registers.rax, paging::cr3(0))?;
     }
     Ok(())

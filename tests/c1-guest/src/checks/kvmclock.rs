@@ -46,7 +46,7 @@ fn nanoseconds(tsc: u64) -> u64 {
     let shift = (scale >> 32) as i8;
     let delta = tsc - stamp;
     let delta = if shift < 0 { delta >> -shift } else { delta << shift };
-    time + (u128::from(delta) * u128::from(scale & 0xffff_ffff) >> 32) as u64
+    time + ((u128::from(delta) * u128::from(scale & 0xffff_ffff)) >> 32) as u64
 }
 
 /// The page is consistent, stable, and runs at the stated rate.

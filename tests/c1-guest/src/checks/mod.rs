@@ -1,22 +1,41 @@
 //! The checks, by subject.
 
+mod apic;
+mod compat;
+mod control;
+mod debug;
 mod detect;
+mod devices;
+mod eretu;
 mod exceptions;
+mod extension;
+mod features;
+mod fetching;
+mod filling;
+mod flushing;
 mod guard;
 mod hypercalls;
+mod interrupt_delivery;
 mod kvmclock;
+mod large_pages;
+mod local_table;
 mod msr;
 mod msr_access;
 mod page_faults;
+mod ports;
 mod pvcs;
 mod range;
 mod segments;
+mod stepping;
 mod syscalls;
+mod tables;
+mod vector_state;
 
 use crate::{
-    abi, clock, paging,
+    abi, clock, die, measure, paging,
     tap::{self, Verdict, equal},
 };
+use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::ext::{NativeBoot, call, shutdown};
 
 /// A named check.
@@ -37,15 +56,44 @@ const GROUPS: &[Group] = &[
     syscalls::GROUP,
     hypercalls::GROUP,
     segments::GROUP,
+    eretu::GROUP,
+    compat::GROUP,
     exceptions::GROUP,
+    stepping::GROUP,
+    debug::GROUP,
+    interrupt_delivery::GROUP,
+    apic::GROUP,
+    ports::GROUP,
+    control::GROUP,
+    devices::GROUP,
+    fetching::GROUP,
+    vector_state::GROUP,
+    // What is enabled from here on stays enabled.
+    extension::GROUP,
+    local_table::GROUP,
+    features::GROUP,
     guard::GROUP,
     page_faults::GROUP,
+    flushing::GROUP,
+    filling::GROUP,
+    large_pages::GROUP,
+    tables::GROUP,
 ];
 
 /// Runs what the command line asks for and powers off.
 pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     clock::init(boot.tsc_hz);
     let word = |key: &str| cmdline.split(' ').find_map(|word| word.strip_prefix(key));
+    let has = |wanted: &str| cmdline.split(' ').any(|word| word == wanted);
+    if let Some(case) = word("die=") {
+        die::run_case(case);
+        abi::shutdown(shutdown::POWEROFF)
+    }
+    if has("measure") {
+        measure::run();
+        abi::shutdown(shutdown::POWEROFF)
+    }
+    interrupt_delivery::SLOW.store(has("slow"), Relaxed);
     for group in GROUPS {
         group.run(word("only="));
     }

@@ -9,6 +9,7 @@ use crate::{
     counters::{Counters, Exit},
     entry,
     kernel::code,
+    privileged,
     probe::Probe,
     tap::{Case, Verdict, equal, holds, skip, within},
     user::{self, Start},
@@ -41,10 +42,7 @@ const NON_CANONICAL: u64 = 0x0000_8000_0000_0000;
 
 /// One exit per access, of the right kind.
 fn cost() -> Verdict {
-    Counters::of(|| {
-        abi::rdmsr(arch::LSTAR);
-    })
-    .exactly(&[(Exit::HypercallMsr, 1)])?;
+    Counters::of(|| abi::rdmsr(arch::LSTAR)).exactly(&[(Exit::HypercallMsr, 1)])?;
     Counters::of(|| {
         rdmsr(arch::LSTAR);
         rdmsr(0xdead);
@@ -55,11 +53,11 @@ fn cost() -> Verdict {
 /// Instructions use ECX, EDX:EAX, and RDMSR clears the upper halves.
 fn high_halves_are_ignored() -> Verdict {
     const HIGH: u64 = 0xdead_beef_0000_0000;
-    let write = Probe::of(code::wrmsr()).with(|r| {
+    let write = Probe::of(privileged::kernel::code::wrmsr()).with(|r| {
         (r.rcx, r.rax, r.rdx) = (HIGH | u64::from(arch::CSTAR), HIGH | 0x1111, HIGH | 0x2222);
     });
     write.run().finished()?;
-    let done = Probe::of(code::rdmsr())
+    let done = Probe::of(privileged::kernel::code::rdmsr())
         .with(|r| (r.rcx, r.rax, r.rdx) = (HIGH | u64::from(arch::CSTAR), HIGH, HIGH))
         .run();
     abi::wrmsr(arch::CSTAR, 0);

@@ -2,7 +2,7 @@
 
 use crate::{
     abi,
-    kernel::code,
+    privileged::kernel::code,
     probe::Probe,
     tap::{Verdict, equal, holds},
 };

@@ -52,6 +52,9 @@ impl Access {
 /// An address whose tables are nobody else's, the root's entry included.
 const ADDRESS: u64 = 0x92_3456_7000;
 
+/// What a write stores: INT3 instructions, so that the page can still be executed.
+pub const STORED: u64 = 0xcccc_cccc_cccc_cccc;
+
 /// Accesses `address` in user mode; the #PF, if there is one. What is executed there is INT3.
 pub fn user_access(access: Access, address: u64) -> Option<Event> {
     let code = match access {
@@ -59,7 +62,7 @@ pub fn user_access(access: Access, address: u64) -> Option<Event> {
         Write => user::code::store(),
         Execute => user::code::jump(),
     };
-    let trap = Start::of(code).with(|r| r.rbx = address).run();
+    let trap = Start::of(code).with(|r| (r.rax, r.rbx) = (STORED, address)).run();
     trap.vector.filter(|&vector| vector != BP).map(|_| trap.event)
 }
 
@@ -70,7 +73,7 @@ pub fn kernel_access(access: Access, address: u64) -> Option<Event> {
         Write => kernel::code::store(),
         Execute => kernel::code::jump(),
     };
-    let done = Probe::of(code).with(|r| r.rbx = address).run();
+    let done = Probe::of(code).with(|r| (r.rax, r.rbx) = (STORED, address)).run();
     done.event.filter(|event| event.vector() != BP)
 }
 
@@ -88,7 +91,7 @@ const RESERVED: u64 = 1 << 51;
 /// A page with `flags` that holds INT3 instructions and nothing else; an address in it.
 fn page(index: usize, flags: u64) -> u64 {
     for word in 0..512 {
-        paging::word(paging::frame(index) + 8 * word).store(0xcccc_cccc_cccc_cccc, Relaxed);
+        paging::word(paging::frame(index) + 8 * word).store(STORED, Relaxed);
     }
     paging::set_area(index, if flags == 0 { 0 } else { paging::frame(index) | flags }) + 0x128
 }
@@ -149,15 +152,11 @@ fn kernel_error_codes() -> Verdict {
 
 /// A fault that is the guest's own costs one exit and one event, nothing else.
 fn cost() -> Verdict {
-    let user = Counters::of(|| {
-        user_access(Read, paging::area(9));
-    });
+    let user = Counters::of(|| user_access(Read, paging::area(9)));
     user.exactly(&[(Exit::PageFaultReflected, 1), (Exit::PageFaultFilled, 0)])?;
     equal("events", user.events, 1)?;
     equal("direct switches", user.direct_switches, 1)?;
-    let kernel = Counters::of(|| {
-        kernel_access(Write, paging::area(9));
-    });
+    let kernel = Counters::of(|| kernel_access(Write, paging::area(9)));
     kernel.exactly(&[(Exit::PageFaultReflected, 1), (Exit::PageFaultFilled, 0)])?;
     equal("events", kernel.events, 1)
 }
@@ -203,9 +202,7 @@ fn accessed_by_kernel() -> Verdict {
         kernel_access(Write, address);
         equal("written", bits(address, 1), A | D)?;
         // Both are kept, and a second write is free.
-        let seen = Counters::of(|| {
-            kernel_access(Write, address);
-        });
+        let seen = Counters::of(|| kernel_access(Write, address));
         seen.exactly(&[(Exit::PageFaultFilled, 0)])?;
     }
     Ok(())

@@ -71,14 +71,11 @@ fn another_page() -> Verdict {
     old.set_word(offset::RIP, 0x1111);
     holds("accepted", abi::register_pvcs(paging::frame(0)))?;
     let event = Start::of(code::undefined()).run();
-    let mut call = None;
-    let seen = Counters::of(|| call = Some(Start::of(code::syscall()).run()));
+    let (call, seen) = Counters::with(|| Start::of(code::syscall()).run());
     let kernel = Probe::of(kernel::code::undefined()).run();
     holds("back", abi::register_pvcs(old.address()))?;
     event.is(UD, 0, code::undefined().start)?;
-    if let Some(call) = call {
-        call.is_syscall(code::syscall().end)?;
-    }
+    call.is_syscall(code::syscall().end)?;
     equal("direct switches", seen.direct_switches, 2)?;
     seen.exactly(&[])?;
     kernel.event().is(UD, 0, kernel::code::undefined().start)?;

@@ -139,9 +139,7 @@ fn foreign_slots() -> Verdict {
             trap.is(PF, pf::USER | pf::FETCH, address)?;
         }
     }
-    let seen = Counters::of(|| {
-        load(slot(257));
-    });
+    let seen = Counters::of(|| load(slot(257)));
     seen.exactly(&[(Exit::PageFaultReflected, 1)])?;
     holds("no entry of L1's was taken for the guest's", abi::pvcs().address() != 0)
 }

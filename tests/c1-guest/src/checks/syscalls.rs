@@ -30,7 +30,8 @@ pub const GROUP: Group = Group {
 /// SYSCALL carries every register in, and ERETU carried every register out.
 fn registers() -> Verdict {
     for sysret in [false, true] {
-        let mut start = Start::of(code::syscall()).with(|r| *r = Registers { rsp: r.rsp, ..Registers::pattern() });
+        let mut start = Start::of(code::syscall())
+            .with(|r| *r = Registers { rsp: r.rsp, ..Registers::pattern() });
         if sysret {
             start = start.by_sysret();
         }
