@@ -10,6 +10,7 @@ use crate::{
     image::{
         self, Destination, LoadError, Loaded,
         elf::loader::ElfError,
+        identity,
         notes::{Features as XenFeatures, XenNotes},
         patch,
     },
@@ -19,11 +20,8 @@ use crate::{
     traps,
     xen::{shared_info, start_info, vcpu_info},
 };
-use core::{
-    fmt,
-    ops::Range,
-    sync::atomic::Ordering::Relaxed,
-};
+use arrayvec::ArrayVec;
+use core::{fmt, ops::Range, sync::atomic::Ordering::Relaxed};
 use pv_abi::{
     PAGE_SIZE,
     ext::{self, Features, ShimBoot, Span, shutdown, window},
@@ -201,9 +199,9 @@ fn load(boot: &ShimBoot) -> Kernel {
     let file = unsafe { memory::slice(boot.kernel.gpa, boot.kernel.len) };
     let loaded = match image::load(file, LOWEST_KERNEL..top, Ram) {
         Ok(loaded) => loaded,
-        Err(error) if needs_memory(&error) => too_small(
-            LOWEST_KERNEL + boot.kernel.len * 11 + boot.initrd.len,
-        ),
+        Err(error) if needs_memory(&error) => {
+            too_small(LOWEST_KERNEL + boot.kernel.len * 11 + boot.initrd.len)
+        }
         Err(error) => refuse(format_args!("{error}")),
     };
     let notes = match XenNotes::parse(&loaded.notes, OFFERED) {
@@ -214,6 +212,7 @@ fn load(boot: &ShimBoot) -> Kernel {
         refuse(format_args!("the kernel's physical addresses do not start at 0"));
     }
     patch_sites(&loaded, &notes);
+    drop_conversions(&loaded, &notes);
     Kernel { notes, memory: loaded.memory }
 }
 
@@ -259,6 +258,19 @@ fn patch_sites(loaded: &Loaded, notes: &XenNotes) {
     }
 }
 
+/// Has the kernel take frame numbers as they are, which is what its look-ups would give.
+fn drop_conversions(loaded: &Loaded, notes: &XenNotes) {
+    let Some(text) = loaded.text() else { return };
+    // SAFETY: as in `patch_sites`; the patches are collected before they are stored.
+    let bytes = unsafe { memory::slice(text.memory.start, text.memory.end - text.memory.start) };
+    let base = notes.virt_base + text.memory.start;
+    let patches = ArrayVec::<_, { identity::MOST }>::from_iter(identity::find(bytes, base));
+    for (at, code) in &patches {
+        memory::store(at - notes.virt_base, code);
+    }
+    entry::log(format_args!("{} look-ups of frame numbers made unnecessary", patches.len()));
+}
+
 /// Stubs of 32 bytes: number in EAX, SYSCALL, return. The one for IRET leaves its frame as the
 /// patched kernels do.
 fn fill_hypercall_page(at: u64) {
@@ -280,9 +292,7 @@ fn place(boot: &ShimBoot, kernel: &Kernel) -> Layout {
     let mapped = if kernel.notes.mod_start_pfn { 0 } else { boot.initrd.len };
     match Layout::new(kernel.memory.end, boot.ram_pages, mapped) {
         Some(layout) if layout.mapped <= files_start(boot) => layout,
-        Some(layout) => {
-            too_small(layout.mapped + boot.kernel.len + boot.initrd.len + 2 * PAGE)
-        }
+        Some(layout) => too_small(layout.mapped + boot.kernel.len + boot.initrd.len + 2 * PAGE),
         None => refuse(format_args!("the guest has more memory than its kernel can map at start")),
     }
 }
@@ -314,7 +324,7 @@ fn write_tables(layout: &Layout, base: u64) {
         store(table(2), (base >> 21 & 511) + number, table(3 + number) | ENTRY);
     }
     for frame in 0..layout.mapped / PAGE {
-        store(table(3 + frame / 512), frame % 512, frame * PAGE | ENTRY);
+        store(table(3 + frame / 512), frame % 512, (frame * PAGE) | ENTRY);
     }
     memory::zero(layout.stack, PAGE);
 }

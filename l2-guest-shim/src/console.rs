@@ -6,7 +6,10 @@ use crate::{
     hw::{call, memory},
     xen::console::{IN, IN_CONS, IN_PROD, IN_SIZE, OUT, OUT_CONS, OUT_PROD, OUT_SIZE},
 };
-use core::sync::atomic::{AtomicU32, Ordering::{Acquire, Relaxed, Release}};
+use core::sync::atomic::{
+    AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 fn index(offset: u64) -> Option<&'static AtomicU32> {
     memory::word32(guest::console() + offset)

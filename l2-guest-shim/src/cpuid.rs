@@ -51,7 +51,7 @@ fn leaf(number: u32, subleaf: u32) -> [u32; 4] {
             let value = call::counter(counter.into());
             [value as u32, (value >> 32) as u32, 0, 0]
         }
-        0x4000_0000..=0x4fff_ffff => [0; 4],
+        other if other >> 28 == XEN_BASE >> 28 => [0; 4],
         _ => masked(number, subleaf),
     }
 }
@@ -59,26 +59,36 @@ fn leaf(number: u32, subleaf: u32) -> [u32; 4] {
 /// Features a stock kernel must not see, because it runs at CPL3 or because nobody backs them.
 mod hidden {
     /// MONITOR, DS_CPL, VMX, SMX, EST, TM2, PDCM, PCID, x2APIC, TSC_DEADLINE.
-    pub const LEAF1_ECX: u32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15
-        | 1 << 17 | 1 << 21 | 1 << 24;
+    pub const LEAF1_ECX: u32 =
+        1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15 | 1 << 17 | 1 << 21 | 1 << 24;
     /// VME, PSE, MCE, MTRR, PGE, MCA, PSE36, DS, ACPI, HTT, TM.
-    pub const LEAF1_EDX: u32 = 1 << 1 | 1 << 3 | 1 << 7 | 1 << 12 | 1 << 14 | 1 << 13 | 1 << 17 | 1 << 21 | 1 << 22
-        | 1 << 28 | 1 << 29;
+    pub const LEAF1_EDX: u32 = 1 << 1
+        | 1 << 3
+        | 1 << 7
+        | 1 << 12
+        | 1 << 14
+        | 1 << 13
+        | 1 << 17
+        | 1 << 21
+        | 1 << 22
+        | 1 << 28
+        | 1 << 29;
     /// SMEP, INVPCID, RDT-M, MPX, RDT-A, SMAP, PT.
-    pub const LEAF7_EBX: u32 =
-        1 << 7 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 15 | 1 << 20 | 1 << 25;
+    pub const LEAF7_EBX: u32 = 1 << 7 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 15 | 1 << 20 | 1 << 25;
     /// UMIP, PKU, OSPKE, WAITPKG, CET SS, LA57, RDPID, bus lock, PKS.
-    pub const LEAF7_ECX: u32 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 16 | 1 << 22
-        | 1 << 24 | 1 << 31;
+    pub const LEAF7_ECX: u32 =
+        1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 16 | 1 << 22 | 1 << 24 | 1 << 31;
     /// UINTR, serialize stays, CET IBT, AMX, the SPEC_CTRL family, ARCH_CAPABILITIES.
-    pub const LEAF7_EDX: u32 = 1 << 5 | 1 << 10 | 1 << 20 | 1 << 22 | 1 << 24 | 1 << 25 | 0x3f << 26;
+    pub const LEAF7_EDX: u32 =
+        1 << 5 | 1 << 10 | 1 << 20 | 1 << 22 | 1 << 24 | 1 << 25 | 0x3f << 26;
     /// XSAVES: privileged.
     pub const LEAFD1_EAX: u32 = 1 << 3;
     /// SVM, EXTAPIC, IBS, SKINIT, WDT, LWP, performance counters, MWAITX.
-    pub const EXTENDED_ECX: u32 = 1 << 2 | 1 << 3 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 15 | 0x3f << 23
-        | 1 << 29;
+    pub const EXTENDED_ECX: u32 =
+        1 << 2 | 1 << 3 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 15 | 0x3f << 23 | 1 << 29;
     /// PSE, MCE, MTRR, PGE, MCA, PSE36, 1G pages, RDTSCP: its TSC_AUX would need a trap per CPU.
-    pub const EXTENDED_EDX: u32 = 1 << 1 | 1 << 3 | 1 << 7 | 1 << 12 | 1 << 14 | 1 << 13 | 1 << 17 | 1 << 26;
+    pub const EXTENDED_EDX: u32 =
+        1 << 1 | 1 << 3 | 1 << 7 | 1 << 12 | 1 << 14 | 1 << 13 | 1 << 17 | 1 << 26;
 }
 
 /// Leaf 1, ECX: XSAVE is enabled; we are a hypervisor.

@@ -3,8 +3,7 @@
 #![expect(unsafe_code, reason = "entry points")]
 
 use crate::{
-    boot,
-    guest,
+    boot, guest,
     hw::{
         area::{Area, VcpuData},
         call, memory,

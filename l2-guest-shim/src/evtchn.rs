@@ -62,7 +62,8 @@ impl Ports {
     /// # Errors
     /// `EINVAL`.
     pub fn get(&self, number: u32) -> Result<Port, i64> {
-        let port = self.0.get(number as usize).copied().filter(|port| port.binding != Binding::Free);
+        let port =
+            self.0.get(number as usize).copied().filter(|port| port.binding != Binding::Free);
         port.ok_or(errno::EINVAL)
     }
 

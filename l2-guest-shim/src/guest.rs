@@ -202,7 +202,8 @@ impl VcpuInfo {
 pub fn raise(port: u32) {
     let Ok(bound) = PORTS.lock().get(port) else { return };
     let (selector, bit) = (port / 64, 1u64 << (port % 64));
-    let word = |offset: usize| memory::word(facts().shared_info + offset as u64 + u64::from(selector) * 8);
+    let word =
+        |offset: usize| memory::word(facts().shared_info + offset as u64 + u64::from(selector) * 8);
     let (Some(pending), Some(mask)) =
         (word(shared_info::EVTCHN_PENDING), word(shared_info::EVTCHN_MASK))
     else {
@@ -216,7 +217,8 @@ pub fn raise(port: u32) {
 /// The kernel unmasks `port`: raises it again if it is pending.
 pub fn unmask(port: u32, vcpu: u32) {
     let (selector, bit) = (port / 64, 1u64 << (port % 64));
-    let word = |offset: usize| memory::word(facts().shared_info + offset as u64 + u64::from(selector) * 8);
+    let word =
+        |offset: usize| memory::word(facts().shared_info + offset as u64 + u64::from(selector) * 8);
     let (Some(pending), Some(mask)) =
         (word(shared_info::EVTCHN_PENDING), word(shared_info::EVTCHN_MASK))
     else {

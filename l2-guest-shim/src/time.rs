@@ -62,7 +62,7 @@ impl Clock {
     #[inline]
     #[must_use]
     pub fn tsc_at(&self, ns: u64) -> u64 {
-        let ticks = (u128::from(ns) * u128::from(self.ticks) >> 32) as u64;
+        let ticks = ((u128::from(ns) * u128::from(self.ticks)) >> 32) as u64;
         self.base.saturating_add(ticks)
     }
 
@@ -71,7 +71,7 @@ impl Clock {
     pub fn ns_at(&self, tsc: u64) -> u64 {
         let delta = tsc.wrapping_sub(self.base);
         let shifted = if self.shift < 0 { delta >> -self.shift } else { delta << self.shift };
-        (u128::from(shifted) * u128::from(self.mul) >> 32) as u64
+        ((u128::from(shifted) * u128::from(self.mul)) >> 32) as u64
     }
 
     /// The time page, in a version that is never under change.

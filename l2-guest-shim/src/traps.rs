@@ -2,8 +2,7 @@
 //! May: guest-memory. Context: shim, IF = 0. Input: guest-controlled.
 
 use crate::{
-    console,
-    cpuid,
+    console, cpuid,
     entry::die,
     guest::{self, Gate, TRAPS, VcpuInfo},
     hw::{area::Area, call, copy, heap},
@@ -37,7 +36,7 @@ const ERROR_USER: u16 = 1 << 2;
 /// Event from user mode.
 pub fn user_event(regs: &mut Regs, area: Area) {
     let (vector, error) = area.take_event();
-    if vector >= event::INT80 && vector != event::INT80 {
+    if vector > event::INT80 {
         interrupt(vector);
         area.data().kernel_mode.store(0, Relaxed);
         deliver_pending(regs, area);
@@ -59,7 +58,7 @@ pub fn user_event(regs: &mut Regs, area: Area) {
 /// Event from the kernel.
 pub fn kernel_event(regs: &mut Regs, area: Area) {
     let (vector, error) = area.take_event();
-    if vector >= event::INT80 && vector != event::INT80 {
+    if vector > event::INT80 {
         interrupt(vector);
         deliver_pending(regs, area);
         return;

@@ -16,7 +16,14 @@ use crate::{
 use core::sync::atomic::Ordering::Relaxed;
 
 /// `event_channel_op(command, argument)`.
-pub extern "C" fn event_channel_op(command: u64, at: u64, _: u64, _: u64, _: u64, area: Area) -> i64 {
+pub extern "C" fn event_channel_op(
+    command: u64,
+    at: u64,
+    _: u64,
+    _: u64,
+    _: u64,
+    area: Area,
+) -> i64 {
     answer(match command {
         SEND => send(at, area),
         BIND_VIRQ => bind_virq(at),

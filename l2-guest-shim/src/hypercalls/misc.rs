@@ -30,7 +30,9 @@ struct TrapInfo {
 pub extern "C" fn set_trap_table(table: u64, _: u64, _: u64, _: u64, _: u64, area: Area) -> i64 {
     let index = area.data().index.load(Relaxed) as usize;
     for entry in 0..=256u64 {
-        let Ok(info) = copy::read::<TrapInfo>(table.wrapping_add(16 * entry)) else { return EFAULT };
+        let Ok(info) = copy::read::<TrapInfo>(table.wrapping_add(16 * entry)) else {
+            return EFAULT;
+        };
         if info.address == 0 {
             return 0;
         }

@@ -13,7 +13,7 @@ use crate::{
     },
     xen::{
         errno::{EINVAL, ENOSYS},
-        mmu_update::{MACHPHYS, NORMAL, NO_TRANSLATE, PRESERVE_AD},
+        mmu_update::{MACHPHYS, NO_TRANSLATE, NORMAL, PRESERVE_AD},
         uvmf,
     },
 };

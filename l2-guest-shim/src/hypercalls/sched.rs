@@ -50,8 +50,10 @@ fn poll(at: u64, area: Area) -> Outcome {
     }
     for number in 0..count {
         let port: u32 = copy::read(list.wrapping_add(4 * number))?;
-        let word = facts().shared_info + shared_info::EVTCHN_PENDING as u64 + u64::from(port / 64) * 8;
-        let pending = memory::word(word).is_some_and(|word| word.load(Relaxed) >> (port % 64) & 1 != 0);
+        let word =
+            facts().shared_info + shared_info::EVTCHN_PENDING as u64 + u64::from(port / 64) * 8;
+        let pending =
+            memory::word(word).is_some_and(|word| word.load(Relaxed) >> (port % 64) & 1 != 0);
         if pending {
             return Ok(0);
         }

@@ -73,7 +73,9 @@ fn register_info(at: u64, target: Area) -> Outcome {
     }
     let old = VcpuInfo::of(target);
     for word in (0..VCPU_INFO_SIZE).step_by(8) {
-        if let (Some(from), Some(to)) = (memory::word(old.field(word)), memory::word(gpa + word as u64)) {
+        if let (Some(from), Some(to)) =
+            (memory::word(old.field(word)), memory::word(gpa + word as u64))
+        {
             to.store(from.load(Relaxed), Relaxed);
         }
     }

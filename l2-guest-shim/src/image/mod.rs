@@ -8,6 +8,7 @@
 //! | place the segments | [`elf`] | kernel in memory, its notes |
 //! | read the notes | [`notes`] | entry point, layout, features |
 //! | find the SYSCALLs | [`patch`] | what to write over them |
+//! | find what is not needed here | [`symbols`], [`identity`] | what to write over it |
 //!
 //! [`load`] does the first three. The file is whatever a user hands in: no step panics, and none
 //! stores outside the memory it was allowed.
@@ -17,8 +18,10 @@ pub mod decompress;
 pub mod elf;
 #[cfg(test)]
 mod fixture;
+pub mod identity;
 pub mod notes;
 pub mod patch;
+pub mod symbols;
 #[cfg(test)]
 mod tests;
 
