@@ -70,9 +70,9 @@ pub struct Cli {
     /// Take an earlier run in a guest
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "native_log")]
     pub guest_log: Option<PathBuf>,
-    /// Take L1's log of an earlier run with marks
+    /// Take an earlier run in a guest that counted
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "guest_log")]
-    pub l1_log: Option<PathBuf>,
+    pub counted_log: Option<PathBuf>,
 }
 
 impl Cli {

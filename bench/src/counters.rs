@@ -1,20 +1,15 @@
-//! Works out L1's counters per operation from a run with marks.
+//! Works out L1's counters per operation from counted batches.
 //!
-//! The guest prints `@B NAME` and `@E NAME N` around a batch ([`crate::lines`]). Each time L1 sees
-//! such a line on the guest's console it logs `@mark LINE {json}`: the guest's line and all
-//! counters at that moment, as numbers, possibly in nested objects. What the batch cost is the
-//! difference; the empty row `noop` shows what the marks themselves cost, and is subtracted.
+//! Reading the counters is itself counted; the empty row `noop` shows how much, and is subtracted.
 
+use crate::lines::Counts;
 use serde::Serialize;
-use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Ahead of L1's lines.
-pub const MARK: &str = "@mark ";
 /// The row that does nothing.
 const EMPTY: &str = "noop";
 
-/// Counters by name; names of nested ones are joined with dots.
+/// Counters by name.
 pub type Counters = BTreeMap<String, f64>;
 
 /// What one row cost.
@@ -24,122 +19,55 @@ pub struct Counted {
     pub name: String,
     /// Operations counted.
     pub n: u64,
-    /// Counts per operation; those that stayed zero are left out.
+    /// Counts per operation; those that are zero are left out.
     pub per_operation: Counters,
 }
 
-/// Reads a log of L1. Batches whose end is missing are left out.
-///
-/// # Errors
-/// A line that cannot be read: L1 and this program disagree.
-pub fn per_operation(log: &str) -> Result<Vec<Counted>, String> {
-    let mut begun: Option<(String, Counters)> = None;
-    let mut counted: Vec<(String, u64, Counters)> = Vec::new();
-    for line in log.lines() {
-        match Mark::parse(line)? {
-            Some(Mark::Begin(name, counters)) => begun = Some((name, counters)),
-            Some(Mark::End(name, n, after)) => {
-                if let Some((_, before)) = begun.take().filter(|(begun, _)| *begun == name) {
-                    counted.push((name, n, difference(&after, &before)));
-                }
-            }
-            None => {}
-        }
-    }
-    let empty = counted.iter().find(|(name, ..)| name == EMPTY).map(|(.., counts)| counts.clone());
-    let empty = empty.unwrap_or_default();
-    let rows = counted.into_iter().map(|(name, n, counts)| {
-        let own = if name == EMPTY { counts } else { difference(&counts, &empty) };
-        let each = own.into_iter().map(|(key, count)| (key, count / n.max(1) as f64));
-        Counted { name, n, per_operation: each.filter(|(_, count)| *count != 0.0).collect() }
+/// The same per operation, of what the operations themselves cost.
+#[must_use]
+pub fn per_operation(batches: &[Counts]) -> Vec<Counted> {
+    let empty = batches.iter().find(|batch| batch.name == EMPTY);
+    let rows = batches.iter().map(|batch| {
+        let own = empty.filter(|_| batch.name != EMPTY).map(|empty| &empty.counts);
+        let names: BTreeSet<&String> =
+            batch.counts.keys().chain(own.into_iter().flatten().map(|(name, _)| name)).collect();
+        let each = names.into_iter().map(|name| {
+            let of = |counts: &BTreeMap<String, u64>| counts.get(name).copied().unwrap_or_default();
+            #[expect(clippy::cast_precision_loss, reason = "shown with two decimals")]
+            let [all, own, n] =
+                [of(&batch.counts), own.map_or(0, of), batch.n.max(1)].map(|n| n as f64);
+            (name.clone(), (all - own) / n)
+        });
+        let per_operation = each.filter(|(_, count)| *count != 0.0).collect();
+        Counted { name: batch.name.clone(), n: batch.n, per_operation }
     });
-    Ok(rows.collect())
-}
-
-enum Mark {
-    Begin(String, Counters),
-    End(String, u64, Counters),
-}
-
-impl Mark {
-    fn parse(line: &str) -> Result<Option<Self>, String> {
-        let Some(at) = line.find(MARK) else { return Ok(None) };
-        let Some((label, json)) = line[at + MARK.len()..].split_once('{') else {
-            return Err(format!("a mark without counters: {line}"));
-        };
-        let words: Vec<&str> = label.split_whitespace().collect();
-        let counters = || {
-            let value = serde_json::from_str(&format!("{{{json}"));
-            let value = value.map_err(|error| format!("{error} in: {line}"))?;
-            let mut counters = Counters::new();
-            flatten("", &value, &mut counters);
-            Ok::<_, String>(counters)
-        };
-        match words[..] {
-            ["@B", name] => Ok(Some(Self::Begin(name.into(), counters()?))),
-            ["@E", name, n] => {
-                let n = n.parse().map_err(|error| format!("{error} in: {line}"))?;
-                Ok(Some(Self::End(name.into(), n, counters()?)))
-            }
-            _ => Err(format!("not a mark of the benchmark: {line}")),
-        }
-    }
-}
-
-fn flatten(prefix: &str, value: &Value, counters: &mut Counters) {
-    match value {
-        Value::Number(number) => {
-            counters.insert(prefix.into(), number.as_f64().unwrap_or_default());
-        }
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                let dot = if prefix.is_empty() { "" } else { "." };
-                flatten(&format!("{prefix}{dot}{name}"), field, counters);
-            }
-        }
-        // Histograms and texts are not differences.
-        _ => {}
-    }
-}
-
-fn difference(after: &Counters, before: &Counters) -> Counters {
-    let names = after.keys().chain(before.keys().filter(|name| !after.contains_key(*name)));
-    let of = |counters: &Counters, name: &String| counters.get(name).copied().unwrap_or_default();
-    names.map(|name| (name.clone(), of(after, name) - of(before, name))).collect()
+    rows.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LOG: &str = r#"[1.0] start
-@mark @B noop {"exits":100,"cr3_writes":10,"by":{"io":1}}
-@mark @E noop 1000 {"exits":104,"cr3_writes":12,"by":{"io":5}}
-@mark @B getppid {"exits":110,"cr3_writes":12,"by":{"io":5},"hist":[1,2]}
-[2.0] between
-@mark @E getppid 50 {"exits":214,"cr3_writes":114,"by":{"io":9,"syscall":100},"hist":[3]}
-@mark @B cut {"exits":300}
-"#;
-
-    #[test]
-    fn counts_are_per_operation_and_without_the_marks() {
-        let rows = per_operation(LOG).unwrap();
-        assert_eq!(rows.len(), 2);
-        assert_eq!((rows[1].name.as_str(), rows[1].n), ("getppid", 50));
-        let own = &rows[1].per_operation;
-        assert_eq!(own["exits"], 2.0);
-        assert_eq!(own["cr3_writes"], 2.0);
-        assert_eq!(own["by.syscall"], 2.0);
-        assert!(!own.contains_key("by.io"), "the console's own exits are subtracted");
-        assert!(!own.contains_key("hist"));
+    fn batch(name: &str, n: u64, counts: &[(&str, u64)]) -> Counts {
+        let counts = counts.iter().map(|(name, count)| ((*name).into(), *count)).collect();
+        Counts { name: name.into(), n, counts }
     }
 
     #[test]
-    fn lines_that_cannot_be_read_are_refused() {
-        assert!(per_operation("@mark @B noop").is_err());
-        assert!(per_operation("@mark @E noop x {}").is_err());
-        assert!(per_operation("@mark @X {}").is_err());
-        assert!(per_operation("@mark @B noop {\"a\":").is_err());
-        assert_eq!(per_operation("nothing here").unwrap(), []);
+    fn counts_are_per_operation_and_without_their_own_cost() {
+        let rows = per_operation(&[
+            batch("noop", 1000, &[("exits", 4), ("by.cpuid", 4), ("by.timer", 1)]),
+            batch("getppid", 50, &[("exits", 104), ("by.cpuid", 4), ("by.syscall", 100)]),
+        ]);
+        assert_eq!(rows[0].per_operation["exits"], 0.004);
+        let expected = [("exits", 2.0), ("by.syscall", 2.0), ("by.timer", -0.02)];
+        assert_eq!((rows[1].name.as_str(), rows[1].n), ("getppid", 50));
+        assert_eq!(rows[1].per_operation, expected.map(|(name, n)| (name.into(), n)).into());
+    }
+
+    #[test]
+    fn without_an_empty_row_nothing_is_subtracted() {
+        let rows = per_operation(&[batch("getppid", 0, &[("exits", 3)])]);
+        assert_eq!(rows[0].per_operation["exits"], 3.0);
     }
 }

@@ -5,8 +5,7 @@
 //! | `@I NAME VALUE` | a fact about machine, kernel or start |
 //! | `@R {"name":..,"n":..,"min_tsc":..,"med_tsc":..,"min_ns":..,"med_ns":..}` | cost of one operation: minimum and median over batches of `n` |
 //! | `@S NAME REASON` | a row that could not be measured |
-//! | `@B NAME` | a counted batch begins |
-//! | `@E NAME N` | it has ended, after `N` operations |
+//! | `@C {"name":..,"n":..,"counts":{..}}` | what L1 counted in a batch of `n` operations |
 //! | `@DONE` | the benchmark has ended |
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +35,17 @@ pub struct Reading {
     pub med_ns: f64,
 }
 
+/// What L1 counted in one batch, counting it included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// The row's name.
+    pub name: String,
+    /// Operations of the batch.
+    pub n: u64,
+    /// By counter. Those of exit reasons start with `by.`; those that stayed zero are left out.
+    pub counts: BTreeMap<String, u64>,
+}
+
 /// The line of a fact.
 #[must_use]
 pub fn info(name: &str, value: &str) -> String {
@@ -58,16 +68,12 @@ pub fn skip(name: &str, reason: &str) -> String {
     format!("@S {name} {}", reason.replace('\n', " "))
 }
 
-/// The line ahead of a counted batch.
+/// The line of a counted batch.
 #[must_use]
-pub fn begin(name: &str) -> String {
-    format!("@B {name}")
-}
-
-/// The line behind a counted batch.
-#[must_use]
-pub fn end(name: &str, n: u64) -> String {
-    format!("@E {name} {n}")
+pub fn counts(counts: &Counts) -> String {
+    let Counts { name, n, counts } = counts;
+    let each: Vec<_> = counts.iter().map(|(key, count)| format!("\"{key}\":{count}")).collect();
+    format!("@C {{\"name\":\"{name}\",\"n\":{n},\"counts\":{{{}}}}}", each.join(","))
 }
 
 /// Everything that a console log says.
@@ -77,6 +83,8 @@ pub struct Log {
     pub info: BTreeMap<String, String>,
     /// Readings, in the order of the log.
     pub readings: Vec<Reading>,
+    /// Batches counted, in the order of the log.
+    pub counted: Vec<Counts>,
     /// Rows not measured, and why.
     pub skipped: BTreeMap<String, String>,
     /// Whether the benchmark came to its end.
@@ -91,6 +99,8 @@ impl Log {
         for line in text.lines().map(str::trim_end) {
             if let Some(json) = after(line, "@R ") {
                 log.readings.extend(serde_json::from_str::<Reading>(json));
+            } else if let Some(json) = after(line, "@C ") {
+                log.counted.extend(serde_json::from_str::<Counts>(json));
             } else if let Some((name, value)) = after(line, "@I ").and_then(|l| l.split_once(' ')) {
                 log.info.insert(name.into(), value.into());
             } else if let Some((name, why)) = after(line, "@S ").and_then(|l| l.split_once(' ')) {
@@ -138,6 +148,16 @@ mod tests {
     fn a_reading_survives_the_console() {
         let text = format!("[    1.0] x\r\n{}\r\n", reading(&sample()));
         assert_eq!(Log::parse(&text).readings, [sample()]);
+    }
+
+    #[test]
+    fn counts_survive_the_console() {
+        let sample = Counts {
+            name: "fork_exit".into(),
+            n: 10,
+            counts: [("by.timer".into(), 1), ("exits".into(), 25)].into(),
+        };
+        assert_eq!(Log::parse(&format!("{}\r\n", counts(&sample))).counted, [sample]);
     }
 
     #[test]

@@ -179,8 +179,9 @@ mod tests {
         @I clocksource tsc\n@S pf_storm_2t needs 2 CPUs\n\
         @R {\"name\":\"getppid\",\"n\":9,\"min_tsc\":383,\"med_tsc\":383,\"min_ns\":1,\"med_ns\":1}\n";
 
-    fn document(guest: Option<&str>, marks: &str) -> String {
+    fn document(guest: Option<&str>, counted: &str) -> String {
         let (native, guest) = (Log::parse(NATIVE), guest.map(Log::parse));
+        let counted = Log::parse(counted).counted;
         let peers = Peers::recorded().unwrap();
         let lines = table::compare(&native, guest.as_ref(), &peers);
         render(&Report {
@@ -189,7 +190,7 @@ mod tests {
             native: &native,
             guest: guest.as_ref(),
             lines: &lines,
-            counted: &crate::counters::per_operation(marks).unwrap(),
+            counted: &crate::counters::per_operation(&counted),
             peers: &peers,
         })
     }
@@ -206,9 +207,9 @@ mod tests {
 
     #[test]
     fn counters_become_columns_and_lists() {
-        let marks = "@mark @B fork_exit {\"exits\":0,\"idle\":4,\"by\":{\"fault\":0,\"irq\":0}}\n\
-            @mark @E fork_exit 10 {\"exits\":25,\"idle\":4,\"by\":{\"fault\":5,\"irq\":20}}\n";
-        let text = document(None, marks);
+        let counts = "@C {\"name\":\"fork_exit\",\"n\":10,\"counts\":\
+            {\"exits\":25,\"by.fault\":5,\"by.irq\":20}}";
+        let text = document(None, counts);
         assert!(text.contains("| operation | n | exits | by |"), "{text}");
         assert!(text.contains("| fork_exit | 10 | 2.50 | irq 2.00, fault 0.50 |"), "{text}");
     }

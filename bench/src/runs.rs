@@ -44,19 +44,17 @@ pub fn guest(cli: &Cli) -> Result<Log> {
     }
 }
 
-/// L1's log of a run in which the guest marks its batches; empty if an earlier run was taken and
-/// L1's log was not.
-pub fn marks(cli: &Cli) -> Result<String> {
-    let place = match (&cli.l1_log, &cli.guest_log) {
-        (Some(place), _) => place.clone(),
-        (None, Some(_)) => return Ok(String::new()),
+/// A run in which the guest reads L1's counters; an empty one if an earlier run was taken and no
+/// earlier one of this kind.
+pub fn counted(cli: &Cli) -> Result<Log> {
+    match (&cli.counted_log, &cli.guest_log) {
+        (Some(place), _) => read(place),
+        (None, Some(_)) => Ok(Log::default()),
         (None, None) => {
-            let words = format!("{} bench.mark=1", cli.guest_words());
-            logged(cli, roost(cli, &words, "marks")?, "marks")?;
-            l1_log(cli, "marks")
+            let words = format!("{} bench.count=1", cli.guest_words());
+            logged(cli, roost(cli, &words, "counted")?, "counted")
         }
-    };
-    text(&place)
+    }
 }
 
 /// The machine, in words.
@@ -83,12 +81,8 @@ fn roost(cli: &Cli, words: &str, name: &str) -> Result<Command> {
         .arg(format!("--append=console=hvc0 quiet panic=-1 {words}"))
         .arg(format!("--stats=json:{}", cli.logs().join(format!("{name}.stats.json")).display()))
         .arg("--l1-log")
-        .arg(l1_log(cli, name));
+        .arg(cli.logs().join(format!("{name}.l1.log")));
     Ok(tool)
-}
-
-fn l1_log(cli: &Cli, name: &str) -> PathBuf {
-    cli.logs().join(format!("{name}.l1.log"))
 }
 
 fn kernel(cli: &Cli) -> Result<&Path> {

@@ -26,14 +26,10 @@ fn every_row_is_measured_or_says_why_not() {
 }
 
 #[test]
-fn marks_enclose_a_counted_batch() {
-    let (text, log) = run(&["bench.target=50", "bench.only=noop,getppid", "bench.mark"]);
-    let marks: Vec<&str> =
-        text.lines().filter(|l| l.starts_with("@B") || l.starts_with("@E")).collect();
-    assert_eq!(marks.len(), 4, "{text}");
-    assert_eq!((marks[0], marks[2]), ("@B noop", "@B getppid"));
-    assert!(marks[3].strip_prefix("@E getppid ").is_some_and(|n| n.parse::<u64>().is_ok()));
-    assert!(log.readings.is_empty() && log.done);
+fn counters_are_asked_for_in_guests_of_roost_only() {
+    let (text, log) = run(&["bench.target=50", "bench.only=noop,getppid", "bench.count"]);
+    assert!(log.readings.is_empty() && log.counted.is_empty() && log.done, "{text}");
+    assert!(log.skipped["benchmark"].contains("a guest of Roost"), "{text}");
 }
 
 #[test]

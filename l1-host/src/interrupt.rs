@@ -31,7 +31,7 @@ pub fn handle(cpu: &Cpu, number: u8) -> Reason {
 }
 
 /// Moves what the serial port has into the console of the guest that owns it.
-fn receive() {
+pub fn receive() {
     let mut buffer = [0; 64];
     loop {
         let count = serial::CONSOLE.read(&mut buffer);

@@ -8,7 +8,10 @@ use crate::{
     xen::version,
 };
 use core::arch::x86_64::__cpuid_count;
-use pv_abi::cpuid::{ROOST_BASE, ROOST_SIGNATURE, signature};
+use pv_abi::{
+    cpuid::{ROOST_BASE, ROOST_SIGNATURE, signature},
+    ext::counter,
+};
 
 /// The prefix and the instruction.
 const SEQUENCE: [u8; 7] = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2];
@@ -27,11 +30,12 @@ pub fn emulate(regs: &mut Regs) -> bool {
 
 const XEN_BASE: u32 = 0x4000_0000;
 const XEN_MAX: u32 = XEN_BASE + 5;
-/// Roost's leaves from here on count: leaf n is L1's counter n, low half in EAX, high in EBX.
-const COUNTERS: u32 = ROOST_BASE + 0x10;
-const COUNTERS_END: u32 = ROOST_BASE + 0x100;
 
 fn leaf(number: u32, subleaf: u32) -> [u32; 4] {
+    if let Some(counter) = counter::of_leaf(number) {
+        let value = call::counter(counter);
+        return [value as u32, (value >> 32) as u32, 0, 0];
+    }
     match number {
         XEN_BASE => {
             let [ebx, ecx, edx] = signature(b"XenVMMXenVMM");
@@ -42,14 +46,7 @@ fn leaf(number: u32, subleaf: u32) -> [u32; 4] {
         XEN_MAX => [0, 40, 0, 0],
         ROOST_BASE => {
             let [ebx, ecx, edx] = ROOST_SIGNATURE;
-            [COUNTERS_END - 1, ebx, ecx, edx]
-        }
-        COUNTERS..COUNTERS_END => {
-            let index = number - COUNTERS;
-            // The second half of the leaves are those that are no exit reason.
-            let counter = if index < 0x80 { index } else { index - 0x80 + 0x1000 };
-            let value = call::counter(counter.into());
-            [value as u32, (value >> 32) as u32, 0, 0]
+            [counter::LEAF_END - 1, ebx, ecx, edx]
         }
         other if other >> 28 == XEN_BASE >> 28 => [0; 4],
         _ => masked(number, subleaf),

@@ -154,7 +154,7 @@ impl Bundle {
 }
 
 impl Image {
-    /// Pages from the lowest to past the highest address.
+    /// Pages that its segments take up.
     #[must_use]
     pub fn segment_pages(&self) -> u64 {
         self.segments.iter().map(|segment| segment.memory.div_ceil(4096)).sum()

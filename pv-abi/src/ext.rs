@@ -108,24 +108,7 @@ pub mod shutdown {
     pub const BOOT_FAILED: u64 = 4;
 }
 
-/// Counters of [`call::READ_COUNTER`]: values below [`counter::SPECIAL`] are exit reasons, in the
-/// order in which L1's statistics list them.
-pub mod counter {
-    /// First of the counters that are no exit reason.
-    pub const SPECIAL: u64 = 0x1000;
-    /// All exits.
-    pub const EXITS: u64 = SPECIAL;
-    /// Events delivered.
-    pub const EVENTS: u64 = SPECIAL + 1;
-    /// CR3 writes by L1 and switcher at exits (two each).
-    pub const CR3_WRITES: u64 = SPECIAL + 2;
-    /// Shadow entries filled.
-    pub const FILLS: u64 = SPECIAL + 3;
-    /// Flushes of this vCPU's translations.
-    pub const FLUSHES: u64 = SPECIAL + 4;
-    /// Switches between the guest's modes that never entered L1.
-    pub const DIRECT_SWITCHES: u64 = SPECIAL + 5;
-}
+pub mod counter;
 
 /// Page-table notes: what the guest pushes into its ring and what L1 shows in return.
 ///

@@ -16,6 +16,9 @@ pub struct Stats {
 struct GuestStats {
     #[serde(default)]
     name: String,
+    /// TSC ticks per second.
+    #[serde(default)]
+    tsc_hz: u64,
     #[serde(default)]
     exits: BTreeMap<String, Exit>,
     #[serde(default)]
@@ -27,9 +30,9 @@ struct GuestStats {
 struct Exit {
     #[serde(default)]
     count: u64,
-    /// Element n counts the exits that took 2^n to 2^(n+1) - 1 ns.
+    /// Element n counts the exits that took 2^n to 2^(n+1) - 1 ticks of the TSC.
     #[serde(default)]
-    log2_ns: Vec<u64>,
+    log2_ticks: Vec<u64>,
 }
 
 impl Stats {
@@ -61,11 +64,17 @@ impl GuestStats {
             vec![
                 name.clone(),
                 grouped(exit.count),
-                exit.below(50).map_or_else(String::new, nanoseconds),
-                exit.below(99).map_or_else(String::new, nanoseconds),
+                exit.below(50).map_or_else(String::new, |ticks| self.time(ticks)),
+                exit.below(99).map_or_else(String::new, |ticks| self.time(ticks)),
             ]
         };
         with_title(["exit", "count", "50% below", "99% below"], exits.into_iter().map(row))
+    }
+
+    /// A number of ticks, in words.
+    fn time(&self, ticks: u64) -> String {
+        let ns = u128::from(ticks) * 1_000_000_000 / u128::from(self.tsc_hz.max(1));
+        nanoseconds(u64::try_from(ns).unwrap_or(u64::MAX))
     }
 
     fn counter_rows(&self) -> Vec<Vec<String>> {
@@ -75,12 +84,12 @@ impl GuestStats {
 }
 
 impl Exit {
-    /// A time in ns that `percent` of the exits stayed below; `None` without a histogram.
+    /// A number of ticks that `percent` of the exits stayed below; `None` without a histogram.
     fn below(&self, percent: u64) -> Option<u64> {
-        let total: u64 = self.log2_ns.iter().sum();
+        let total: u64 = self.log2_ticks.iter().sum();
         let wanted = (total * percent).div_ceil(100);
         let mut seen = 0;
-        let bucket = self.log2_ns.iter().position(|count| {
+        let bucket = self.log2_ticks.iter().position(|count| {
             seen += count;
             seen >= wanted && seen > 0
         })?;
@@ -150,10 +159,10 @@ mod tests {
     #[test]
     fn a_table_of_everything_known() {
         let stats = Stats::parse(
-            r#"{"version":3,"guests":[{"name":"g","uptime":1,
-                "exits":{"page_fault":{"count":1200,"log2_ns":[0,0,0,0,0,0,0,0,600,590,10],"x":0},
+            r#"{"version":3,"guests":[{"name":"g","tsc_hz":1000000000,"uptime":1,
+                "exits":{"page_fault":{"count":1200,"log2_ticks":[0,0,0,0,0,0,0,0,600,590,10],"x":0},
                          "hypercall":{"count":7000},
-                         "never":{"count":0,"log2_ns":[]}},
+                         "never":{"count":0,"log2_ticks":[]}},
                 "counters":{"fills":12345678,"flushes":0}}]}"#,
         )
         .unwrap();
@@ -179,7 +188,7 @@ guest g
 
     #[test]
     fn percentiles_are_upper_bounds() {
-        let exit = |log2_ns: &[u64]| Exit { count: 1, log2_ns: log2_ns.into() };
+        let exit = |log2: &[u64]| Exit { count: 1, log2_ticks: log2.into() };
         assert_eq!(exit(&[]).below(50), None);
         assert_eq!(exit(&[0, 0]).below(50), None);
         assert_eq!(exit(&[1]).below(99), Some(2));

@@ -2,7 +2,7 @@
 //! May: nothing. Input: guest-controlled addresses.
 
 use crate::primitive::{AtomicU64, Ordering};
-use pv_abi::addr::{Gfn, Gpa, Gva, Hpa};
+use pv_abi::addr::{Gfn, Gpa, Hpa};
 
 /// Entries of a page table.
 pub const ENTRIES: usize = 512;
@@ -55,7 +55,4 @@ pub trait TlbOps {
     /// When this returns, no vCPU uses a translation, or a table, cached before the call. A vCPU
     /// that is not running may satisfy it when it next runs.
     fn flush_all(&self);
-
-    /// The same for one address, in every address space.
-    fn flush_address(&self, gva: Gva);
 }

@@ -2,7 +2,7 @@
 //!
 //! The guest's page tables say which guest-virtual address is which guest-physical one; the shadow
 //! tables, which the hardware walks, say which host-physical one. This crate keeps the second
-//! true to the first. It reaches the world through two traits ([`env`]), so that it runs unchanged
+//! true to the first. It reaches the world through three traits ([`env`]), so that it runs unchanged
 //! inside L1 and on a host under property tests.
 //!
 //! Reading order: [`env`] (the world), [`pte`] (entries), [`walk`] (the guest's tables), [`page`]

@@ -53,7 +53,13 @@ impl VcpuMmu {
     /// vCPU `index`, with no root loaded.
     #[must_use]
     pub fn new(index: usize) -> Self {
-        Self { index, roots: None, recent: [None; RECENT], serial: index as u64, stats: Stats::default() }
+        Self {
+            index,
+            roots: None,
+            recent: [None; RECENT],
+            serial: index as u64,
+            stats: Stats::default(),
+        }
     }
 
     /// The roots that are loaded.
@@ -91,8 +97,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Loads the address space whose root table is `gfn`, as a CR3 write does.
     ///
-    /// With `flush` (no PCID, or no no-flush bit) every table of the lower half that was written
-    /// is synced (rule F1); the caller flushes the hardware.
+    /// With `flush` (no PCID, or no no-flush bit) every hot table that was written is synced, whatever
+    /// its half: more than rule F1 asks for. The caller flushes the hardware.
     ///
     /// # Errors
     /// [`RootError`]; the old root stays loaded.

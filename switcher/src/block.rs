@@ -21,8 +21,6 @@ pub mod mode {
     pub const NO_OTHER_ROOT: u32 = 1 << 9;
     /// An interrupt waits for the virtual interrupt flag: ERETU must exit.
     pub const IRQ_WINDOW: u32 = 1 << 10;
-    /// An NMI or machine check is recorded in the PVCS: ERETU must exit.
-    pub const NMI_WINDOW: u32 = 1 << 11;
     /// Everything but the mode itself.
     pub const INHIBITORS: u32 = !SUPERVISOR;
 }

@@ -1,5 +1,5 @@
 //! Start-up: from the loader's hand-over to the first guest.
-//! May: unsafe, alloc, panic. Context: boot.
+//! May: alloc, panic. Context: boot.
 
 mod pvh;
 
@@ -207,8 +207,10 @@ fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &[u8], window: &paging::
         guest.memory >> 20,
         memory::free_bytes() >> 20
     );
+    vm.window.show_in(window);
     CONSOLE_OWNER.call_once(|| vm.clone());
     serial::CONSOLE.interrupt_on_receive();
+    interrupt::receive();
     apic::route(serial::CONSOLE_IRQ, vector::CONSOLE, cpu.apic.id());
 
     let mut vcpu = Vcpu::new(cpu, vm.clone(), 0, start);

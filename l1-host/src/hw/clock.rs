@@ -54,7 +54,7 @@ impl Clock {
         }
         let count = deadline.map_or(0, |deadline| {
             let ticks = deadline.saturating_sub(cpu::tsc());
-            let count = u128::from(ticks) * u128::from(self.apic_per_tsc) >> 32;
+            let count = (u128::from(ticks) * u128::from(self.apic_per_tsc)) >> 32;
             // A deadline beyond the counter's reach fires early and is armed again.
             count.clamp(1, u128::from(u32::MAX)) as u32
         });

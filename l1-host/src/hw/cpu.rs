@@ -91,25 +91,6 @@ impl BaseAccess {
     }
 }
 
-/// The data segment selectors, which a guest loads natively and L1 leaves alone.
-#[derive(Clone, Copy, Debug, Default)]
-#[expect(missing_docs, reason = "registers")]
-pub struct DataSelectors {
-    pub ds: u16,
-    pub es: u16,
-    pub fs: u16,
-    pub gs: u16,
-}
-
-impl DataSelectors {
-    /// What is loaded now.
-    #[must_use]
-    pub fn read() -> Self {
-        use x86_64::registers::segmentation::{DS, ES, Segment};
-        Self { ds: DS::get_reg().0, es: ES::get_reg().0, fs: FS::get_reg().0, gs: GS::get_reg().0 }
-    }
-}
-
 /// Loads the null selector into DS, ES, FS and GS, which also clears the bases on most CPUs.
 pub fn clear_data_selectors() {
     // SAFETY: 64-bit L1 code addresses nothing through these registers.
@@ -123,20 +104,22 @@ pub fn clear_data_selectors() {
 
 /// Loads GS with `selector`, or does nothing and returns `None` if that would fault.
 pub fn load_gs_selector(selector: u16) -> Option<()> {
+    const PRESENT: u32 = 1 << 15;
     let readable: u8;
-    // SAFETY: VERR reads descriptors only.
+    let mut rights = 0u32;
+    // SAFETY: VERR and LAR read descriptors only. VERR does not ask whether the segment is present.
     unsafe {
         asm!(
-            "verr {selector:x}", "setz {readable}",
+            "verr {selector:x}", "setz {readable}", "lar {rights:e}, {selector:e}",
             selector = in(reg) u32::from(selector), readable = out(reg_byte) readable,
-            options(nostack, readonly),
+            rights = inout(reg) rights, options(nostack, readonly),
         );
     }
-    if readable == 0 && selector & !3 != 0 {
+    if (readable == 0 || rights & PRESENT == 0) && selector & !3 != 0 {
         return None;
     }
-    // SAFETY: the selector is null or names a readable segment, so loading it cannot fault; L1
-    // does not use GS.
+    // SAFETY: the selector is null or names a readable segment that is present, so loading it
+    // cannot fault; L1 does not use GS.
     unsafe {
         asm!("mov gs, {s:x}", s = in(reg) u32::from(selector), options(nostack, preserves_flags));
     }
@@ -166,7 +149,7 @@ pub mod debug {
             #[must_use]
             pub fn $read() -> u64 {
                 let value;
-                // SAFETY: reading has no effect; CR4.DE and DR7.GD are clear.
+                // SAFETY: reading has no effect; DR7.GD is clear, and DR4 and DR5 are not among them.
                 unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nostack)) }
                 value
             }
@@ -201,7 +184,7 @@ fn invpcid(kind: u64, tag: u16, address: u64) {
     // SAFETY: called only where the CPU has INVPCID (`Tags` is enabled by its feature bit); the
     // address of an individual-address invalidation is canonical, checked by the MMU.
     unsafe {
-        asm!("invpcid {}, [{}]", in(reg) kind, in(reg) &descriptor, options(nostack, readonly));
+        asm!("invpcid {}, [{}]", in(reg) kind, in(reg) &raw const descriptor, options(nostack, readonly));
     }
 }
 
@@ -209,10 +192,4 @@ fn invpcid(kind: u64, tag: u16, address: u64) {
 pub fn halt() {
     x86_64::instructions::interrupts::enable_and_hlt();
     x86_64::instructions::interrupts::disable();
-}
-
-/// Takes one round of pending interrupts without waiting.
-pub fn take_interrupts() {
-    // SAFETY: the IDT and its handlers are L1's own; STI's shadow needs one more instruction.
-    unsafe { asm!("sti", "nop", "cli", options(nostack)) }
 }

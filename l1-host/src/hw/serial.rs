@@ -2,12 +2,20 @@
 //! May: unsafe, port-io. Context: any.
 #![expect(unsafe_code, reason = "the driver wants to be told that the ports are ours")]
 
+use arrayvec::ArrayVec;
 use spin::Mutex;
 use uart_16550::{Config, Uart16550, backend::PioBackend, spec::registers::IER};
 
 /// A port, absent until initialized and if nothing answers there.
 #[derive(Debug)]
-pub struct Port(Mutex<Option<Uart16550<PioBackend>>>);
+pub struct Port(Mutex<Option<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    uart: Uart16550<PioBackend>,
+    /// What arrived before the port was set up, which drops it: a user may type ahead.
+    early: ArrayVec<u8, 16>,
+}
 
 /// COM1: the console of the first guest.
 pub static CONSOLE: Port = Port(Mutex::new(None));
@@ -21,31 +29,35 @@ impl Port {
     fn open(&self, base: u16) {
         // SAFETY: COM1 and COM2 are at their fixed ports on every machine L1 supports, and each
         // is opened once, here.
-        let mut port = unsafe { Uart16550::new_port(base) }.ok();
-        if let Some(uart) = &mut port
-            && uart.init(Config { interrupts: IER::empty(), ..Config::default() }).is_err()
-        {
-            port = None;
+        let Ok(mut uart) = (unsafe { Uart16550::new_port(base) }) else { return };
+        let early = core::iter::from_fn(|| uart.try_receive_byte().ok()).take(16).collect();
+        if uart.init(Config { interrupts: IER::empty(), ..Config::default() }).is_ok() {
+            *self.0.lock() = Some(Open { uart, early });
         }
-        *self.0.lock() = port;
     }
 
     /// Sends all of `bytes`.
     pub fn write(&self, bytes: &[u8]) {
         if let Some(port) = &mut *self.0.lock() {
-            port.send_bytes_exact(bytes);
+            port.uart.send_bytes_exact(bytes);
         }
     }
 
     /// Receives what is waiting; returns how much.
     pub fn read(&self, buffer: &mut [u8]) -> usize {
-        self.0.lock().as_mut().map_or(0, |port| port.receive_bytes(buffer))
+        let mut port = self.0.lock();
+        let Some(Open { uart, early }) = &mut *port else { return 0 };
+        let first = early.len().min(buffer.len());
+        for (to, from) in buffer.iter_mut().zip(early.drain(..first)) {
+            *to = from;
+        }
+        first + uart.receive_bytes(&mut buffer[first..])
     }
 
     /// Has the port raise its interrupt when a byte arrives.
     pub fn interrupt_on_receive(&self) {
         if let Some(port) = &mut *self.0.lock() {
-            port.enable_interrupts(IER::DATA_READY);
+            port.uart.enable_interrupts(IER::DATA_READY);
         }
     }
 

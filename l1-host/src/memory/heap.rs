@@ -1,4 +1,5 @@
-//! L1's heap: boot-time objects, one per VM and vCPU. Nothing on the exit path allocates.
+//! L1's heap: boot-time objects, one per VM and vCPU, and what
+//! grows with a guest's use: the map of shadowed frames, and local descriptor tables.
 //! May: unsafe. Context: boot.
 #![expect(unsafe_code, reason = "a global allocator is made of raw memory")]
 

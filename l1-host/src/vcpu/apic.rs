@@ -59,7 +59,7 @@ const MASKED: u32 = 1 << 16;
 const TIMER_PERIODIC: u32 = 1 << 17;
 const TIMER_DEADLINE: u32 = 2 << 17;
 const TIMER_MODE: u32 = 3 << 17;
-/// TSC ticks per timer count at divisor 1: the bus clock is the TSC.
+/// The local vector table.
 const LVT_REGISTERS: core::ops::RangeInclusive<u32> = x2apic::LVT_TIMER..=x2apic::LVT_ERROR;
 
 impl VirtualApic {

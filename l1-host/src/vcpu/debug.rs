@@ -41,7 +41,7 @@ impl Default for DebugRegisters {
 }
 
 impl Vcpu {
-    /// Reads debug register `number`; 4 and 5 are #UD with CR4.DE, which is set.
+    /// Reads debug register `number`; there is no 4 or 5 (spec part 1.9).
     pub(super) fn read_debug(&self, number: u8) -> Option<u64> {
         match number {
             0..=3 => Some(self.debug.address[usize::from(number)]),

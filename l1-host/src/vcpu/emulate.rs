@@ -32,7 +32,7 @@ impl Vcpu {
     pub(super) fn general_protection(&mut self, cpu: &Cpu, error: u64) -> Result<Reason, Stop> {
         if self.mode == Mode::Supervisor && error == 0 {
             let mut bytes = [0; LONGEST];
-            // RDMSR and WRMSR are two bytes and by far the most frequent.
+            // RDMSR and WRMSR are two bytes, and a kernel runs them at each context switch.
             let rip = Gva(self.context.rip);
             if self.fetch(rip, &mut bytes[..2]).is_ok_and(|read| read == 2) {
                 match bytes[..2] {

@@ -166,10 +166,10 @@ impl Vcpu {
                 }
                 Ok(reason)
             }
-            // The IRET to the guest refused what it was to load: a #GP in the context it was to
-            // return to, which is what the registers hold.
-            Exit::FailedEntry(_) => {
-                self.deliver(cpu, event::GP, 0)?;
+            // The IRET to the guest refused what it was to load: its #GP, #NP or #SS in the context
+            // it was to return to, which is what the registers hold.
+            Exit::FailedEntry(vector) => {
+                self.deliver(cpu, vector, self.context.error)?;
                 Ok(Reason::FailedEntry)
             }
             Exit::Syscall32 => self.syscall32(cpu),

@@ -16,6 +16,9 @@ use pv_abi::{
 };
 use switcher::{layout::LDT_PAGES, tables};
 
+/// Descriptors of a local table that are read at a time; divides a page of them.
+const LDT_PIECE: u64 = 64;
+
 impl Vcpu {
     /// LOAD_TLS.
     pub(super) fn load_tls(&mut self, cpu: &Cpu, descriptors: [u64; 3]) {
@@ -59,14 +62,18 @@ impl Vcpu {
             self.ldt.push(page);
             shadow_mmu::TlbOps::flush_all(self.vm.env());
         }
-        for entry in 0..entries {
-            let mut bytes = [0; 8];
-            if let Err(GuestFault { .. }) = self.read(gva.offset(8 * entry), &mut bytes) {
+        let mut buffer = [0; 8 * LDT_PIECE as usize];
+        for first in (0..entries).step_by(LDT_PIECE as usize) {
+            let count = LDT_PIECE.min(entries - first) as usize;
+            let bytes = &mut buffer[..8 * count];
+            if let Err(GuestFault { .. }) = self.read(gva.offset(8 * first), bytes) {
                 return EFAULT;
             }
-            let tame = sanitize_ldt(u64::from_le_bytes(bytes));
-            let page = self.ldt[(entry / 512) as usize];
-            physmap::frame(page)[(entry % 512) as usize].store(tame, Relaxed);
+            let page = physmap::frame(self.ldt[(first / 512) as usize]);
+            let slots = &page[(first % 512) as usize..][..count];
+            for (slot, descriptor) in slots.iter().zip(bytes.as_chunks().0) {
+                slot.store(sanitize_ldt(u64::from_le_bytes(*descriptor)), Relaxed);
+            }
         }
         cpu.gdt.set_ldt(self.index, entries);
         cpu::load_ldt(tables::LDT_SELECTOR);

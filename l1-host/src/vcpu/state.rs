@@ -134,6 +134,7 @@ impl Vcpu {
             ("faults_spurious", mmu.spurious),
             ("tables_linked", mmu.links),
             ("tables_unprotected", mmu.unprotected),
+            ("tables_protected", mmu.protected),
             ("flushes", mmu.flushes),
             ("tables_synced", mmu.synced),
             ("notes", mmu.notes),

@@ -348,7 +348,7 @@ fn identity_tables(ram: &GuestRam, bytes: u64) {
     const LARGE: u64 = 0xe3;
     let tables = NativeBoot::TABLES.0;
     let directories = bytes.div_ceil(1 << 30);
-    copy(ram, tables, &(tables + 0x1000 | TABLE).to_le_bytes());
+    copy(ram, tables, &((tables + 0x1000) | TABLE).to_le_bytes());
     for directory in 0..directories {
         let at = tables + 0x2000 + directory * 0x1000;
         copy(ram, tables + 0x1000 + directory * 8, &(at | TABLE).to_le_bytes());

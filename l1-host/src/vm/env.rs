@@ -7,7 +7,7 @@ use core::sync::atomic::{
     AtomicU64,
     Ordering::{AcqRel, Acquire},
 };
-use pv_abi::addr::{Gfn, Gpa, Gva, Hpa};
+use pv_abi::addr::{Gfn, Gpa, Hpa};
 use shadow_mmu::env::{GuestMemory, Table, TablePool, TlbOps};
 
 /// The environment of one VM's MMU.
@@ -104,9 +104,5 @@ impl TablePool for VmEnv {
 impl TlbOps for VmEnv {
     fn flush_all(&self) {
         self.flushes.fetch_add(1, AcqRel);
-    }
-
-    fn flush_address(&self, _: Gva) {
-        self.flush_all();
     }
 }

@@ -8,11 +8,11 @@ pub mod build;
 #[cfg(target_os = "none")]
 pub mod env;
 #[cfg(target_os = "none")]
-pub mod roots;
+mod machine;
 #[cfg(target_os = "none")]
-mod vm;
+pub mod roots;
 #[cfg(target_os = "none")]
 pub mod window;
 
 #[cfg(target_os = "none")]
-pub use vm::{Kind, Vm};
+pub use machine::{Kind, Vm};

@@ -68,6 +68,13 @@ impl SwitcherWindow {
         self.set(index, layout::VCPU_LDT + page * 4096, hpa.map(|hpa| hpa.0 | P | A | NX));
     }
 
+    /// Maps the VM's half in `shared`, the window of L1's own root, as well: L1 loads selectors for
+    /// the guest, and the CPU then reads its LDT on L1's CR3.
+    pub fn show_in(&self, shared: &Tree) {
+        let half = frame(self.tree.table)[1].load(Relaxed);
+        frame(shared.table)[1].store(half, Relaxed);
+    }
+
     fn set(&self, index: usize, offset: u64, entry: Option<u64>) {
         let table = self.tables[index / VCPUS_PER_TABLE];
         let address = (index % VCPUS_PER_TABLE) as u64 * layout::VCPU_STRIDE + offset;

@@ -5,7 +5,7 @@ use crate::{
     primitive::{AtomicU64, Ordering::Relaxed},
 };
 use core::cell::{Cell, RefCell};
-use pv_abi::addr::{Gfn, Gpa, Gva, Hpa};
+use pv_abi::addr::{Gfn, Gpa, Hpa};
 use std::{collections::HashSet, vec::Vec};
 
 /// Guest frames.
@@ -86,10 +86,6 @@ impl TablePool for World {
 
 impl TlbOps for World {
     fn flush_all(&self) {
-        self.flush_requested.set(true);
-    }
-
-    fn flush_address(&self, _: Gva) {
         self.flush_requested.set(true);
     }
 }

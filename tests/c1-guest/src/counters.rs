@@ -4,66 +4,11 @@ use crate::{
     abi,
     tap::{Verdict, equal},
 };
+pub use pv_abi::ext::counter::Reason as Exit;
 use pv_abi::ext::{call, counter};
 
-/// Why the guest was left, in the order of L1's counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-#[expect(dead_code, reason = "the list is L1's; some reasons cannot be brought about here")]
-pub enum Exit {
-    PageFaultFilled,
-    PageFaultReflected,
-    Mmio,
-    Hypercall,
-    SyscallUser,
-    SyscallReflected,
-    Eretu,
-    EretuPrefault,
-    GeneralProtection,
-    RdmsrWrmsr,
-    Emulated,
-    SyntheticCpuid,
-    OtherException,
-    SoftwareInterrupt,
-    Timer,
-    ConsoleInterrupt,
-    OtherInterrupt,
-    FailedEntry,
-    LoadPgtbl,
-    Flush,
-    Invlpg,
-    HypercallMsr,
-    Halt,
-}
-
 /// How many reasons there are.
-pub const REASONS: usize = Exit::Halt as usize + 1;
-
-const NAMES: [&str; REASONS] = [
-    "exits: page_fault_filled",
-    "exits: page_fault_reflected",
-    "exits: mmio",
-    "exits: hypercall",
-    "exits: syscall_user",
-    "exits: syscall_reflected",
-    "exits: eretu",
-    "exits: eretu_prefault",
-    "exits: general_protection",
-    "exits: rdmsr_wrmsr",
-    "exits: emulated",
-    "exits: synthetic_cpuid",
-    "exits: other_exception",
-    "exits: software_interrupt",
-    "exits: timer",
-    "exits: console_interrupt",
-    "exits: other_interrupt",
-    "exits: failed_entry",
-    "exits: load_pgtbl",
-    "exits: flush",
-    "exits: invlpg",
-    "exits: hypercall_msr",
-    "exits: halt",
-];
+pub const REASONS: usize = Exit::ALL.len();
 
 const OTHERS: [u64; 5] =
     [counter::EXITS, counter::EVENTS, counter::FILLS, counter::FLUSHES, counter::DIRECT_SWITCHES];
@@ -126,7 +71,7 @@ impl Counters {
     /// Judges that exactly these exits happened. Silent fills of shadow entries may come on top,
     /// unless they are listed.
     pub fn exactly(&self, expected: &[(Exit, u64)]) -> Verdict {
-        for (reason, name) in NAMES.into_iter().enumerate() {
+        for (reason, (_, name)) in Exit::ALL.into_iter().enumerate() {
             let listed = expected.iter().find(|(exit, _)| *exit as usize == reason);
             if let Some((_, count)) = listed {
                 equal(name, self.reasons[reason], *count)?;

@@ -2,20 +2,15 @@
 
 use crate::{
     rows::Row,
-    sys::{
-        cpu::{Moment, spin_for},
-        memory::Region,
-    },
+    sys::{counters, cpu::Moment, memory::Region},
 };
-use bench_report::lines::{self, Reading};
+use bench_report::lines::{self, Counts, Reading};
 use linux_guest::{init::say, words::Words};
 
 /// Operations of one batch, at most.
 const MOST: u64 = 1 << 30;
 /// Batches, at most.
 const BATCHES: usize = 64;
-/// Time for a console line to leave the guest.
-const SETTLE_NS: u64 = 5_000_000;
 
 /// Adds up the time that operations take, without their preparation.
 #[derive(Debug, Default)]
@@ -51,7 +46,7 @@ impl Stopwatch {
 pub struct Plan {
     target_ns: u64,
     batches: usize,
-    mark: bool,
+    count: bool,
 }
 
 impl Plan {
@@ -68,7 +63,12 @@ impl Plan {
         if !(1..=10_000_000).contains(&target) {
             return Err(format!("target={target} is not between 1 and 10000000 microseconds"));
         }
-        Ok(Self { target_ns: target * 1000, batches, mark: words.get("mark").is_some() })
+        Ok(Self { target_ns: target * 1000, batches, count: words.get("count").is_some() })
+    }
+
+    /// Whether L1's counters are read.
+    pub const fn counts(&self) -> bool {
+        self.count
     }
 }
 
@@ -86,12 +86,11 @@ pub fn row(row: &Row, plan: &Plan) -> Result<(), String> {
     let n = batch_size(&mut batch, plan.target_ns, row.most.unwrap_or(MOST));
     // The first batch of this size pays for what the others find prepared.
     batch(n);
-    if plan.mark {
-        say(&format!("\n{}", lines::begin(row.name)));
-        spin_for(SETTLE_NS);
+    if plan.count {
+        let before = counters::read();
         batch(n);
-        say(&format!("\n{}", lines::end(row.name, n)));
-        spin_for(SETTLE_NS);
+        let counts = counters::since(&before);
+        say(&format!("\n{}", lines::counts(&Counts { name: row.name.into(), n, counts })));
         return Ok(());
     }
     let (mut tsc, mut ns) = (Vec::new(), Vec::new());

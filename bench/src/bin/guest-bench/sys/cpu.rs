@@ -2,10 +2,7 @@
 #![expect(unsafe_code, reason = "assembly, and system calls about CPUs")]
 
 use super::{result, time::clock};
-use core::{
-    arch::{asm, x86_64::_rdtsc},
-    hint::spin_loop,
-};
+use core::arch::{asm, x86_64::_rdtsc};
 use linux_guest::{
     syscall::{syscall0, syscall3},
     vdso::Getcpu,
@@ -61,14 +58,6 @@ impl Started {
 pub fn tsc() -> u64 {
     // SAFETY: Linux lets user mode read it.
     unsafe { _rdtsc() }
-}
-
-/// Waits without letting the CPU rest.
-pub fn spin_for(ns: u64) {
-    let start = clock(libc::CLOCK_MONOTONIC);
-    while clock(libc::CLOCK_MONOTONIC) - start < ns {
-        spin_loop();
-    }
 }
 
 /// CPUs that this process may use.

@@ -1,6 +1,7 @@
 //! Wraps what the rows need and safe Rust cannot say. Loops that are measured make their system
 //! calls directly, so that no library's code is measured with them.
 
+pub mod counters;
 pub mod cpu;
 pub mod file;
 pub mod memory;
