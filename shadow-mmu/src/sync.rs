@@ -199,34 +199,47 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if !self.is_legal(gva) {
             return;
         }
-        let shared = self.sync_path(roots.smod, gva, None);
-        self.sync_path(roots.umod, gva, shared);
+        // Notes have kept the links of a pinned tree true already (N1): its leaf remains.
+        if self.notes_mode() && self.pins.get(roots.gfn) {
+            let shared = self.sync_path::<1>(roots.smod, gva, None);
+            self.sync_path::<1>(roots.umod, gva, shared);
+        } else {
+            let shared = self.sync_path::<4>(roots.smod, gva, None);
+            self.sync_path::<4>(roots.umod, gva, shared);
+        }
     }
 
-    /// Syncs the entry for `gva` at each level below `root`; stops at the table `known`, which
-    /// was looked at already. Returns the level-3 table.
-    fn sync_path(&self, root: PageId, gva: Gva, known: Option<PageId>) -> Option<PageId> {
-        let mut page = root;
-        let mut below_root = None;
-        for level in (1..=4).rev() {
-            let index = gva.index(level);
-            self.sync_entry(page, index);
-            let entry = Spte(self.env.table(page).0[index].load(Acquire));
-            if level == 1 || !entry.present() {
-                break;
-            }
-            page = self.env.id(entry.hpa());
-            if self.pages.get(page).role().contains(Role::DIRECT) {
-                break;
-            }
-            if level == 4 {
-                if known == Some(page) {
-                    break;
-                }
-                below_root = Some(page);
-            }
+    /// Syncs the entry for `gva` below `root` at each level from `FROM` down; stops at the table
+    /// `known`, which was looked at already. Returns the level-3 table.
+    #[inline(always)]
+    fn sync_path<const FROM: u8>(
+        &self,
+        root: PageId,
+        gva: Gva,
+        known: Option<PageId>,
+    ) -> Option<PageId> {
+        let below_root = self.sync_step::<FROM, 4>(root, gva).filter(|&id| Some(id) != known);
+        if let Some(page) = below_root
+            && let Some(page) = self.sync_step::<FROM, 3>(page, gva)
+            && let Some(page) = self.sync_step::<FROM, 2>(page, gva)
+        {
+            self.sync_entry(page, gva.index(1));
         }
         below_root
+    }
+
+    /// Syncs the entry for `gva` in `page` at `LEVEL`, if that is not above `FROM`. Returns the
+    /// table it links, if that shadows one of the guest's.
+    #[inline(always)]
+    fn sync_step<const FROM: u8, const LEVEL: u8>(&self, page: PageId, gva: Gva) -> Option<PageId> {
+        let index = gva.index(LEVEL);
+        if LEVEL <= FROM {
+            self.sync_entry(page, index);
+        }
+        let entry = Spte(self.env.table(page).0[index].load(Acquire));
+        let child = entry.present().then(|| self.env.id(entry.hpa()))?;
+        // What stands for a large page goes with its link.
+        (!self.pages.get(child).role().contains(Role::DIRECT)).then_some(child)
     }
 
     /// The guest announces that it stored the entry at `gpa` (rules N1, N2). What the shadow

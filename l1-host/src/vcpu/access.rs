@@ -7,7 +7,7 @@ use crate::{
     memory::paging::bits::{ADDRESS, P, PS, U},
     vm::Vm,
 };
-use core::sync::atomic::Ordering::Acquire;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use pv_abi::addr::{Gpa, Gva, Hpa};
 use shadow_mmu::Access;
 
@@ -50,22 +50,48 @@ impl Vcpu {
         Ok(done)
     }
 
-    /// Where the loaded shadow root maps `gva` for the guest, if it does.
-    fn shadow_translate(&self, gva: Gva) -> Option<Hpa> {
-        let roots = self.vm.mmu.root_addresses(self.mmu.roots()?);
-        let mut table = if self.mode == Mode::User { roots.1 } else { roots.0 };
-        for level in (1..=4).rev() {
-            let entry = physmap::frame(table)[gva.index(level)].load(Acquire);
-            if entry & (P | U) != P | U {
-                return None;
-            }
-            if level == 1 || entry & PS != 0 && level < 4 {
-                let within = (1 << (12 + 9 * (u32::from(level) - 1))) - 1;
-                return Some(Hpa(entry & ADDRESS & !within | gva.0 & within));
-            }
-            table = Hpa(entry & ADDRESS);
+    /// The first two bytes of the instruction at `gva`; the second is zero if it cannot be read.
+    /// Takes one load unless they lie in two words, or the shadow tables do not map them.
+    ///
+    /// # Errors
+    /// As for [`Vcpu::fetch`].
+    #[inline]
+    pub(super) fn fetch_two(&self, gva: Gva) -> Result<[u8; 2], GuestFault> {
+        let offset = gva.page_offset() as usize;
+        if offset % 8 != 7
+            && let Some(hpa) = self.shadow_translate(gva)
+        {
+            let word = physmap::frame(hpa.page())[offset / 8].load(Relaxed) >> (offset % 8 * 8);
+            return Ok([word as u8, (word >> 8) as u8]);
         }
-        None
+        let mut bytes = [0; 2];
+        self.fetch(gva, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Where the loaded shadow root maps `gva` for the guest, if it does.
+    #[inline]
+    fn shadow_translate(&self, gva: Gva) -> Option<Hpa> {
+        let (smod, umod) = self.vm.mmu.root_addresses(self.mmu.roots()?);
+        let root = if self.mode == Mode::User { umod } else { smod };
+        let step = |table: Hpa, level: u8| {
+            let entry = physmap::frame(table)[gva.index(level)].load(Acquire);
+            (entry & (P | U) == P | U).then_some(entry)
+        };
+        let large = |entry: u64, level: u8| {
+            let within = (1 << (12 + 9 * (u32::from(level) - 1))) - 1;
+            Hpa(entry & ADDRESS & !within | gva.0 & within)
+        };
+        let entry = step(root, 4)?;
+        let entry = step(Hpa(entry & ADDRESS), 3)?;
+        if entry & PS != 0 {
+            return Some(large(entry, 3));
+        }
+        let entry = step(Hpa(entry & ADDRESS), 2)?;
+        if entry & PS != 0 {
+            return Some(large(entry, 2));
+        }
+        step(Hpa(entry & ADDRESS), 1).map(|entry| large(entry, 1))
     }
 
     /// Where `gva` lies in L1's memory for `access`; `None` if the guest maps no RAM there.

@@ -31,16 +31,14 @@ impl Vcpu {
     #[inline]
     pub(super) fn general_protection(&mut self, cpu: &Cpu, error: u64) -> Result<Reason, Stop> {
         if self.mode == Mode::Supervisor && error == 0 {
-            let mut bytes = [0; LONGEST];
             // RDMSR and WRMSR are two bytes, and a kernel runs them at each context switch.
             let rip = Gva(self.context.rip);
-            if self.fetch(rip, &mut bytes[..2]).is_ok_and(|read| read == 2) {
-                match bytes[..2] {
-                    [0x0f, 0x32] => return self.rdmsr(cpu),
-                    [0x0f, 0x30] => return self.wrmsr(cpu),
-                    _ => {}
-                }
+            match self.fetch_two(rip) {
+                Ok([0x0f, 0x32]) => return self.rdmsr(cpu),
+                Ok([0x0f, 0x30]) => return self.wrmsr(cpu),
+                _ => {}
             }
+            let mut bytes = [0; LONGEST];
             if let Ok(read) = self.fetch(rip, &mut bytes) {
                 return self.emulate_privileged(cpu, &bytes[..read]);
             }
