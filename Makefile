@@ -4,17 +4,20 @@
 # Words for `roost run`, for example: make run ARGS="--memory 1G --stats"
 ARGS =
 
-.PHONY: help run test build bench check clean setup
+.PHONY: help run test selftests build bench check clean setup
 .DEFAULT_GOAL := build
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: build ## boot a stock Linux kernel to a shell (ARGS=... for `roost run`)
 	@scripts/run.sh $(ARGS)
 
 test: setup ## run every check: format, lints, host tests, whole-system tests
 	@scripts/test.sh
+
+selftests: build ## run the kernel's own x86 selftests natively and in a guest (ARGS="--kind generic")
+	@tests/x86-selftests/run.sh $(ARGS)
 
 build: setup ## build the images and the tool
 	@scripts/build.sh

@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{
     event::{INT80, NP, SS},
     ext::{Features, call},
-    hypercall::{EFAULT, EINVAL},
+    hypercall::{self, EFAULT, EINVAL},
     msr::arch,
 };
 
@@ -28,6 +28,7 @@ pub const GROUP: Group = Group {
         ("copied", copied),
         ("sanitizing", sanitizing),
         ("bases", bases),
+        ("user_gs", user_gs),
         ("absent_segments", absent_segments),
         ("code", code),
         ("large", large),
@@ -126,6 +127,24 @@ fn bases() -> Verdict {
     trap.is_syscall(user::code::load_fs().end)?;
     equal("base in supervisor mode", kernel, 0x1234_5000)?;
     equal("base in user mode", user, 0x1234_5000)
+}
+
+/// LOAD_GS takes selectors of the table, and null for what cannot be loaded.
+fn user_gs() -> Verdict {
+    load(&[
+        0,
+        descriptor(0x1234_5000, 0xfffff, DATA, FLAT),
+        descriptor(0x1234_5000, 0xfffff, 0x72, FLAT),
+        descriptor(0x1234_5000, 0xfffff, 0xf8, FLAT),
+    ])?;
+    let [data, absent, execute_only, behind] =
+        [1, 2, 3, 4].map(|index| abi::call1(hypercall::LOAD_GS, selector(index).into()));
+    abi::call1(hypercall::LOAD_GS, 0);
+    unload()?;
+    equal("base", data, 0x1234_5000)?;
+    equal("base of absent data", absent, 0)?;
+    equal("base of code that cannot be read", execute_only, 0)?;
+    equal("base of what is behind the end", behind, 0)
 }
 
 /// #NP and #SS with the selector as error code.
