@@ -88,9 +88,10 @@ impl HotList {
         }
     }
 
-    /// Looks at every table: `written` tells whether it was written since it was last called.
-    pub(crate) fn look(&self, mut written: impl FnMut(Gfn) -> bool) -> Look {
-        let mut look = Look::default();
+    /// Looks at every table and adds to `look`: `written` tells whether a table was written since
+    /// it was last called.
+    #[inline]
+    pub(crate) fn look(&self, look: &mut Look, mut written: impl FnMut(Gfn) -> bool) {
         for hot in self.0.lock().iter_mut() {
             if written(hot.gfn) {
                 hot.clean = 0;
@@ -102,7 +103,6 @@ impl HotList {
                 }
             }
         }
-        look
     }
 }
 
@@ -140,6 +140,12 @@ impl Bitmap {
 mod tests {
     use super::*;
 
+    fn look(list: &HotList, written: impl FnMut(Gfn) -> bool) -> Look {
+        let mut look = Look::default();
+        list.look(&mut look, written);
+        look
+    }
+
     #[test]
     fn a_full_list_asks_for_room() {
         let list = HotList::new();
@@ -147,7 +153,7 @@ mod tests {
             assert_eq!(list.add(Gfn(gfn), || ()), Ok(()));
         }
         assert_eq!(list.add(Gfn(3), || ()), Ok(()), "already there");
-        list.look(|gfn| gfn != Gfn(1));
+        look(&list, |gfn| gfn != Gfn(1));
         let mut called = false;
         assert_eq!(list.add(Gfn(100), || called = true), Err(Gfn(1)), "the one clean for longest");
         assert!(!called);
@@ -165,9 +171,9 @@ mod tests {
             assert_eq!(list.add(Gfn(gfn), || ()), Ok(()));
         }
         for _ in 1..PATIENCE {
-            assert!(list.look(|gfn| gfn == Gfn(0)).cold.is_empty());
+            assert!(look(&list, |gfn| gfn == Gfn(0)).cold.is_empty());
         }
-        let look = list.look(|gfn| gfn == Gfn(0));
-        assert_eq!((&look.written[..], &look.cold[..]), (&[Gfn(0)][..], &[Gfn(1)][..]));
+        let seen = look(&list, |gfn| gfn == Gfn(0));
+        assert_eq!((&seen.written[..], &seen.cold[..]), (&[Gfn(0)][..], &[Gfn(1)][..]));
     }
 }

@@ -4,6 +4,7 @@
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     fault::leaf_value,
+    hot::Look,
     mmu::Mmu,
     page::{EntryRef, PageId, Role},
     primitive::Ordering::{AcqRel, Acquire},
@@ -107,7 +108,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Syncs the hot tables that were written since they were last looked at.
     pub(crate) fn sync_hot(&self, vcpu: &mut VcpuMmu) {
-        let look = self.hot.look(|gfn| self.take_dirty(gfn));
+        let mut look = Look::default();
+        self.hot.look(&mut look, |gfn| self.take_dirty(gfn));
         if !look.written.is_empty() {
             // A clean D bit counts only once no translation with a set one is left: flush, then
             // compare.
