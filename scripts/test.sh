@@ -37,6 +37,7 @@ step "host tests"
 "$CARGO" test --quiet --workspace --exclude roost-tests
 
 step "whole-system tests"
+guest_program linux-guest guest-checks
 for kind in cloud generic 6.12-cloud; do
     scripts/fetch-kernel.sh --kind "$kind"
 done

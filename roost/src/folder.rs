@@ -65,17 +65,25 @@ impl Folder {
     }
 }
 
-/// Opening for appending changes nothing in a file that exists.
+/// Opening for appending changes nothing in a file that exists. One that did not is gone again
+/// afterwards: a run that is refused later leaves nothing behind.
 fn check_writable(option: &str, path: &Path) -> Result<()> {
     let shown = path.display();
-    if let Ok(meta) = fs::metadata(path) {
-        ensure!(meta.is_file(), "{option} {shown} is not a regular file: name another");
-    }
+    let existed = match fs::metadata(path) {
+        Ok(meta) => {
+            ensure!(meta.is_file(), "{option} {shown} is not a regular file: name another");
+            true
+        }
+        Err(_) => false,
+    };
     OpenOptions::new()
         .append(true)
         .create(true)
         .open(path)
         .with_context(|| format!("{option} {shown} cannot be written: name another file"))?;
+    if !existed {
+        fs::remove_file(path).with_context(|| format!("{option} {shown} cannot be replaced"))?;
+    }
     Ok(())
 }
 
@@ -105,6 +113,17 @@ mod tests {
         let temporary = folder.path().to_owned();
         assert_eq!(folder.keep_log(), Path::new("/x/log"));
         assert!(!temporary.exists());
+    }
+
+    #[test]
+    fn a_place_that_can_be_written_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+        fs::write(&old, b"words").unwrap();
+        check_writable("--l1-log", &old).unwrap();
+        check_writable("--l1-log", &new).unwrap();
+        assert_eq!(fs::read(old).unwrap(), b"words");
+        assert!(!new.exists());
     }
 
     #[test]

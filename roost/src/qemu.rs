@@ -166,10 +166,12 @@ fn option_path(option: &str, path: &Path) -> OsString {
 }
 
 /// False for lines of QEMU's standard error that say nothing to a user: `-cpu max` asks TCG for
-/// features it lacks on purpose, and L1 reads CPUID to see what it got.
+/// features it lacks on purpose, and L1 reads CPUID to see what it got. That QEMU was told to end
+/// is no news either: this process did it, and says why.
 #[must_use]
 pub fn worth_showing(line: &str) -> bool {
-    !line.contains("TCG doesn't support requested feature")
+    let expected = ["TCG doesn't support requested feature", "terminating on signal 15 from pid"];
+    !expected.iter().any(|words| line.contains(words))
 }
 
 #[cfg(test)]
@@ -244,6 +246,7 @@ mod tests {
         let harmless = "qemu-system-x86_64: warning: TCG doesn't support requested feature: \
                         CPUID.01H:ECX.pcid [bit 17]";
         assert!(!worth_showing(harmless));
+        assert!(!worth_showing("qemu-system-x86_64: terminating on signal 15 from pid 7 (roost)"));
         assert!(worth_showing("qemu-system-x86_64: could not load kernel"));
     }
 

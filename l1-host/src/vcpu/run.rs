@@ -93,7 +93,7 @@ impl Vcpu {
                 self.arm_timer(cpu);
             }
             cpu::halt();
-            // It may have been the timer, and early: it counts coarser than the TSC and not as far.
+            // It may have been the timer, and early.
             self.armed = None;
         }
         self.halted = false;
@@ -161,8 +161,12 @@ impl Vcpu {
                 let reason = interrupt::handle(cpu, vector);
                 self.poll_sources();
                 if reason == Reason::Timer {
-                    // It has fired, for this deadline or for one that is no more.
+                    // It has fired: for this deadline, for one that is no more, or early, for it
+                    // counts coarser than the TSC and not as far.
                     self.armed = None;
+                    if self.apic.deadline().is_some() {
+                        self.arm_timer(cpu);
+                    }
                 }
                 Ok(reason)
             }

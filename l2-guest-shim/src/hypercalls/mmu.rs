@@ -116,9 +116,10 @@ pub extern "C" fn update_va_mapping(
     let old = entry.load(Relaxed);
     // Kernels make their page tables, descriptor tables and the like read-only with this call,
     // because Xen demands it. Nobody demands it here, and the kernel's own stores into its page
-    // tables would trap: that they may be written stays as it is.
-    let only_writability = (old ^ value) & !(WRITABLE | ACCESSED_DIRTY) == 0 && old & PRESENT != 0;
-    if !(only_writability && value & WRITABLE == 0) {
+    // tables would trap: that they may be written stays as it is, whatever else changes.
+    let same_frame = old & value & PRESENT != 0 && (old ^ value) & ADDRESS == 0;
+    let value = if same_frame { value | old & WRITABLE } else { value };
+    if (old ^ value) & !ACCESSED_DIRTY != 0 {
         store(entry, gpa, value, area);
     }
     match flags & uvmf::KIND {

@@ -32,6 +32,9 @@ const SIGNS: [&str; 15] = [
     "Bad page state",
 ];
 
+/// Stands for lines that were overwritten.
+const CUT: &str = "[...]";
+
 /// Nothing suspicious may be there. Only a guest of ours has a log that is about this run.
 pub fn run(context: &Context) -> Result<Verdict> {
     if context.role == Role::User {
@@ -40,11 +43,12 @@ pub fn run(context: &Context) -> Result<Verdict> {
     let log = read_log()?;
     ensure!(!log.is_empty(), "the kernel's log is empty");
     match first_sign(&log) {
-        Some(line) => bail!("the kernel says: {line}"),
+        Some(at) => bail!("the kernel says: {}", log[at.saturating_sub(3)..=at].join(" / ")),
         None => Ok(Verdict::Pass),
     }
 }
 
+/// All lines, oldest first. Where older ones were overwritten, [`CUT`] stands for them.
 fn read_log() -> Result<Vec<String>> {
     let mut device =
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
@@ -52,13 +56,24 @@ fn read_log() -> Result<Vec<String>> {
     loop {
         match device.read(&mut record) {
             Ok(0) => return Ok(lines),
-            Ok(length) => lines.push(message(&String::from_utf8_lossy(&record[..length]))),
+            Ok(length) => {
+                let record = String::from_utf8_lossy(&record[..length]);
+                if lines.is_empty() && !is_first(&record) {
+                    lines.push(CUT.to_owned());
+                }
+                lines.push(message(&record));
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(lines),
             // Overwritten while we read: go on with what is there.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => lines.push(CUT.to_owned()),
             Err(error) => bail!("cannot read /dev/kmsg: {error}"),
         }
     }
+}
+
+/// The record is number 0.
+fn is_first(record: &str) -> bool {
+    record.split(',').nth(1) == Some("0")
 }
 
 /// The text of a record: `priority,sequence,time,flags;text`, then lines of properties.
@@ -67,11 +82,12 @@ fn message(record: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// The first suspicious line. The report of the out-of-memory killer has a call trace in it.
-fn first_sign(log: &[String]) -> Option<&str> {
+/// The first suspicious line. The report of the out-of-memory killer has a call trace in it; its
+/// head may be cut off.
+fn first_sign(log: &[String]) -> Option<usize> {
     let mut killing = false;
-    log.iter().map(String::as_str).find(|line| {
-        if line.contains("invoked oom-killer") {
+    log.iter().position(|line| {
+        if line.contains("invoked oom-killer") || line == CUT {
             killing = true;
         } else if line.contains("Mem-Info:") {
             killing = false;
@@ -86,7 +102,7 @@ mod tests {
 
     fn sign(log: &str) -> Option<String> {
         let lines: Vec<String> = log.lines().map(str::to_owned).collect();
-        first_sign(&lines).map(str::to_owned)
+        first_sign(&lines).map(|at| lines[at].clone())
     }
 
     #[test]
@@ -104,6 +120,8 @@ mod tests {
             "guest-checks invoked oom-killer: gfp_mask=0x1\nCall Trace:\n <TASK>\nMem-Info:\n";
         assert_eq!(sign(log), None);
         assert_eq!(sign(&format!("{log}Call Trace:")), Some("Call Trace:".into()));
+        let cut = format!("{CUT}\nCall Trace:\n <TASK>\nMem-Info:\n");
+        assert_eq!(sign(&cut), None);
         let oops = "general protection fault, probably for non-canonical address 0x1: 0000 [#1]";
         assert_eq!(sign(oops), Some(oops.into()));
     }
@@ -111,5 +129,6 @@ mod tests {
     #[test]
     fn records_lose_prefix_and_properties() {
         assert_eq!(message("6,1,2,-;hello; there\n SUBSYSTEM=x\n"), "hello; there");
+        assert!(is_first("6,0,2,-;Linux") && !is_first("6,10,0,-;x"));
     }
 }

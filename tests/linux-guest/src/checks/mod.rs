@@ -3,6 +3,7 @@
 mod clocks;
 mod copy_on_write;
 mod execute;
+mod exits;
 mod faults;
 mod hashing;
 mod identity;
@@ -65,6 +66,8 @@ checks! {
     futex_pingpong = ping_pong::futexes,
     mutex_counter = ping_pong::mutex,
     time = clocks::run,
+    exits_getppid = exits::getppid,
+    exits_first_touch = exits::first_touch,
     oom = out_of_memory::run,
     dmesg = kernel_log::run,
 }

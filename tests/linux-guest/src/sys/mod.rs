@@ -5,6 +5,7 @@ pub mod alarm;
 pub mod child;
 pub mod clock;
 pub mod compat;
+pub mod exits;
 pub mod futex;
 pub mod hold;
 pub mod mapping;

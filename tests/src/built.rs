@@ -1,0 +1,85 @@
+//! Finds what `make` builds and fetches; names the command to run if it is not there.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// `scripts/test.sh` does this.
+const BUILD_GUEST_CHECKS: &str = "RUSTFLAGS='-C target-feature=+crt-static -C \
+    relocation-model=static -C strip=symbols' cargo build --profile tool -p linux-guest \
+    --bin guest-checks --target x86_64-unknown-linux-gnu";
+
+/// The tool.
+#[must_use]
+pub fn tool() -> PathBuf {
+    existing(target().join("tool/roost"), "scripts/build.sh")
+}
+
+/// The native guest.
+#[must_use]
+pub fn native_guest() -> PathBuf {
+    let images = env::var_os("ROOST_IMAGES").map_or_else(|| target().join("roost"), PathBuf::from);
+    existing(images.join("c1-guest"), "scripts/build.sh")
+}
+
+/// The program that checks a Linux guest from inside.
+#[must_use]
+pub fn guest_checks() -> PathBuf {
+    let program = target().join("x86_64-unknown-linux-gnu/tool/guest-checks");
+    existing(program, BUILD_GUEST_CHECKS)
+}
+
+/// A stock kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// The default: small, for virtual machines.
+    Cloud,
+    /// For any machine.
+    Generic,
+    /// A later version.
+    Cloud612,
+}
+
+impl Kernel {
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud",
+            Self::Generic => "generic",
+            Self::Cloud612 => "6.12-cloud",
+        }
+    }
+
+    /// The kernel's file.
+    #[must_use]
+    pub fn file(self) -> PathBuf {
+        let kind = self.kind();
+        let file = root().join(format!("cache/kernel-{kind}/vmlinuz"));
+        existing(file, &format!("scripts/fetch-kernel.sh --kind {kind}"))
+    }
+
+    /// What `uname -r` says, from the names in the kernel's package.
+    #[must_use]
+    pub fn release(self) -> String {
+        let boot = self.file().with_file_name("root/boot");
+        let names = boot.read_dir().unwrap_or_else(|error| panic!("{}: {error}", boot.display()));
+        names
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .find_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned))
+            .unwrap_or_else(|| panic!("no vmlinuz in {}", boot.display()))
+    }
+}
+
+fn root() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+fn target() -> PathBuf {
+    root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+fn existing(path: PathBuf, command: &str) -> PathBuf {
+    assert!(path.exists(), "{} does not exist: run {command} first", path.display());
+    path
+}

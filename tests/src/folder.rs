@@ -1,0 +1,100 @@
+//! Gives each test a folder of its own, in which the tool runs.
+
+use crate::{built, outcome::Said, run::Run};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+use tempfile::TempDir;
+
+/// How long it may take to pack a ramdisk, or to refuse a run.
+const SHORT: Duration = Duration::from_secs(60);
+
+/// A temporary folder: the tool's working folder and its place for temporary files.
+#[derive(Debug)]
+pub struct Folder(TempDir);
+
+impl Folder {
+    /// An empty folder.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it makes a folder")]
+    pub fn new() -> Self {
+        Self(tempfile::Builder::new().prefix("roost-tests-").tempdir().expect("temporary folder"))
+    }
+
+    /// A path in the folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file in the folder.
+    ///
+    /// # Panics
+    /// It cannot be written.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        path
+    }
+
+    /// The names of all files, in order.
+    ///
+    /// # Panics
+    /// The folder cannot be read.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let entries = self.0.path().read_dir().expect("temporary folder");
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    /// The tool in this folder.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(built::tool());
+        command.args(arguments).current_dir(self.0.path()).env("TMPDIR", self.0.path());
+        command
+    }
+
+    /// The tool's answer to arguments that start no machine.
+    ///
+    /// # Panics
+    /// It does not end in time.
+    #[must_use]
+    pub fn roost(&self, arguments: &[&str]) -> Said {
+        Said::by(self.command(arguments), SHORT)
+    }
+
+    /// A run of `kernel`, to be completed.
+    #[must_use]
+    pub fn run(&self, kernel: &Path) -> Run<'_> {
+        Run::new(self, kernel)
+    }
+
+    /// A ramdisk with a busybox that gives a shell.
+    #[must_use]
+    pub fn busybox(&self) -> PathBuf {
+        self.ramdisk("busybox.cpio", &["--busybox"])
+    }
+
+    /// A ramdisk with the program that checks a guest.
+    #[must_use]
+    pub fn guest_checks(&self) -> PathBuf {
+        let program = built::guest_checks();
+        self.ramdisk("checks.cpio", &["--init", &program.to_string_lossy()])
+    }
+
+    fn ramdisk(&self, name: &str, arguments: &[&str]) -> PathBuf {
+        let said = self.roost(&[&["initrd", "--output", name], arguments].concat());
+        assert_eq!(said.status, 0, "{said:?}");
+        self.path(name)
+    }
+}

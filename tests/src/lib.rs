@@ -1,0 +1,19 @@
+//! Gathers what tests of the whole system need: runs of the `roost` tool, and what they said.
+//!
+//! The tests take what `make` has built and fetched; where something is missing they fail with
+//! the command to run. Each run gets a folder of its own, a time limit, and one of two slots, so
+//! that no more than two machines run at once.
+//!
+//! `ROOST_TESTS_N=1 cargo test -p roost-tests --test guest_checks` does everything as often as
+//! the checks of the Linux guest say (a thousand processes, a million switches), not a twentieth
+//! of it.
+
+pub mod built;
+pub mod folder;
+pub mod outcome;
+pub mod run;
+pub mod session;
+mod slot;
+pub mod stats;
+pub mod tap;
+mod terminal;

@@ -1,0 +1,127 @@
+//! Runs a machine with `roost run`, to its end or as a session.
+
+use crate::{
+    folder::Folder,
+    outcome::{Ended, Said},
+    session::{Session, Wires},
+    slot::Slot,
+    stats::Stats,
+};
+use std::{ffi::OsString, fs, path::Path, process::Command, time::Duration};
+
+/// Seconds that a run may take unless a test says otherwise.
+const LIMIT: u64 = 120;
+/// Time for the tool to see to its own limit.
+const GRACE: Duration = Duration::from_secs(20);
+/// Names in the run's folder.
+const LOG: &str = "l1.log";
+const STATS: &str = "stats.json";
+
+/// A run to be started. It keeps L1's log and statistics, and has a time limit.
+#[derive(Debug)]
+pub struct Run<'a> {
+    folder: &'a Folder,
+    arguments: Vec<OsString>,
+    append: String,
+    limit: u64,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(folder: &'a Folder, kernel: &Path) -> Self {
+        let run = Self { folder, arguments: Vec::new(), append: String::new(), limit: LIMIT };
+        // The emulator shows what any CPU model has, on any machine.
+        run.option("--accel", "tcg").option("--kernel", kernel)
+    }
+
+    /// Adds an option with its value.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.arguments.extend([name.into(), value.into()]);
+        self
+    }
+
+    /// Adds an option that has no value.
+    #[must_use]
+    pub fn flag(mut self, name: &str) -> Self {
+        self.arguments.push(name.into());
+        self
+    }
+
+    /// Names the ramdisk.
+    #[must_use]
+    pub fn initrd(self, file: &Path) -> Self {
+        self.option("--initrd", file)
+    }
+
+    /// Sets the guest's memory.
+    #[must_use]
+    pub fn memory(self, size: &str) -> Self {
+        self.option("--memory", size)
+    }
+
+    /// Adds words to the kernel's command line.
+    #[must_use]
+    pub fn append(mut self, words: &str) -> Self {
+        self.append = format!("{} {words}", self.append).trim_start().to_owned();
+        self
+    }
+
+    /// Sets the time limit.
+    #[must_use]
+    pub const fn limit(mut self, seconds: u64) -> Self {
+        self.limit = seconds;
+        self
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Panics
+    /// The tool does not end in time.
+    #[must_use]
+    pub fn to_end(self) -> Ended {
+        let _slot = Slot::take();
+        let said = Said::by(self.command(), Duration::from_secs(self.limit) + GRACE);
+        ended(self.folder, said)
+    }
+
+    /// Starts a session with the guest's console on pipes.
+    ///
+    /// # Panics
+    /// The tool cannot be started.
+    #[must_use]
+    pub fn piped(self) -> Session<'a> {
+        self.session(Wires::Pipes)
+    }
+
+    /// Starts a session at a terminal.
+    ///
+    /// # Panics
+    /// The tool cannot be started, or there is no terminal to be had.
+    #[must_use]
+    pub fn at_a_terminal(self) -> Session<'a> {
+        self.session(Wires::Terminal)
+    }
+
+    fn session(self, wires: Wires) -> Session<'a> {
+        let slot = Slot::take();
+        Session::start(self.folder, self.command(), wires, slot)
+    }
+
+    fn command(&self) -> Command {
+        for name in [LOG, STATS] {
+            // Left by an earlier run, or not there.
+            let _ = fs::remove_file(self.folder.path(name));
+        }
+        let mut command = self.folder.command(&["run"]);
+        command.args(&self.arguments).args(["--append", &self.append, "--l1-log", LOG]);
+        command.arg(format!("--stats=json:{STATS}")).arg(format!("--timeout={}", self.limit));
+        command
+    }
+}
+
+/// Adds what a run left in its folder.
+pub(crate) fn ended(folder: &Folder, said: Said) -> Ended {
+    let text = |name| fs::read_to_string(folder.path(name)).unwrap_or_default();
+    let stats = Some(text(STATS)).filter(|json| !json.is_empty());
+    Ended { said, log: text(LOG), stats: stats.as_deref().map(Stats::parse) }
+}
