@@ -9,8 +9,6 @@ use zerocopy::{Immutable, IntoBytes};
 pub struct Clock {
     /// TSC at system time 0.
     base: u64,
-    /// TSC ticks per nanosecond, times 2^32.
-    ticks: u64,
     /// pvclock's scale: nanoseconds = ((tsc - base) << shift) * mul >> 32.
     mul: u32,
     shift: i8,
@@ -49,21 +47,18 @@ impl Clock {
             scaled <<= 1;
             shift += 1;
         }
-        Self {
-            base,
-            ticks: ((u128::from(hz) << 32) / NS) as u64,
-            mul: ((NS << 32) / scaled) as u32,
-            shift,
-            wall,
-        }
+        Self { base, mul: ((NS << 32) / scaled) as u32, shift, wall }
     }
 
-    /// The TSC at system time `ns`.
+    /// The first TSC at which the system time is `ns`: the exact inverse of [`Clock::ns_at`], so
+    /// that a timer never fires early by the kernel's clock, however long that has run.
     #[inline]
     #[must_use]
     pub fn tsc_at(&self, ns: u64) -> u64 {
-        let ticks = ((u128::from(ns) * u128::from(self.ticks)) >> 32) as u64;
-        self.base.saturating_add(ticks)
+        let shifted = (u128::from(ns) << 32).div_ceil(u128::from(self.mul));
+        let delta =
+            if self.shift < 0 { shifted << -self.shift } else { shifted.div_ceil(1 << self.shift) };
+        self.base.saturating_add(u64::try_from(delta).unwrap_or(u64::MAX))
     }
 
     /// System time at TSC `tsc`, by the very arithmetic the kernel uses.
@@ -117,9 +112,10 @@ mod tests {
             let clock = Clock::new(hz, 12345, 0);
             assert!(clock.mul != 0);
             for ns in [0, 1, 100_000, 1_000_000_000, 86_400_000_000_000] {
-                let back = clock.ns_at(clock.tsc_at(ns));
-                let error = back.abs_diff(ns);
-                assert!(error <= 1 + 1_000_000_000 / hz + ns / 1_000_000_000, "{hz} {ns} {back}");
+                let tsc = clock.tsc_at(ns);
+                let back = clock.ns_at(tsc);
+                assert!((ns..=ns + 1 + 1_000_000_000 / hz).contains(&back), "{hz} {ns} {back}");
+                assert!(tsc == 12345 || clock.ns_at(tsc - 1) < ns, "{hz} {ns}: not the first");
             }
         }
     }
