@@ -32,6 +32,10 @@ const SIGNS: [&str; 15] = [
     "Bad page state",
 ];
 
+/// Heads of reports about memory that ran out, which have a call trace in them: of the killer, and
+/// of a victim that asks for more before it dies. They end with `Mem-Info:`.
+const OUT_OF_MEMORY: [&str; 2] = ["invoked oom-killer", "page allocation failure: order:"];
+
 /// Stands for lines that were overwritten.
 const CUT: &str = "[...]";
 
@@ -82,12 +86,12 @@ fn message(record: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// The first suspicious line. The report of the out-of-memory killer has a call trace in it; its
-/// head may be cut off.
+/// The first suspicious line. Reports about memory that ran out are none; the head of the first
+/// may be cut off.
 fn first_sign(log: &[String]) -> Option<usize> {
     let mut killing = false;
     log.iter().position(|line| {
-        if line.contains("invoked oom-killer") || line == CUT {
+        if OUT_OF_MEMORY.iter().any(|head| line.contains(head)) || line == CUT {
             killing = true;
         } else if line.contains("Mem-Info:") {
             killing = false;
@@ -119,6 +123,8 @@ mod tests {
         let log =
             "guest-checks invoked oom-killer: gfp_mask=0x1\nCall Trace:\n <TASK>\nMem-Info:\n";
         assert_eq!(sign(log), None);
+        let victim = "init: page allocation failure: order:0, mode:0x1\nCall Trace:\nMem-Info:\n";
+        assert_eq!(sign(victim), None);
         assert_eq!(sign(&format!("{log}Call Trace:")), Some("Call Trace:".into()));
         let cut = format!("{CUT}\nCall Trace:\n <TASK>\nMem-Info:\n");
         assert_eq!(sign(&cut), None);
