@@ -21,6 +21,14 @@ pub trait GuestMemory {
     /// The host frame behind a guest frame; `None` outside RAM.
     fn host_frame(&self, gfn: Gfn) -> Option<Hpa>;
 
+    /// The host address of the `512^(level - 1)` guest frames from `gfn` on, a multiple of their
+    /// number, if the host's frames are consecutive and aligned alike. `None` where they are not,
+    /// or where large pages are not wanted.
+    fn host_block(&self, gfn: Gfn, level: u8) -> Option<Hpa> {
+        let _ = (gfn, level);
+        None
+    }
+
     /// The guest frame that `host_frame` gave `hpa` for.
     fn guest_frame(&self, hpa: Hpa) -> Gfn;
 

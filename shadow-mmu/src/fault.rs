@@ -11,7 +11,7 @@ use crate::{
     mmu::Mmu,
     page::{EntryRef, Key, PageId, Role},
     primitive::Ordering::Acquire,
-    pte::{A, D, GuestPte, NX, P, Spte, U, W},
+    pte::{A, D, GuestPte, NX, P, PS, Spte, U, W},
     root::VcpuMmu,
     walk::{self, LEVELS, Walk},
 };
@@ -100,8 +100,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         loop {
             let mut walk = Walk::new();
-            let walked =
-                walk::walk(&self.env, roots.gfn, gva, access, self.config.paging, &mut walk);
+            let walked = walk::walk(
+                &self.env,
+                roots.gfn,
+                gva,
+                access,
+                self.config.paging,
+                &self.log,
+                &mut walk,
+            );
             if let Err(walk::Denied(error)) = walked {
                 vcpu.stats.reflected += 1;
                 return Outcome::Reflect(error | access.error_bits());
@@ -110,9 +117,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             let Some(hpa) = self.env.host_frame(gfn) else {
                 return Outcome::Mmio(gfn.gpa().offset(gva.page_offset()));
             };
-            if access.write && self.tables.get(gfn) && self.protected.get(gfn) {
-                self.make_hot(gfn);
-                vcpu.stats.unprotected += 1;
+            if access.write {
+                self.log.wrote(gfn);
+                if self.tables.get(gfn) && self.protected.get(gfn) {
+                    self.make_hot(gfn);
+                    vcpu.stats.unprotected += 1;
+                }
             }
             let root = if access.user { roots.umod } else { roots.smod };
             match self.map(vcpu, root, gva, &walk, (gfn, hpa), around) {
@@ -135,7 +145,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let denied = |walk::Denied(error)| error | access.error_bits();
         let roots = vcpu.roots.filter(|_| self.is_legal(gva)).ok_or(access.error_bits())?;
         let mut walk = Walk::new();
-        walk::walk(&self.env, roots.gfn, gva, access, self.config.paging, &mut walk)
+        walk::walk(&self.env, roots.gfn, gva, access, self.config.paging, &self.log, &mut walk)
             .map_err(denied)?;
         Ok(walk.gfn(gva).gpa().offset(gva.page_offset()))
     }
@@ -152,7 +162,13 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     ) -> Result<(), Failed> {
         let role = self.pages.get(root).role();
         let (page, role) = self.child::<4>(vcpu, root, role, gva, walk)?;
+        if walk.leaf >= 3 && self.map_large::<3>(vcpu, page, role, gva, walk)? {
+            return Ok(());
+        }
         let (page, role) = self.child::<3>(vcpu, page, role, gva, walk)?;
+        if walk.leaf >= 2 && self.map_large::<2>(vcpu, page, role, gva, walk)? {
+            return Ok(());
+        }
         let (page, role) = self.child::<2>(vcpu, page, role, gva, walk)?;
         let at = EntryRef::new(page, gva.index(1));
         let value = if role.contains(Role::DIRECT) {
@@ -184,7 +200,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let (gfn, wanted) = child_role(role, LEVEL, gva, walk, guest);
         // A supervisor root keeps a USER_ONLY tree as long as nothing in the slot needs more.
         let shares = LEVEL == LEVELS && walk.user && !self.config.paging.smep;
-        if entry.present() && (entry.0 ^ guest.0) & (W | NX) == 0 {
+        if entry.0 & (P | PS) == P && (entry.0 ^ guest.0) & (W | NX) == 0 {
             let id = self.env.id(entry.hpa());
             let key = self.pages.get(id).key();
             if key == Key::new(gfn, wanted) {
@@ -211,6 +227,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         guest: GuestPte,
         walk: &Walk<'_>,
     ) -> Result<PageId, Failed> {
+        if entry.is_large() {
+            self.zap_leaf(at, entry);
+            return Err(Failed::Retry);
+        }
         if entry.present() {
             self.zap_link(at, entry);
             return Err(Failed::Retry);
@@ -253,7 +273,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             }
             let value = leaf_value(role, guest, hpa);
             let neighbour = EntryRef::new(at.page(), index);
-            let installed = self.install_absent(vcpu, neighbour, guest.gfn(), value, || {
+            let gfn = guest.gfn();
+            let installed = self.install_absent::<1>(vcpu, neighbour, gfn, value, || {
                 walk.still_true() && slot.load(Acquire) == guest.0
             });
             if installed.is_ok() {
@@ -300,7 +321,7 @@ pub(crate) fn leaf_value(role: Role, guest: GuestPte, hpa: Hpa) -> Spte {
     Spte(value)
 }
 
-fn direct_value(role: Role, hpa: Hpa) -> Spte {
+pub(crate) fn direct_value(role: Role, hpa: Hpa) -> Spte {
     let write = if role.contains(Role::DIRECT_WRITE) { W | D } else { 0 };
     let no_execute = if role.contains(Role::DIRECT_NX) { NX } else { 0 };
     Spte(hpa.0 | P | U | A | write | no_execute)

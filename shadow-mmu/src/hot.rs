@@ -10,7 +10,7 @@
 
 use crate::primitive::{
     AtomicU64, Mutex,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 use alloc::{boxed::Box, vec::Vec};
 use arrayvec::ArrayVec;
@@ -127,6 +127,15 @@ impl Bitmap {
         if let Some(word) = self.0.get(gfn.0 as usize / 64) {
             word.fetch_or(1 << (gfn.0 % 64), Release);
         }
+    }
+
+    /// Clears the 64 bits from `first` on, and returns them.
+    pub(crate) fn take_word(&self, first: Gfn) -> u64 {
+        self.0.get(first.0 as usize / 64).map_or(0, |word| word.swap(0, AcqRel))
+    }
+
+    pub(crate) fn clear_all(&self) {
+        self.0.iter().for_each(|word| word.store(0, Release));
     }
 
     pub(crate) fn clear(&self, gfn: Gfn) {

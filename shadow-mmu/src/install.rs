@@ -78,7 +78,11 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     ) -> Result<(), Failed> {
         let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
         if now == Spte::ABSENT {
-            self.install_absent(vcpu, at, gfn, value, || walk.still_true())?;
+            let installed = self.install_absent::<1>(vcpu, at, gfn, value, || walk.still_true());
+            if installed == Err(Failed::NoMemory) {
+                return Err(Failed::TooManyMappings(gfn));
+            }
+            installed?;
             vcpu.stats.fills += 1;
             return Ok(());
         }
@@ -87,7 +91,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Entry `at` is there already, as `now`.
     #[cold]
-    fn change(
+    pub(crate) fn change(
         &self,
         vcpu: &mut VcpuMmu,
         at: EntryRef,
@@ -115,19 +119,29 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         Ok(())
     }
 
-    /// `value` as the state of `gfn` permits it: a protected table is not writable, and D starts
+    /// `value` as the state of `gfn` permits it: a frame that the log watches is not writable, nor
+    /// is a protected table, and D starts
     /// out clear where somebody will look at it, on a page table.
     #[inline(always)]
     pub(crate) fn tame(&self, gfn: Gfn, value: Spte) -> Spte {
-        if !self.tables.get(gfn) || !value.has(W) {
+        if !value.has(W) {
+            return value;
+        }
+        if self.log.watches(gfn) {
+            return Spte(value.0 & !(W | D));
+        }
+        if !self.tables.get(gfn) {
             return value;
         }
         if self.protected.get(gfn) { Spte(value.0 & !(W | D)) } else { Spte(value.0 & !D) }
     }
 
-    /// Puts `value`, which maps `gfn`, into the absent leaf entry `at`.
+    /// Puts `value`, which maps the page at `LEVEL` that starts at `gfn`, into the absent entry
+    /// `at`. What forbids the entry, or a write through it, is looked at under the lock of the list
+    /// that the entry is added to: whoever forbids it comes before and is seen then, or comes after
+    /// and finds the entry.
     #[inline(always)]
-    pub(crate) fn install_absent(
+    pub(crate) fn install_absent<const LEVEL: u8>(
         &self,
         vcpu: &mut VcpuMmu,
         at: EntryRef,
@@ -141,23 +155,23 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if entry.compare_exchange(0, token.0, AcqRel, Acquire).is_err() {
             return Err(Failed::Retry);
         }
-        let mut rmap = self.rmap(gfn).lock(&self.chunks);
-        let result = match rmap.add(at) {
+        let mappings = if LEVEL == 1 { self.rmap(gfn) } else { self.blocks.mappings(LEVEL, gfn) };
+        let mut mappings = mappings.lock(&self.chunks);
+        let result = match mappings.add(at) {
             Ok(()) => {
-                // Under the lock: whoever protects the frame comes before us and is seen here, or
-                // after us and finds the entry.
-                let value = self.tame(gfn, value);
-                let installed = still_true()
-                    && entry.compare_exchange(token.0, value.0, AcqRel, Acquire).is_ok();
-                if installed {
+                let value = if LEVEL == 1 { self.tame(gfn, value) } else { value };
+                if (LEVEL == 1 || self.may_be_large(LEVEL, gfn))
+                    && still_true()
+                    && entry.compare_exchange(token.0, value.0, AcqRel, Acquire).is_ok()
+                {
                     return Ok(());
                 }
-                rmap.remove(at);
+                mappings.remove(at);
                 Err(Failed::Retry)
             }
-            Err(NoMemory) => Err(Failed::TooManyMappings(gfn)),
+            Err(NoMemory) => Err(Failed::NoMemory),
         };
-        drop(rmap);
+        drop(mappings);
         let _ = entry.compare_exchange(token.0, 0, AcqRel, Acquire);
         result
     }

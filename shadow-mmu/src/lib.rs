@@ -27,10 +27,12 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod dirty;
 pub mod env;
 pub mod fault;
 mod hot;
 mod install;
+mod large;
 mod map;
 mod mmu;
 pub mod page;

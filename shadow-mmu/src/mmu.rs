@@ -2,8 +2,10 @@
 //! May: nothing. Context: run-loop.
 
 use crate::{
+    dirty::DirtyLog,
     env::{GuestMemory, TablePool, TlbOps},
     hot::{Bitmap, HotList},
+    large::Blocks,
     map::PageMap,
     page::{PageId, Pages},
     primitive::{AtomicU32, AtomicU64, Mutex, Ordering::Relaxed},
@@ -26,6 +28,8 @@ pub struct Config {
     /// Root entries of L1's own: (slot, entry, also in the user-mode root). The slots are outside
     /// `upper_slots`, or the guest's own entries there are ignored.
     pub fixed: Vec<(usize, u64, bool)>,
+    /// The highest level at which an entry may map a page: 3 where the CPU has 1 GiB pages.
+    pub largest: u8,
     /// PML4 slots that are L1's, whatever the guest's tables say.
     pub reserved_slots: Range<usize>,
 }
@@ -39,6 +43,10 @@ pub struct Mmu<E> {
     /// Who maps each guest frame.
     pub(crate) rmaps: Box<[RefList]>,
     pub(crate) chunks: Chunks,
+    /// Who maps frames by large entries, and where none may.
+    pub(crate) blocks: Blocks,
+    /// Frames that were written, while somebody wants to know.
+    pub(crate) log: DirtyLog,
     /// Frames that are shadowed as a table.
     pub(crate) tables: Bitmap,
     /// Tables that were written through a mapping that is gone, D bit and all.
@@ -67,6 +75,8 @@ pub struct Stats {
     pub mapped: u64,
     /// Leaf entries installed, fault-around included.
     pub fills: u64,
+    /// Large entries installed.
+    pub large_fills: u64,
     /// Faults that found the entry already there.
     pub spurious: u64,
     /// Faults given to the guest.
@@ -101,6 +111,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             map: PageMap::new(),
             rmaps: (0..frames).map(|_| RefList::new()).collect(),
             chunks: Chunks::new(Self::chunk_count(frames, capacity)),
+            blocks: Blocks::new(frames),
+            log: DirtyLog::new(frames),
             tables: Bitmap::new(frames),
             written: Bitmap::new(frames),
             protected: Bitmap::new(frames),

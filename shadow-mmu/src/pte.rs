@@ -101,6 +101,12 @@ impl Spte {
         self.0 & bits == bits
     }
 
+    /// It maps a large page. Nothing else has the bit: small entries use the default memory type.
+    #[must_use]
+    pub const fn is_large(self) -> bool {
+        self.has(P | PS)
+    }
+
     /// The frame or table it points to.
     #[must_use]
     pub const fn hpa(self) -> Hpa {

@@ -27,6 +27,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let guest = GuestPte(self.env.load(page.gfn().gpa().offset(8 * index as u64)).unwrap_or(0));
         if role.level() == 1 {
             self.sync_leaf(at, now, role, guest);
+        } else if now.is_large() {
+            self.sync_large(at, now, role, guest);
         } else if !now.present() || !self.link_is_true(now, role.level(), guest) {
             self.zap_link(at, now);
         }
@@ -144,6 +146,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// L1 itself has written to `gfn` on the guest's behalf, past every mapping.
     pub fn wrote(&self, gfn: Gfn) {
+        self.log.wrote(gfn);
         if self.tables.get(gfn) {
             self.written.set(gfn);
             if self.protected.get(gfn) {
@@ -161,11 +164,13 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Protects hot table `gfn` and looks at it a last time. It leaves the list only then, so
     /// that no flush misses what was written before.
-    fn cool(&self, gfn: Gfn) {
+    pub(crate) fn cool(&self, gfn: Gfn) {
         if !self.hot.while_listed(gfn, || self.protected.set(gfn)) {
             return;
         }
-        self.write_protect(gfn);
+        if self.write_protect(gfn) {
+            self.env.flush_all();
+        }
         if self.take_dirty(gfn) {
             self.sync_table(gfn);
         }
@@ -239,7 +244,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             self.sync_entry(page, index);
         }
         let entry = Spte(self.env.table(page).0[index].load(Acquire));
-        let child = entry.present().then(|| self.env.id(entry.hpa()))?;
+        let child = (entry.0 & (P | PS) == P).then(|| self.env.id(entry.hpa()))?;
         // What stands for a large page goes with its link.
         (!self.pages.get(child).role().contains(Role::DIRECT)).then_some(child)
     }
@@ -248,6 +253,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// holds for it is synced now; the guest flushes when it must.
     pub fn note(&self, vcpu: &mut VcpuMmu, gpa: Gpa) {
         vcpu.stats.notes += 1;
+        self.log.wrote(gpa.gfn());
         let index = (gpa.page_offset() / 8) as usize;
         for id in self.map.chain(&self.pages, gpa.gfn()) {
             let level = self.pages.get(id).role().level();

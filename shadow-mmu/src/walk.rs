@@ -3,6 +3,7 @@
 //! under the walk, so each entry is loaded once and kept.
 
 use crate::{
+    dirty::DirtyLog,
     env::GuestMemory,
     fault::Access,
     primitive::{
@@ -116,17 +117,18 @@ impl Paging {
 }
 
 /// Translates `gva` under the tables at `root` for `access`, setting A bits on the way and the D
-/// bit for a write (rule I5). `walk` is new, and valid if the result is.
+/// bit for a write (rule I5), which `log` is told. `walk` is new, and valid if the result is.
 ///
 /// # Errors
 /// [`Denied`] when the guest's tables forbid it.
 #[inline(always)]
-pub fn walk<'m>(
+pub(crate) fn walk<'m>(
     memory: &'m impl GuestMemory,
     root: Gfn,
     gva: Gva,
     access: Access,
     paging: Paging,
+    log: &DirtyLog,
     walk: &mut Walk<'m>,
 ) -> Result<(), Denied> {
     loop {
@@ -138,7 +140,7 @@ pub fn walk<'m>(
             return Err(Denied::PROTECTION);
         }
         let dirty = access.write && !walk.entry(walk.leaf).has(D);
-        if every & A != 0 && !dirty || mark(walk, dirty) {
+        if every & A != 0 && !dirty || mark(walk, root, dirty, log) {
             return Ok(());
         }
         *walk = Walk::new();
@@ -198,17 +200,21 @@ fn read_level<'m, const LEVEL: u8>(
     Ok(LEVEL == 1 || entry.is_large(LEVEL))
 }
 
-/// Sets A, and D in the leaf, in the entries walked; false if one of them has changed.
+/// Sets A, and D in the leaf, in the entries walked below `root`; false if one has changed.
 #[cold]
-fn mark(walk: &mut Walk<'_>, dirty: bool) -> bool {
+fn mark(walk: &mut Walk<'_>, root: Gfn, dirty: bool, log: &DirtyLog) -> bool {
     for level in walk.leaf..=LEVELS {
         let index = level as usize - 1;
         let dirty = if level == walk.leaf && dirty { D } else { 0 };
         let entry = walk.entries[index].0;
         let marked = entry | A | dirty;
         let Some(slot) = walk.slots[index] else { return false };
-        if marked != entry && slot.compare_exchange(entry, marked, AcqRel, Relaxed).is_err() {
-            return false;
+        if marked != entry {
+            if slot.compare_exchange(entry, marked, AcqRel, Relaxed).is_err() {
+                return false;
+            }
+            let above = walk.entries.get(index + 1);
+            log.wrote(above.map_or(root, |entry| entry.gfn()));
         }
         walk.entries[index] = GuestPte(marked);
     }

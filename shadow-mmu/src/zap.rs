@@ -31,7 +31,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 Err(_) => return false,
             }
         }
-        if now.present() {
+        if now.is_large() {
+            // No table is in the block while such an entry is in the list.
+            let gfn = self.env.guest_frame(now.hpa());
+            let level = self.pages.get(at.page()).role().level();
+            self.blocks.mappings(level, gfn).lock(&self.chunks).remove(at);
+        } else if now.present() {
             let gfn = self.env.guest_frame(now.hpa());
             let mut rmap = self.rmap(gfn).lock(&self.chunks);
             if now.has(D) && self.tables.get(gfn) {
@@ -98,7 +103,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                     continue;
                 }
                 let at = EntryRef::new(id, index);
-                if level == 1 {
+                if level == 1 || now.is_large() {
                     self.zap_leaf(at, now);
                 } else {
                     self.zap_link(at, now);
@@ -115,6 +120,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         let found = self.map.find_or_make(&self.pages, gfn, role, || {
             self.tables.set(gfn);
+            self.add_table(gfn);
             self.env.show_table(gfn, true);
         })?;
         if !self.protected.get(gfn) {
@@ -126,15 +132,17 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// `gfn` has lost its last shadow page.
     pub(crate) fn no_longer_table(&self, gfn: Gfn) {
         self.tables.clear(gfn);
+        self.blocks.remove_table(gfn);
         self.env.show_table(gfn, false);
         self.hot.remove_if(gfn, || true);
         self.protected.clear(gfn);
         self.written.clear(gfn);
     }
 
-    /// Clears W wherever `gfn` is mapped, and flushes. New entries get no W either, for `gfn` is
-    /// marked protected already.
-    pub(crate) fn write_protect(&self, gfn: Gfn) {
+    /// Clears W wherever `gfn` is mapped; true if it was set somewhere, so that a flush is due. New
+    /// entries get no W either: the caller has marked `gfn` already, as protected or as watched.
+    #[must_use]
+    pub(crate) fn write_protect(&self, gfn: Gfn) -> bool {
         let mut changed = false;
         self.rmap(gfn).lock(&self.chunks).for_each(|at| {
             let entry = &self.env.table(at.page()).0[at.index()];
@@ -144,22 +152,13 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 changed = true;
             }
         });
-        if changed {
-            self.env.flush_all();
-        }
+        changed
     }
 
     /// Removes every mapping of `gfn`, before its host frame changes or goes.
     pub fn zap_frame(&self, gfn: Gfn) {
-        while let Some(at) = {
-            let rmap = self.rmap(gfn).lock(&self.chunks);
-            rmap.newest()
-        } {
-            let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
-            if !self.zap_leaf(at, now) {
-                core::hint::spin_loop();
-            }
-        }
+        self.zap_list(self.rmap(gfn));
+        self.zap_large(gfn);
         self.env.flush_all();
     }
 }

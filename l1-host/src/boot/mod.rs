@@ -193,6 +193,7 @@ fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &[u8], window: &paging::
         wall_seconds: bundle.wall_seconds,
         wall_tsc: START[0].load(Relaxed),
         physical_bits: cpu.features.physical_bits,
+        largest_page: if cpu.features.pages_1g { 3 } else { 2 },
     };
     let (vm, start) = match build::build(guest, &context) {
         Ok(built) => built,

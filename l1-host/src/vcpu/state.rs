@@ -130,6 +130,7 @@ impl Vcpu {
             ("events", self.stats.events),
             ("direct_switches", direct_switches(cpu)),
             ("fills", mmu.fills),
+            ("large_fills", mmu.large_fills),
             ("faults_mapped", mmu.mapped),
             ("faults_spurious", mmu.spurious),
             ("tables_linked", mmu.links),

@@ -89,6 +89,8 @@ pub struct Context<'a> {
     pub wall_tsc: u64,
     /// Width of a physical address.
     pub physical_bits: u32,
+    /// The highest level at which an entry may map a page.
+    pub largest_page: u8,
 }
 
 impl Context<'_> {
@@ -269,6 +271,7 @@ fn finish(
         paging: Paging::new(context.physical_bits, matches!(kind, Kind::Native)),
         fixed,
         reserved_slots: 256..272,
+        largest: context.largest_page,
     };
     let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap), config, vcpus);
     Ok(Arc::new(Vm::new(guest.name.clone(), kind, vcpus, mmu, switcher_window, first_root)))

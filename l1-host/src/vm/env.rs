@@ -61,6 +61,10 @@ impl GuestMemory for VmEnv {
         self.ram.host_frame(gfn)
     }
 
+    fn host_block(&self, gfn: Gfn, level: u8) -> Option<Hpa> {
+        self.ram.host_block(gfn, level)
+    }
+
     #[inline]
     fn guest_frame(&self, hpa: Hpa) -> Gfn {
         self.ram.guest_frame(hpa)

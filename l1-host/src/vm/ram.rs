@@ -80,6 +80,17 @@ impl GuestRam {
         (difference != NONE).then(|| Hpa(gpa.wrapping_add(difference)))
     }
 
+    /// The host address of the large page at `level` that starts at guest frame `gfn`, if the host
+    /// frames are consecutive and aligned alike.
+    #[must_use]
+    pub fn host_block(&self, gfn: Gfn, level: u8) -> Option<Hpa> {
+        let frames = 1u64 << (9 * (u32::from(level) - 1));
+        let blocks = (gfn.0 / BLOCK) as usize..((gfn.0 + frames) / BLOCK) as usize;
+        let differences = self.to_host.get(blocks)?;
+        let alike = differences.iter().all(|difference| *difference == differences[0]);
+        self.host_frame(gfn).filter(|hpa| alike && (hpa.0 >> 12).is_multiple_of(frames))
+    }
+
     /// The guest frame in front of `hpa`, which must be this VM's.
     ///
     /// # Panics
@@ -139,6 +150,22 @@ mod tests {
         for gfn in [0x200, 0x5ff, 0xa00, u64::MAX >> 12, u64::MAX].map(Gfn) {
             assert_eq!(ram.host_frame(gfn), None);
         }
+    }
+
+    #[test]
+    fn large_pages_need_consecutive_frames() {
+        let ram = GuestRam::new(vec![
+            Extent { gfn: 0, host: 0x8_0000, frames: 0x4_0000 },
+            Extent { gfn: 0x4_0000, host: 0xc_0200, frames: 0x4_0000 },
+            Extent { gfn: 0x8_0000, host: 0x14_0000, frames: 0x600 },
+        ]);
+        let block = |gfn, level| ram.host_block(Gfn(gfn), level).map(|hpa| hpa.0 >> 12);
+        assert_eq!(block(0x200, 2), Some(0x8_0200));
+        assert_eq!(block(0, 3), Some(0x8_0000));
+        assert_eq!(block(0x4_0000, 3), None, "not aligned alike");
+        assert_eq!(block(0x4_0000, 2), Some(0xc_0200));
+        assert_eq!((block(0x8_0400, 2), block(0x8_0600, 2)), (Some(0x14_0400), None));
+        assert_eq!(block(0x8_0000, 3), None, "beyond the end");
     }
 
     #[test]

@@ -2,16 +2,19 @@
 
 use super::{
     World,
+    log::LogCheck,
     oracle::{self, Oracle},
-    world::FRAMES,
+    world::{BLOCK, END, FRAMES},
 };
 use crate::{
+    dirty::FRAMES_PER_WORD,
     env::{ENTRIES, GuestMemory, TablePool},
     fault::{Access, Outcome},
+    large,
     mmu::{Config, Mmu},
-    page::{EntryRef, Role},
+    page::{EntryRef, Role, ShadowPage},
     primitive::Ordering::Relaxed,
-    pte::{A, D, NX, P, Spte, U, W},
+    pte::{A, D, NX, P, PS, Spte, U, W},
     root::VcpuMmu,
     walk::Paging,
 };
@@ -28,6 +31,8 @@ pub const LEVEL3: [Gfn; 3] = [Gfn(6), Gfn(10), Gfn(13)];
 pub const LEVEL2: [Gfn; 3] = [Gfn(7), Gfn(11), Gfn(14)];
 pub const LEVEL1: [Gfn; 4] = [Gfn(8), Gfn(9), Gfn(12), Gfn(15)];
 const KERNEL_SLOT: usize = 402;
+/// Where entry 2 of a directory leads, which starts out as a large page.
+pub const LARGE: u64 = 0x40_0000;
 /// An entry that L1 keeps in slot 257 of every root.
 const WINDOW: u64 = 0xdead_b000 | P;
 
@@ -47,6 +52,7 @@ pub struct Machine {
     oracle: Oracle,
     tlb: HashMap<(bool, u64), Cached>,
     smep: bool,
+    log: Option<LogCheck>,
 }
 
 impl Machine {
@@ -70,17 +76,21 @@ impl Machine {
         for index in 0..3 {
             world.store(LEVEL3[index].gpa(), LEVEL2[index].gpa().0 | link);
         }
+        for table in LEVEL2 {
+            world.store(table.gpa().offset(16), BLOCK << 12 | P | W | U | A | D | PS);
+        }
         world.store(LEVEL2[0].gpa(), LEVEL1[0].gpa().0 | link);
         world.store(LEVEL2[0].gpa().offset(8), LEVEL1[1].gpa().0 | link);
         world.store(LEVEL2[1].gpa(), LEVEL1[2].gpa().0 | link);
         world.store(LEVEL2[2].gpa(), LEVEL1[3].gpa().0 | kernel);
 
         let config = Config {
-            frames: FRAMES,
+            frames: END,
             upper_slots: 256..512,
             paging: Paging::new(40, smep),
             fixed: std::vec![(257, WINDOW, true), (264, WINDOW, false)],
             reserved_slots: 256..272,
+            largest: 2,
         };
         let mmu = Mmu::new(world, config, 1);
         if notes {
@@ -90,16 +100,46 @@ impl Machine {
             }
         }
         let mut addresses: Vec<_> =
-            [0, 0x1000, 0x2000, 0x5000, 0x1f_f000, 0x20_0000, 0x20_1000].map(Gva).to_vec();
+            [0, 0x1000, 0x2000, 0x5000, 0x1f_f000, 0x20_0000, 0x20_1000, LARGE, LARGE + 0x3000]
+                .map(Gva)
+                .to_vec();
         let kernel_base = 0xffff_0000_0000_0000 | (KERNEL_SLOT as u64) << 39;
         addresses.extend([0, 0x1000, 0x3000].map(|offset| Gva(kernel_base + offset)));
+        addresses.push(Gva(kernel_base + LARGE + 0x3000));
         addresses.extend((0..FRAMES).map(|frame| Gva(DIRECT_MAP + (frame << 12))));
         let oracle = Oracle::new(&addresses);
         let vcpu = VcpuMmu::new(0);
-        let mut machine =
-            Self { mmu, vcpu, root: ROOTS[0], addresses, oracle, tlb: HashMap::new(), smep };
+        let mut machine = Self {
+            mmu,
+            vcpu,
+            root: ROOTS[0],
+            addresses,
+            oracle,
+            tlb: HashMap::new(),
+            smep,
+            log: None,
+        };
         machine.load_root(ROOTS[0]);
         machine
+    }
+
+    /// Has the oracle look at one more address.
+    pub fn watch(&mut self, gva: Gva) {
+        if !self.addresses.contains(&gva) {
+            self.addresses.push(gva);
+            self.oracle.watch(gva);
+            self.oracle.observe(self.mmu.env(), self.root);
+        }
+    }
+
+    /// The guest entry at `at`.
+    pub fn load(&self, at: Gpa) -> u64 {
+        self.world().load(at).unwrap()
+    }
+
+    pub fn live_pages(&self) -> impl Iterator<Item = &ShadowPage> {
+        let pages = (0..self.world().capacity()).map(|id| self.mmu.pages.get(id));
+        pages.filter(|page| !page.is_dead())
     }
 
     fn world(&self) -> &World {
@@ -112,6 +152,35 @@ impl Machine {
             self.tlb.clear();
         }
         self.mmu.entering(0);
+    }
+
+    pub fn zap_frame(&mut self, gfn: Gfn) {
+        self.mmu.zap_frame(gfn);
+        let lists = [2, 3].map(|level| self.mmu.blocks.mappings(level, gfn));
+        for list in lists.into_iter().chain([self.mmu.rmap(gfn)]) {
+            assert!(list.lock(&self.mmu.chunks).is_empty(), "{gfn:?} is mapped still");
+        }
+    }
+
+    pub fn start_log(&mut self) {
+        self.mmu.start_dirty_log();
+        self.enter();
+        self.log = Some(LogCheck::new(self.mmu.env()));
+    }
+
+    pub fn stop_log(&mut self) {
+        self.mmu.stop_dirty_log();
+        self.log = None;
+    }
+
+    /// Takes the log, if it is on, and compares it with what was written.
+    pub fn take_log(&mut self) {
+        if self.log.is_some() {
+            let mut words = [0; (END / FRAMES_PER_WORD) as usize];
+            self.mmu.take_dirty_log(Gfn(0), &mut words);
+            self.enter();
+            self.log.as_mut().unwrap().check(self.mmu.env(), &words);
+        }
     }
 
     /// After an operation of L1's own the next entry flushes what it asked for.
@@ -167,8 +236,14 @@ impl Machine {
     /// A store by the shim: past the guest's tables, and noted if the frame is shown as a table.
     pub fn noted_store(&mut self, at: Gpa, value: u64) {
         self.world().store(at, value);
-        if self.world().shown.borrow().contains(&at.gfn().0) {
+        if let Some(log) = &mut self.log {
+            log.wrote(at.gfn());
+        }
+        let shown = self.world().shown.borrow().contains(&at.gfn().0);
+        if shown {
             self.mmu.note(&mut self.vcpu, at);
+        } else {
+            self.mmu.wrote(at.gfn());
         }
         self.enter();
         self.oracle.observe(self.mmu.env(), self.root);
@@ -185,6 +260,9 @@ impl Machine {
                     self.oracle.history(gva)
                 );
                 self.check_accessed(gva, access);
+                if let Some(log) = self.log.as_mut().filter(|_| access.write) {
+                    log.wrote(gfn);
+                }
                 return Some(gfn);
             }
             let outcome = self.mmu.fault(&mut self.vcpu, gva, access);
@@ -199,7 +277,7 @@ impl Machine {
                 }
                 Outcome::Mmio(gpa) => {
                     assert_eq!(permitted.map(|t| t.gfn), Some(gpa.gfn().0));
-                    assert!(gpa.gfn().0 >= FRAMES);
+                    assert!(self.world().host_frame(gpa.gfn()).is_none());
                     self.enter();
                     return None;
                 }
@@ -253,8 +331,9 @@ impl Machine {
             assert!(entry.has(U | A), "the guest runs at CPL3");
             write &= entry.has(W);
             fetch &= !entry.has(NX);
-            if level == 1 {
-                let gfn = self.world().guest_frame(entry.hpa());
+            if level == 1 || entry.is_large() {
+                let within = gva.0 >> 12 & (large::frames(level) - 1);
+                let gfn = Gfn(self.world().guest_frame(entry.hpa()).0 + within);
                 let cached = Cached { gfn, write, fetch, dirty: entry.has(D) };
                 return Some((EntryRef::new(page, index), cached));
             }
@@ -318,7 +397,7 @@ impl Machine {
             }
         }
         assert_eq!(*self.world().shown.borrow(), tables, "the table bitmap");
-        for gfn in (0..FRAMES).map(Gfn) {
+        for gfn in (0..END).map(Gfn) {
             self.mmu.rmap(gfn).lock(&self.mmu.chunks).for_each(|at| {
                 let entry = Spte(self.world().table(at.page()).0[at.index()].load(Relaxed));
                 assert!(entry.present() && self.world().guest_frame(entry.hpa()) == gfn, "rmap");
@@ -328,7 +407,12 @@ impl Machine {
     }
 
     fn check_reference(&self, at: EntryRef, entry: Spte, level: u8) {
-        let list = if level == 1 {
+        let list = if entry.is_large() {
+            let gfn = self.world().guest_frame(entry.hpa());
+            let inside = (0..large::frames(level)).map(|n| Gfn(gfn.0 + n));
+            assert!(!inside.into_iter().any(|gfn| self.mmu.tables.get(gfn)), "a table is inside");
+            self.mmu.blocks.mappings(level, gfn)
+        } else if level == 1 {
             self.mmu.rmap(self.world().guest_frame(entry.hpa()))
         } else {
             let child = self.mmu.pages.get(self.world().id(entry.hpa()));

@@ -80,6 +80,11 @@ impl Oracle {
         Self { allowed: addresses.iter().map(|gva| (gva.0, Vec::new())).collect() }
     }
 
+    /// Looks at `gva` as well.
+    pub fn watch(&mut self, gva: Gva) {
+        self.allowed.entry(gva.0).or_default();
+    }
+
     /// The tables may have changed: what they say now counts as well.
     pub fn observe(&mut self, world: &World, root: Gfn) {
         for (&gva, allowed) in &mut self.allowed {

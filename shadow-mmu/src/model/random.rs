@@ -1,6 +1,9 @@
 //! Random programs against the oracle.
 
-use super::machine::{LEVEL1, LEVEL2, LEVEL3, Machine, ROOTS};
+use super::{
+    machine::{LEVEL1, LEVEL2, LEVEL3, Machine, ROOTS},
+    world::BLOCK,
+};
 use crate::{
     fault::Access,
     pte::{A, D, NX, P, PS, U, W},
@@ -51,6 +54,9 @@ enum Op {
     },
     NotesLost,
     Shrink,
+    StartLog,
+    StopLog,
+    TakeLog,
 }
 
 fn access() -> impl Strategy<Value = Access> {
@@ -74,17 +80,24 @@ fn entry(targets: Vec<u64>) -> impl Strategy<Value = u64> {
         1 => Just(1 << 20),
         1 => Just(1 << 30),
     ];
-    (flags, target, prop::bool::weighted(0.06))
-        .prop_map(|(flags, target, large)| flags | target << 12 | if large { PS } else { 0 })
+    let small = (flags.clone(), target, prop::bool::weighted(0.06))
+        .prop_map(|(flags, target, large)| flags | target << 12 | if large { PS } else { 0 });
+    let large = flags.prop_map(|flags| flags | BLOCK << 12 | PS);
+    prop_oneof![5 => small, 1 => large]
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let data: Vec<u64> = (32..40).chain([8, 9, 12, 15]).collect();
-    let tables: Vec<u64> =
-        LEVEL1.iter().chain(&LEVEL2).chain(&LEVEL3).map(|gfn| gfn.0).chain([32, 0]).collect();
+    let data: Vec<u64> = (32..40).chain([8, 9, 12, 15, BLOCK + 3]).collect();
+    let tables: Vec<u64> = LEVEL1
+        .iter()
+        .chain(&LEVEL2)
+        .chain(&LEVEL3)
+        .map(|gfn| gfn.0)
+        .chain([32, 0, BLOCK + 3])
+        .collect();
     let index = prop::sample::select(vec![0usize, 1, 2, 3, 5, 511]);
     prop_oneof![
-        12 => (0..16usize, access()).prop_map(|(address, access)| Op::Access { address, access }),
+        12 => (0..20usize, access()).prop_map(|(address, access)| Op::Access { address, access }),
         8 => (0..4usize, index.clone(), entry(data), any::<bool>())
             .prop_map(|(table, index, value, noted)| Op::Leaf { table, index, value, noted }),
         2 => (any::<bool>(), 0..3usize, index, entry(tables.clone()))
@@ -93,12 +106,15 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(root, slot, value)| Op::Root { root, slot, value }),
         3 => (0..2usize).prop_map(|root| Op::Load { root }),
         3 => Just(Op::Flush),
-        4 => (0..16usize).prop_map(|address| Op::FlushAddress { address }),
+        4 => (0..20usize).prop_map(|address| Op::FlushAddress { address }),
         1 => (0..2usize).prop_map(|root| Op::Unpin { root }),
         1 => (0..10usize).prop_map(|table| Op::ForgetTable { table }),
-        1 => (0..64u64).prop_map(|frame| Op::ZapFrame { frame }),
+        1 => (0..66u64).prop_map(|frame| if frame < 64 { frame } else { frame + BLOCK - 62 }).prop_map(|frame| Op::ZapFrame { frame }),
         1 => Just(Op::NotesLost),
         1 => Just(Op::Shrink),
+        1 => Just(Op::StartLog),
+        1 => Just(Op::StopLog),
+        3 => Just(Op::TakeLog),
     ]
 }
 
@@ -139,8 +155,11 @@ fn run(machine: &mut Machine, notes: bool, op: &Op) {
         }
         Op::NotesLost if notes => machine.mmu.notes_lost(),
         Op::Unpin { .. } | Op::ForgetTable { .. } | Op::NotesLost => {}
-        Op::ZapFrame { frame } => machine.mmu.zap_frame(Gfn(frame)),
+        Op::ZapFrame { frame } => machine.zap_frame(Gfn(frame)),
         Op::Shrink => machine.mmu.shrink(),
+        Op::StartLog => machine.start_log(),
+        Op::StopLog => machine.stop_log(),
+        Op::TakeLog => machine.take_log(),
     }
 }
 
@@ -159,6 +178,7 @@ fn check(ops: &[Op], pool: u32, notes: bool, smep: bool) {
         run(&mut machine, notes, op);
         machine.flush_requests();
     }
+    machine.take_log();
     machine.check_structures();
     machine.flush();
     machine.check_structures();
@@ -210,5 +230,5 @@ fn a_found_table_is_compared_before_it_is_linked() {
 fn the_first_addresses_are_the_interesting_ones() {
     let machine = Machine::new(64, false, false);
     assert_eq!(machine.addresses[0], Gva(0));
-    assert_eq!(machine.addresses[10], Gva(super::machine::DIRECT_MAP));
+    assert_eq!(machine.addresses[13], Gva(super::machine::DIRECT_MAP));
 }

@@ -4,12 +4,15 @@ use crate::{
     env::{ENTRIES, GuestMemory, Table, TablePool, TlbOps},
     primitive::{AtomicU64, Ordering::Relaxed},
 };
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, OnceCell, RefCell};
 use pv_abi::addr::{Gfn, Gpa, Hpa};
-use std::{collections::HashSet, vec::Vec};
+use std::{boxed::Box, collections::HashSet, vec::Vec};
 
-/// Guest frames.
+/// Guest frames that the test is mostly about.
 pub const FRAMES: u64 = 64;
+/// First frame of a block of 2 MiB, and the end of memory. Between it and [`FRAMES`] is nothing.
+pub const BLOCK: u64 = 512;
+pub const END: u64 = 1024;
 const HOST_BASE: u64 = 0x1000;
 const POOL_BASE: u64 = 0x10_0000;
 
@@ -19,7 +22,8 @@ fn zero_table() -> Table {
 
 #[derive(Debug)]
 pub struct World {
-    frames: Vec<Table>,
+    /// Made when they are first looked at.
+    frames: Vec<OnceCell<Box<Table>>>,
     pool: Vec<Table>,
     /// Flushes the MMU has asked for since the machine last looked.
     pub flush_requested: Cell<bool>,
@@ -30,7 +34,7 @@ pub struct World {
 impl World {
     pub fn new(pool: u32) -> Self {
         Self {
-            frames: (0..FRAMES).map(|_| zero_table()).collect(),
+            frames: (0..END).map(|_| OnceCell::new()).collect(),
             pool: (0..pool).map(|_| zero_table()).collect(),
             flush_requested: Cell::new(false),
             shown: RefCell::default(),
@@ -38,7 +42,7 @@ impl World {
     }
 
     fn entry(&self, at: Gpa) -> Option<&AtomicU64> {
-        Some(&self.frames.get(at.gfn().0 as usize)?.0[(at.page_offset() / 8) as usize])
+        Some(&self.table_at(at.gfn())?.0[(at.page_offset() / 8) as usize])
     }
 
     pub fn store(&self, at: Gpa, value: u64) {
@@ -48,11 +52,17 @@ impl World {
 
 impl GuestMemory for World {
     fn table_at(&self, gfn: Gfn) -> Option<&Table> {
-        self.frames.get(usize::try_from(gfn.0).ok()?)
+        self.host_frame(gfn)?;
+        Some(self.frames[gfn.0 as usize].get_or_init(|| Box::new(zero_table())))
     }
 
     fn host_frame(&self, gfn: Gfn) -> Option<Hpa> {
-        (gfn.0 < FRAMES).then_some(Hpa((gfn.0 + HOST_BASE) << 12))
+        let ram = gfn.0 < FRAMES || (BLOCK..END).contains(&gfn.0);
+        ram.then_some(Hpa((gfn.0 + HOST_BASE) << 12))
+    }
+
+    fn host_block(&self, gfn: Gfn, level: u8) -> Option<Hpa> {
+        self.host_frame(gfn).filter(|_| level == 2 && gfn.0 == BLOCK)
     }
 
     fn guest_frame(&self, hpa: Hpa) -> Gfn {
