@@ -241,7 +241,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         let (id, origin) = self.find_or_make(key.gfn(), key.role()).ok_or(Failed::NoMemory)?;
         if origin == Origin::Found {
-            // I3: what was there may be older than the guest's table.
+            // I3: what was there may be older than the guest's table, and so may the tables it links.
+            if key.role().level() > 1 {
+                self.sync_hot(vcpu);
+            }
             self.sync_page(id);
         }
         let link = Spte::link(self.env.hpa(id), guest);

@@ -88,6 +88,11 @@ impl HotList {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn tables(&self) -> Tables {
+        self.0.lock().iter().map(|hot| hot.gfn).collect()
+    }
+
     /// Looks at every table and adds to `look`: `written` tells whether a table was written since
     /// it was last called.
     #[inline]

@@ -29,6 +29,7 @@ extern crate std;
 
 pub mod dirty;
 pub mod env;
+mod evict;
 pub mod fault;
 mod hot;
 mod install;

@@ -61,6 +61,8 @@ pub struct Mmu<E> {
     /// PML4 slots of the upper half that the guest may use: first, and one past the last.
     upper_slots: [AtomicU32; 2],
     retired: Mutex<Vec<(u64, PageId)>>,
+    /// Where [`Mmu::shrink`] goes on.
+    pub(crate) hand: AtomicU32,
     epoch: AtomicU64,
     /// Epoch each vCPU has passed a quiescent point in; `IDLE` while it cannot use any table.
     seen: Box<[AtomicU64]>,
@@ -121,6 +123,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             notes: false.into(),
             upper_slots: [AtomicU32::new(start as u32), AtomicU32::new(end as u32)],
             retired: Mutex::new(Vec::with_capacity(capacity as usize)),
+            hand: AtomicU32::new(0),
             epoch: AtomicU64::new(0),
             seen: (0..vcpus).map(|_| AtomicU64::new(IDLE)).collect(),
         }
@@ -186,6 +189,11 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// Hands a dead page over. Its frame is reused once no vCPU can walk it (deferred freeing).
     pub(crate) fn retire(&self, id: PageId) {
         self.retired.lock().push((self.epoch.load(Relaxed), id));
+    }
+
+    /// Pages that wait to be free.
+    pub(crate) fn retired_count(&self) -> usize {
+        self.retired.lock().len()
     }
 
     /// A quiescent point: vCPU `vcpu` is about to run the guest, its stale translations gone.

@@ -7,12 +7,12 @@
 //! pages, the supervisor root has a tree of its own for that slot. Under SMEP nothing is shared.
 
 use crate::{
-    env::{ENTRIES, GuestMemory, TablePool, TlbOps},
+    env::{GuestMemory, TablePool, TlbOps},
     map::Origin,
     mmu::{Mmu, Stats},
     page::{EntryRef, Key, PageId, Role},
     primitive::Ordering::{Acquire, Relaxed},
-    pte::{GuestPte, Spte},
+    pte::{A, GuestPte, P, Spte},
 };
 use pv_abi::addr::{Gfn, Hpa};
 
@@ -255,7 +255,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let guest = |root: Gfn| self.env.load(root.gpa().offset(8 * slot as u64)).map(GuestPte);
         let (Some(theirs), Some(ours)) = (guest(from.gfn), guest(to.gfn)) else { return };
         let child = self.env.id(entry.hpa());
-        if ours.present() && theirs.same_mapping(ours) && self.pages.get(child).gfn() == ours.gfn()
+        // What is not accessed yet is linked by a fault, which sets A.
+        if ours.has(P | A) && theirs.same_mapping(ours) && self.pages.get(child).gfn() == ours.gfn()
         {
             let at = EntryRef::new(to.smod, slot);
             let token = vcpu.token();
@@ -272,6 +273,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// [`RootError::NotRam`].
     pub fn pin_root(&self, gfn: Gfn) -> Result<(), RootError> {
         self.env.host_frame(gfn).ok_or(RootError::NotRam)?;
+        if !self.pins.get(gfn) {
+            // Where it is loaded already, stores that nobody announced may have changed it (N4).
+            self.clear_lower_half(gfn);
+        }
         self.pins.set(gfn);
         Ok(())
     }
@@ -293,24 +298,11 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
-    /// Frees shadow pages by dropping every root that is not loaded, or, if there is none, all
-    /// that the loaded ones map.
-    pub fn shrink(&self) {
-        let mut dropped = false;
-        for id in 0..self.pages.capacity() {
-            let page = self.pages.get(id);
-            if !page.is_dead() && page.role().level() == 4 && page.loaded() == 0 {
-                dropped |= self.kill_if_unused(id);
+    fn clear_lower_half(&self, gfn: Gfn) {
+        for id in self.map.chain(&self.pages, gfn) {
+            if self.pages.get(id).role().level() == 4 {
+                self.clear_entries(id, 0..256);
             }
         }
-        if !dropped {
-            for id in 0..self.pages.capacity() {
-                let page = self.pages.get(id);
-                if !page.is_dead() && page.role().level() == 4 {
-                    self.clear_entries(id, 0..ENTRIES);
-                }
-            }
-        }
-        self.env.flush_all();
     }
 }

@@ -29,7 +29,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             self.sync_leaf(at, now, role, guest);
         } else if now.is_large() {
             self.sync_large(at, now, role, guest);
-        } else if !now.present() || !self.link_is_true(now, role.level(), guest) {
+        } else if !now.present() || !self.link_is_true(now, role, guest) {
             self.zap_link(at, now);
         }
     }
@@ -57,12 +57,16 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
-    /// True if link `now`, in a table at `level`, still stands for guest entry `guest`.
-    fn link_is_true(&self, now: Spte, level: u8, guest: GuestPte) -> bool {
+    /// True if link `now`, in a table of role `parent`, still stands for guest entry `guest`.
+    fn link_is_true(&self, now: Spte, parent: Role, guest: GuestPte) -> bool {
+        let level = parent.level();
         let child = self.pages.get(self.env.id(now.hpa()));
         let role = child.role();
         let direct = role.contains(Role::DIRECT);
-        let user = guest.has(U) || !role.intersects(Role::USER_ONLY | Role::USER_PATH);
+        // Under SMEP U takes a permission away as well.
+        let user_path = parent.contains(Role::USER_PATH) && guest.has(U);
+        let user = (guest.has(U) || !role.contains(Role::USER_ONLY))
+            && role.contains(Role::USER_PATH) == user_path;
         let mirrored = (now.0 ^ guest.0) & (W | NX) == 0;
         let kind = if direct {
             let pages = 1u64 << (9 * (u32::from(level) - 1));
@@ -159,6 +163,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     pub(crate) fn make_hot(&self, gfn: Gfn) {
         while let Err(other) = self.hot.add(gfn, || self.protected.clear(gfn)) {
             self.cool(other);
+        }
+        if !self.tables.get(gfn) {
+            // It lost its last page meanwhile, perhaps to what cooling down another one synced.
+            self.hot.remove_if(gfn, || !self.tables.get(gfn));
         }
     }
 
@@ -277,14 +285,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// The table in `gfn` is one no longer: drop what stands for it, wherever it is linked.
     pub fn forget_table(&self, gfn: Gfn) {
         for id in self.map.chain(&self.pages, gfn) {
-            let page = self.pages.get(id);
-            while let Some(at) = {
-                let parents = page.parents.lock(&self.chunks);
-                parents.newest()
-            } {
-                let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
-                self.zap_link(at, now);
-            }
+            self.unlink(id);
         }
     }
 }

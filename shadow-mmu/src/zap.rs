@@ -17,20 +17,21 @@ use core::ops::Range;
 use pv_abi::addr::Gfn;
 
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
+    /// Exchanges entry `at` for nothing if it still is `now`, or leads where `now` does: the hardware
+    /// sets A and D at any time, and permissions may have followed. The entry as it was in the end.
+    fn take(&self, at: EntryRef, mut now: Spte) -> Option<Spte> {
+        let entry = &self.env.table(at.page()).0[at.index()];
+        while let Err(other) = entry.compare_exchange(now.0, 0, AcqRel, Acquire) {
+            let other = Spte(other);
+            let same = now.present() && other.present() && other.hpa() == now.hpa();
+            now = same.then_some(other)?;
+        }
+        Some(now)
+    }
+
     /// Removes leaf entry `at` if it still is `now`.
     pub(crate) fn zap_leaf(&self, at: EntryRef, now: Spte) -> bool {
-        let entry = &self.env.table(at.page()).0[at.index()];
-        let mut now = now;
-        loop {
-            match entry.compare_exchange(now.0, 0, AcqRel, Acquire) {
-                Ok(_) => break,
-                // The hardware set D meanwhile: still the same mapping.
-                Err(other) if Spte(other).present() && Spte(other).hpa() == now.hpa() => {
-                    now = Spte(other);
-                }
-                Err(_) => return false,
-            }
-        }
+        let Some(now) = self.take(at, now) else { return false };
         if now.is_large() {
             // No table is in the block while such an entry is in the list.
             let gfn = self.env.guest_frame(now.hpa());
@@ -49,10 +50,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Removes link `at` if it still is `now`; a child without other links dies.
     pub(crate) fn zap_link(&self, at: EntryRef, now: Spte) {
-        let entry = &self.env.table(at.page()).0[at.index()];
-        if entry.compare_exchange(now.0, 0, AcqRel, Acquire).is_err() || !now.present() {
-            return;
-        }
+        let Some(now) = self.take(at, now).filter(|now| now.present()) else { return };
         let child = self.env.id(now.hpa());
         self.pages.get(child).parents.lock(&self.chunks).remove(at);
         self.env.flush_all();
@@ -62,10 +60,17 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// Ends page `id` if nothing links it, loads it or pins it. True if it died.
     pub(crate) fn kill_if_unused(&self, id: PageId) -> bool {
         let page = self.pages.get(id);
+        let kept = page.role().level() == 4 && self.pins.get(page.gfn());
+        !kept && self.kill(id)
+    }
+
+    /// Ends page `id` if nothing links it or loads it; a pin only says that it is worth keeping.
+    /// True if it died.
+    pub(crate) fn kill(&self, id: PageId) -> bool {
+        let page = self.pages.get(id);
         {
             let parents = page.parents.lock(&self.chunks);
-            let kept = page.role().level() == 4 && self.pins.get(page.gfn());
-            if kept || !parents.is_empty() || !page.die() {
+            if !parents.is_empty() || !page.die() {
                 return false;
             }
         }
@@ -119,6 +124,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return self.map.find_or_make(&self.pages, gfn, role, || ());
         }
         let found = self.map.find_or_make(&self.pages, gfn, role, || {
+            self.protected.clear(gfn);
             self.tables.set(gfn);
             self.add_table(gfn);
             self.env.show_table(gfn, true);

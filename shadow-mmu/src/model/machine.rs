@@ -13,7 +13,7 @@ use crate::{
     large,
     mmu::{Config, Mmu},
     page::{EntryRef, Role, ShadowPage},
-    primitive::Ordering::Relaxed,
+    primitive::{AtomicU64, Ordering::Relaxed},
     pte::{A, D, NX, P, PS, Spte, U, W},
     root::VcpuMmu,
     walk::Paging,
@@ -304,7 +304,10 @@ impl Machine {
             }
         }
         self.tlb.remove(&key);
-        let (entry, cached) = self.shadow(access.user, gva)?;
+        let mark = |entry: &AtomicU64| {
+            entry.fetch_or(A, Relaxed);
+        };
+        let (entry, cached) = self.shadow(access.user, gva, mark)?;
         if access.write && !cached.write || access.fetch && !cached.fetch {
             return None;
         }
@@ -317,8 +320,13 @@ impl Machine {
         Some(cached.gfn)
     }
 
-    /// Walks the shadow tables.
-    fn shadow(&self, user: bool, gva: Gva) -> Option<(EntryRef, Cached)> {
+    /// Walks the shadow tables; calls `visit` for each entry.
+    fn shadow(
+        &self,
+        user: bool,
+        gva: Gva,
+        visit: impl Fn(&AtomicU64),
+    ) -> Option<(EntryRef, Cached)> {
         let roots = self.vcpu.roots().unwrap();
         let mut page = if user { roots.umod } else { roots.smod };
         let (mut write, mut fetch) = (true, true);
@@ -328,7 +336,8 @@ impl Machine {
             if !entry.present() {
                 return None;
             }
-            assert!(entry.has(U | A), "the guest runs at CPL3");
+            assert!(entry.has(U), "the guest runs at CPL3");
+            visit(&self.world().table(page).0[index]);
             write &= entry.has(W);
             fetch &= !entry.has(NX);
             if level == 1 || entry.is_large() {
@@ -355,7 +364,7 @@ impl Machine {
         for &gva in self.addresses.iter().filter(|&&gva| flushed(gva)) {
             let truth = oracle::walk(self.world(), self.root, gva);
             for user in [false, true] {
-                let Some((_, shadow)) = self.shadow(user, gva) else { continue };
+                let Some((_, shadow)) = self.shadow(user, gva, |_| ()) else { continue };
                 let context = || -> String { std::format!("{gva:?} {shadow:?} {truth:?}") };
                 let truth = truth.unwrap_or_else(|| panic!("stale: {}", context()));
                 assert_eq!(shadow.gfn.0, truth.gfn, "stale frame: {}", context());
@@ -401,8 +410,12 @@ impl Machine {
             self.mmu.rmap(gfn).lock(&self.mmu.chunks).for_each(|at| {
                 let entry = Spte(self.world().table(at.page()).0[at.index()].load(Relaxed));
                 assert!(entry.present() && self.world().guest_frame(entry.hpa()) == gfn, "rmap");
-                assert!(!(entry.has(W) && self.mmu.protected.get(gfn)), "lost write protection");
+                let protected = self.mmu.tables.get(gfn) && self.mmu.protected.get(gfn);
+                assert!(!(entry.has(W) && protected), "lost write protection");
             });
+        }
+        for gfn in self.mmu.hot.tables() {
+            assert!(self.mmu.tables.get(gfn), "{gfn:?} is hot and no table");
         }
     }
 

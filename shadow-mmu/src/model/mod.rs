@@ -6,6 +6,7 @@
 //! it keeps each translation that the guest's tables have given since the last flush of that
 //! address. An access may use any of those, and nothing else.
 
+mod evicting;
 mod hot_tables;
 mod large_pages;
 mod log;
