@@ -71,3 +71,21 @@ fn ctrl_a_x_quits_and_lines_can_be_edited() {
     let ended = guest.end();
     assert_eq!(ended.said.status, 0, "{ended:?}");
 }
+
+/// A script on standard input is there before L1 has looked at its serial port.
+#[test]
+fn what_is_typed_ahead_waits_for_the_shell() {
+    const LINES: usize = 60;
+    let folder = Folder::new();
+    let initrd = folder.busybox();
+    let run = folder.run(&Kernel::Cloud.file()).initrd(&initrd);
+    let mut guest = run.append("console=hvc0 quiet").piped();
+    let script: String =
+        (0..LINES).map(|line| format!("echo \"line {line} of a\" script\n")).collect();
+    guest.send(&script);
+    for line in 0..LINES {
+        guest.expect(&format!("line {line} of a script\n"));
+    }
+    guest.send("poweroff\n");
+    guest.end().assert_powered_off();
+}

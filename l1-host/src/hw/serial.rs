@@ -2,6 +2,7 @@
 //! May: unsafe, port-io. Context: any.
 #![expect(unsafe_code, reason = "the driver wants to be told that the ports are ours")]
 
+use super::cpu;
 use arrayvec::ArrayVec;
 use spin::Mutex;
 use uart_16550::{Config, Uart16550, backend::PioBackend, spec::registers::IER};
@@ -13,9 +14,16 @@ pub struct Port(Mutex<Option<Open>>);
 #[derive(Debug)]
 struct Open {
     uart: Uart16550<PioBackend>,
-    /// What arrived before the port was set up, which drops it: a user may type ahead.
-    early: ArrayVec<u8, 16>,
+    /// What arrived before the port was set up, which drops it: a user may type ahead, or pipe
+    /// a script in.
+    early: ArrayVec<u8, EARLY>,
 }
+
+/// As much as a terminal's input queue holds.
+const EARLY: usize = 4096;
+/// TSC ticks without a byte after which nothing more is on its way, a tenth of a second or so: the
+/// machine below hands the next byte over when it finds the time.
+const QUIET: u64 = 300_000_000;
 
 /// COM1: the console of the first guest.
 pub static CONSOLE: Port = Port(Mutex::new(None));
@@ -30,7 +38,7 @@ impl Port {
         // SAFETY: COM1 and COM2 are at their fixed ports on every machine L1 supports, and each
         // is opened once, here.
         let Ok(mut uart) = (unsafe { Uart16550::new_port(base) }) else { return };
-        let early = core::iter::from_fn(|| uart.try_receive_byte().ok()).take(16).collect();
+        let early = drain(&mut uart);
         if uart.init(Config { interrupts: IER::empty(), ..Config::default() }).is_ok() {
             *self.0.lock() = Some(Open { uart, early });
         }
@@ -66,6 +74,24 @@ impl Port {
         // SAFETY: only the panicking CPU runs L1 code from here on.
         unsafe { self.0.force_unlock() }
     }
+}
+
+/// Takes everything that is there and on its way.
+fn drain(uart: &mut Uart16550<PioBackend>) -> ArrayVec<u8, EARLY> {
+    let mut early = ArrayVec::new();
+    let mut last = cpu::tsc();
+    while !early.is_full() {
+        match uart.try_receive_byte() {
+            Ok(byte) => {
+                early.push(byte);
+                last = cpu::tsc();
+            }
+            // Most users have nothing to say yet, and the machine starts at once.
+            Err(_) if early.is_empty() || cpu::tsc() - last > QUIET => break,
+            Err(_) => {}
+        }
+    }
+    early
 }
 
 /// Opens both ports.
