@@ -4,7 +4,7 @@ use crate::{
     accel,
     memory::{Size, parse_size},
 };
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::{path::PathBuf, str::FromStr};
 
 /// Runs paravirtual guests on machines that offer no VMX or SVM.
@@ -27,7 +27,14 @@ pub enum Command {
     Check(CheckArgs),
     /// Write an initial ramdisk (newc cpio); needs no root
     Initrd(InitrdArgs),
+    /// Run random programs against the shadow MMU and judge every access
+    #[command(after_help = STRESS_STATUS)]
+    MmuStress(MmuStressArgs),
 }
+
+const STRESS_STATUS: &str = "\
+Exit status: 0 every access was right, 1 a rule was broken (it is named), 2 impossible options.
+The rules are in docs/mmu-stress.md.";
 
 const RUN_STATUS: &str = "\
 Exit status:
@@ -144,6 +151,56 @@ pub struct InitrdArgs {
     /// Add everything in DIR, placed at the root
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: Vec<PathBuf>,
+}
+
+/// `roost mmu-stress`.
+#[derive(Debug, Args)]
+pub struct MmuStressArgs {
+    /// Seed of the first round; further rounds take the numbers that follow
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Run for this long
+    #[arg(long, value_name = "SECS", default_value_t = 10)]
+    pub seconds: u64,
+    /// vCPUs of all VMs together, each a thread [default: one per CPU]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// VMs that run side by side
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub vms: usize,
+    /// How the MMU learns of stores to tables [default: even seeds unsync, odd seeds notes]
+    #[arg(long, value_enum)]
+    pub mode: Option<StressMode>,
+    /// Steps of each vCPU in a round
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub steps: u64,
+    /// The MMU to stress
+    #[arg(long, value_enum, default_value_t = StressMmu::Roost)]
+    pub mmu: StressMmu,
+    /// Replay the round of --seed in one thread, and shrink it to the steps that matter
+    #[arg(long, conflicts_with = "seconds")]
+    pub replay: bool,
+    /// Write what was done and found to FILE as JSON
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+}
+
+/// How an MMU under stress learns of stores to tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StressMode {
+    /// The guest announces the stores it makes past its own mappings
+    Notes,
+    /// By its own means
+    Unsync,
+}
+
+/// MMUs that can be stressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StressMmu {
+    /// The one of this project
+    Roost,
+    /// The plain one that shows how to connect another
+    Simple,
 }
 
 /// One file to add to an initial ramdisk.

@@ -15,6 +15,7 @@ mod initrd;
 mod kernel;
 mod log;
 mod memory;
+mod mmu_stress;
 mod outcome;
 mod preflight;
 mod process;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(|outcome| outcome.status()),
         Command::Check(args) => check::check(&args).map(u8::from),
         Command::Initrd(args) => initrd::write(&args).map(|()| 0),
+        Command::MmuStress(args) => mmu_stress::run(&args).map(u8::from),
     };
     ExitCode::from(status.unwrap_or_else(|why| {
         eprintln!("roost: {why:#}");

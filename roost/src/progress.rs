@@ -14,6 +14,13 @@ pub fn bytes(title: &'static str, total: u64) -> ProgressBar {
     styled(ProgressBar::new(total), title, "{msg} {bar:30} {bytes}/{total_bytes}")
 }
 
+/// A bar for work that takes a set time, advanced in milliseconds; gone when finished.
+#[must_use]
+pub fn timed(title: &'static str, time: Duration) -> ProgressBar {
+    let total = time.as_millis().try_into().unwrap_or(u64::MAX);
+    styled(ProgressBar::new(total), title, "{bar:30} {percent}% {msg}")
+}
+
 /// A spinner for work of unknown length; gone when finished.
 #[must_use]
 pub fn spinner(title: &'static str) -> ProgressBar {

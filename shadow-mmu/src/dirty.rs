@@ -9,10 +9,10 @@ use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     hot::Bitmap,
     mmu::Mmu,
-};
-use core::sync::atomic::{
-    AtomicBool,
-    Ordering::{Acquire, Release},
+    primitive::{
+        AtomicBool,
+        Ordering::{Acquire, Release},
+    },
 };
 use pv_abi::addr::Gfn;
 
@@ -28,7 +28,7 @@ pub(crate) struct DirtyLog {
 
 impl DirtyLog {
     pub(crate) fn new(frames: u64) -> Self {
-        Self { on: false.into(), written: Bitmap::new(frames) }
+        Self { on: AtomicBool::new(false), written: Bitmap::new(frames) }
     }
 
     #[inline(always)]
@@ -61,13 +61,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         for list in self.blocks.all() {
             self.zap_list(list);
         }
-        let mut changed = false;
         for gfn in (0..self.config.frames).map(Gfn) {
-            changed |= self.write_protect(gfn);
+            let _ = self.write_protect(gfn);
         }
-        if changed {
-            self.env.flush_all();
-        }
+        self.env.flush_all();
     }
 
     /// Ends the log. Frames become writable again, and pages large, as they are used.
@@ -79,18 +76,20 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// m is frame `first + 64 * m + n`; `first` is a multiple of 64. When this returns, no write
     /// to such a frame is under way that the next call would not tell of.
     pub fn take_dirty_log(&self, first: Gfn, words: &mut [u64]) {
-        let mut changed = false;
+        let mut any = false;
         for (index, word) in words.iter_mut().enumerate() {
             let base = first.0 + index as u64 * FRAMES_PER_WORD;
             *word = self.log.written.take_word(Gfn(base));
             let mut bits = *word;
+            any |= bits != 0;
             while bits != 0 {
-                changed |= self.write_protect(Gfn(base + u64::from(bits.trailing_zeros())));
+                let _ = self.write_protect(Gfn(base + u64::from(bits.trailing_zeros())));
                 bits &= bits - 1;
             }
         }
-        // W is gone from the entries; now from the TLBs.
-        if changed {
+        // W is gone from the entries; now from the TLBs. Some may have it though no entry had: of a
+        // mapping that is gone, which the guest has not flushed everywhere yet.
+        if any {
             self.env.flush_all();
         }
     }

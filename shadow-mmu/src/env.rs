@@ -1,7 +1,7 @@
 //! The world as the shadow MMU sees it: three traits.
 //! May: nothing. Input: guest-controlled addresses.
 
-use crate::primitive::{AtomicU64, Ordering};
+use crate::primitive::{Entries, Ordering};
 use pv_abi::addr::{Gfn, Gpa, Hpa};
 
 /// Entries of a page table.
@@ -10,7 +10,7 @@ pub const ENTRIES: usize = 512;
 /// A shadow page table as the hardware sees it.
 #[derive(Debug)]
 #[repr(C, align(4096))]
-pub struct Table(pub [AtomicU64; ENTRIES]);
+pub struct Table(pub Entries);
 
 /// Guest-physical memory. Other vCPUs and devices change it at any time; nothing read here may be
 /// read a second time in the belief that it is the same.

@@ -10,8 +10,11 @@ use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     mmu::Mmu,
     page::{PageId, ShadowPage},
-    primitive::Ordering::{AcqRel, Acquire, Relaxed},
-    pte::{A, Spte},
+    primitive::{
+        Ordering::{AcqRel, Acquire, Relaxed},
+        spin_loop,
+    },
+    pte::{A, P, Spte},
 };
 
 /// One page in so many is made free at a time, so that the walk is paid for by many faults.
@@ -49,8 +52,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let mut used = false;
         page.parents.lock(&self.chunks).for_each(|at| {
             let entry = &self.env.table(at.page()).0[at.index()];
-            used |= Spte(entry.load(Acquire)).has(A);
-            entry.fetch_and(!A, AcqRel);
+            let now = Spte(entry.load(Acquire));
+            if now.has(P | A) {
+                used = true;
+                // It fails if the link goes, or is a token by now, which is none of our business.
+                let _ = entry.compare_exchange(now.0, now.0 & !A, AcqRel, Acquire);
+            }
         });
         used
     }
@@ -63,6 +70,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             parents.newest()
         } {
             let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
+            if !now.present() {
+                // A link that is being made: the reference goes if that fails.
+                spin_loop();
+            }
             self.zap_link(at, now);
         }
     }

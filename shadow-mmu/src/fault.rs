@@ -10,7 +10,7 @@ use crate::{
     map::Origin,
     mmu::Mmu,
     page::{EntryRef, Key, PageId, Role},
-    primitive::Ordering::Acquire,
+    primitive::{Ordering::Acquire, spin_loop},
     pte::{A, D, GuestPte, NX, P, PS, Spte, U, W},
     root::VcpuMmu,
     walk::{self, LEVELS, Walk},
@@ -130,7 +130,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                     vcpu.stats.mapped += 1;
                     return Outcome::Mapped;
                 }
-                Err(Failed::Retry) => {}
+                // Another vCPU was faster, or is in the middle of something.
+                Err(Failed::Retry) => spin_loop(),
                 Err(Failed::TooManyMappings(gfn)) => self.drop_mapping(gfn),
                 Err(Failed::NoMemory) => return Outcome::NoMemory,
             }
@@ -236,19 +237,22 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return Err(Failed::Retry);
         }
         if entry != Spte::ABSENT {
-            core::hint::spin_loop();
             return Err(Failed::Retry);
         }
         let (id, origin) = self.find_or_make(key.gfn(), key.role()).ok_or(Failed::NoMemory)?;
-        if origin == Origin::Found {
-            // I3: what was there may be older than the guest's table, and so may the tables it links.
-            if key.role().level() > 1 {
-                self.sync_hot(vcpu);
+        let (token, link) = (vcpu.token(), Spte::link(self.env.hpa(id), guest));
+        let linked = self.link_child(at, id, token, link, || {
+            // I3: what was there may be older than the guest's table, and so may the tables it
+            // links. Compared with the token in place: a flush of one address that comes later
+            // takes it away, and does not look at what is not linked.
+            if origin == Origin::Found {
+                if key.role().level() > 1 {
+                    self.sync_hot(vcpu);
+                }
+                self.sync_page(id);
             }
-            self.sync_page(id);
-        }
-        let link = Spte::link(self.env.hpa(id), guest);
-        let linked = self.link_child(at, id, vcpu.token(), link, || walk.still_true());
+            walk.still_true()
+        });
         if linked.is_err() {
             self.kill_if_unused(id);
         }

@@ -17,7 +17,13 @@ use arrayvec::ArrayVec;
 use pv_abi::addr::Gfn;
 
 /// Hot tables at most. Tests keep the list short, so that tables really become protected.
-pub(crate) const HOT: usize = if cfg!(test) { 4 } else { 32 };
+pub(crate) const HOT: usize = if cfg!(loom) {
+    2
+} else if cfg!(test) {
+    4
+} else {
+    32
+};
 
 /// Looks that find a table clean before it is protected. A look costs about 60 instructions, the
 /// fault that makes a table hot again about 1500.
@@ -29,78 +35,124 @@ struct Hot {
     gfn: Gfn,
     /// Looks since it was last found written.
     clean: u32,
+    /// vCPUs that have taken its D bits and not compared it yet.
+    pending: u32,
+    /// Tells this stay on the list from others.
+    stay: u32,
+}
+
+/// A table whose D bits were taken. Until [`HotList::done`] every look finds it written: a flush
+/// that comes second must not return before the stores that it stands for are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) gfn: Gfn,
+    stay: u32,
 }
 
 /// The hot tables, in no order.
-#[derive(Debug)]
-pub(crate) struct HotList(Mutex<ArrayVec<Hot, HOT>>);
+#[derive(Debug, Default)]
+struct List {
+    tables: ArrayVec<Hot, HOT>,
+    stays: u32,
+}
 
-pub(crate) type Tables = ArrayVec<Gfn, HOT>;
+impl List {
+    fn find(&mut self, gfn: Gfn) -> Option<&mut Hot> {
+        self.tables.iter_mut().find(|hot| hot.gfn == gfn)
+    }
+}
+
+impl Hot {
+    fn take(&mut self) -> Taken {
+        self.pending += 1;
+        Taken { gfn: self.gfn, stay: self.stay }
+    }
+}
+
+/// The list of hot tables.
+#[derive(Debug)]
+pub(crate) struct HotList(Mutex<List>);
 
 /// What a look at all hot tables found.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
-    /// Written since the last look.
-    pub(crate) written: Tables,
+    /// Written since the last look, or taken by somebody who is not done.
+    pub(crate) written: ArrayVec<Taken, HOT>,
     /// Clean for so long that they should be protected.
-    pub(crate) cold: Tables,
+    pub(crate) cold: ArrayVec<Gfn, HOT>,
 }
 
 impl HotList {
-    pub(crate) const fn new() -> Self {
-        Self(Mutex::new(ArrayVec::new_const()))
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(List::default()))
     }
 
-    /// Adds `gfn`, and calls `added` before anybody else sees the list.
+    /// Adds `gfn` if `wanted`, which is called before anybody else sees the list.
     ///
     /// # Errors
     /// The list is full: the table to protect first.
-    pub(crate) fn add(&self, gfn: Gfn, added: impl FnOnce()) -> Result<(), Gfn> {
+    pub(crate) fn add(&self, gfn: Gfn, wanted: impl FnOnce() -> bool) -> Result<(), Gfn> {
         let mut list = self.0.lock();
-        if !list.iter().any(|hot| hot.gfn == gfn) {
-            if list.is_full() {
-                let oldest = list.iter().max_by_key(|hot| hot.clean);
-                return oldest.map_or(Ok(()), |hot| Err(hot.gfn));
-            }
-            list.push(Hot { gfn, clean: 0 });
+        let listed = list.find(gfn).is_some();
+        if !listed && list.tables.is_full() {
+            let oldest = list.tables.iter().max_by_key(|hot| hot.clean);
+            return oldest.map_or(Ok(()), |hot| Err(hot.gfn));
         }
-        added();
+        if wanted() && !listed {
+            list.stays = list.stays.wrapping_add(1);
+            let stay = list.stays;
+            list.tables.push(Hot { gfn, clean: 0, pending: 0, stay });
+        }
         Ok(())
     }
 
-    /// Calls `then` if `gfn` is listed, before it can leave the list. True if it was.
-    pub(crate) fn while_listed(&self, gfn: Gfn, then: impl FnOnce()) -> bool {
-        let list = self.0.lock();
-        let listed = list.iter().any(|hot| hot.gfn == gfn);
-        if listed {
-            then();
-        }
-        listed
+    /// Calls `then` if `gfn` is listed, before it can leave the list. The caller takes the D bits.
+    pub(crate) fn take(&self, gfn: Gfn, then: impl FnOnce()) -> Option<Taken> {
+        let mut list = self.0.lock();
+        let taken = list.find(gfn)?.take();
+        then();
+        Some(taken)
     }
 
-    /// Drops `gfn` if `condition` holds.
+    /// All of `taken` have been compared.
+    pub(crate) fn done(&self, taken: &[Taken]) {
+        let mut list = self.0.lock();
+        for taken in taken {
+            if let Some(hot) = list.find(taken.gfn).filter(|hot| hot.stay == taken.stay) {
+                hot.pending -= 1;
+            }
+        }
+    }
+
+    /// Drops `gfn` if `condition` holds and nobody's compare is pending.
     pub(crate) fn remove_if(&self, gfn: Gfn, condition: impl FnOnce() -> bool) {
         let mut list = self.0.lock();
-        if let Some(index) = list.iter().position(|hot| hot.gfn == gfn)
+        let index = list.tables.iter().position(|hot| hot.gfn == gfn && hot.pending == 0);
+        if let Some(index) = index
             && condition()
         {
-            list.swap_remove(index);
+            list.tables.swap_remove(index);
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn tables(&self) -> Tables {
-        self.0.lock().iter().map(|hot| hot.gfn).collect()
+    /// Drops `gfn`.
+    pub(crate) fn remove(&self, gfn: Gfn) {
+        self.0.lock().tables.retain(|hot| hot.gfn != gfn);
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn tables(&self) -> ArrayVec<Gfn, HOT> {
+        self.0.lock().tables.iter().map(|hot| hot.gfn).collect()
     }
 
     /// Looks at every table and adds to `look`: `written` tells whether a table was written since
     /// it was last called.
     #[inline]
     pub(crate) fn look(&self, look: &mut Look, mut written: impl FnMut(Gfn) -> bool) {
-        for hot in self.0.lock().iter_mut() {
-            if written(hot.gfn) {
+        for hot in &mut self.0.lock().tables {
+            if written(hot.gfn) || hot.pending != 0 {
                 hot.clean = 0;
-                look.written.push(hot.gfn);
+                look.written.push(hot.take());
             } else {
                 hot.clean += 1;
                 if hot.clean >= PATIENCE {
@@ -150,13 +202,14 @@ impl Bitmap {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
     fn look(list: &HotList, written: impl FnMut(Gfn) -> bool) -> Look {
         let mut look = Look::default();
         list.look(&mut look, written);
+        list.done(&look.written);
         look
     }
 
@@ -164,30 +217,53 @@ mod tests {
     fn a_full_list_asks_for_room() {
         let list = HotList::new();
         for gfn in 0..HOT as u64 {
-            assert_eq!(list.add(Gfn(gfn), || ()), Ok(()));
+            assert_eq!(list.add(Gfn(gfn), || true), Ok(()));
         }
-        assert_eq!(list.add(Gfn(3), || ()), Ok(()), "already there");
+        assert_eq!(list.add(Gfn(3), || true), Ok(()), "already there");
         look(&list, |gfn| gfn != Gfn(1));
-        let mut called = false;
-        assert_eq!(list.add(Gfn(100), || called = true), Err(Gfn(1)), "the one clean for longest");
-        assert!(!called);
+        let room = list.add(Gfn(100), || panic!("there is no room"));
+        assert_eq!(room, Err(Gfn(1)), "the one clean for longest");
         list.remove_if(Gfn(1), || false);
-        assert_eq!(list.add(Gfn(100), || ()), Err(Gfn(1)), "still there");
+        assert_eq!(list.add(Gfn(100), || true), Err(Gfn(1)), "still there");
         list.remove_if(Gfn(1), || true);
-        assert_eq!(list.add(Gfn(100), || called = true), Ok(()));
-        assert!(called);
+        assert_eq!(list.add(Gfn(100), || false), Ok(()), "not wanted");
+        assert_eq!(list.add(Gfn(101), || true), Ok(()));
+        assert!(list.take(Gfn(100), || ()).is_none());
+        assert!(list.take(Gfn(101), || ()).is_some());
+    }
+
+    #[test]
+    fn what_was_taken_is_written_until_it_was_compared() {
+        let list = HotList::new();
+        list.add(Gfn(1), || true).unwrap();
+        let first = list.take(Gfn(1), || ()).unwrap();
+        let mut second = Look::default();
+        list.look(&mut second, |_| false);
+        assert_eq!(second.written[..], [first]);
+        list.remove_if(Gfn(1), || true);
+        list.done(&[first]);
+        assert_eq!(look(&list, |_| false).written[..], [first], "the second is not done");
+        list.done(&second.written);
+        assert!(look(&list, |_| false).written.is_empty());
+        list.remove(Gfn(1));
+        list.add(Gfn(1), || true).unwrap();
+        let mut third = Look::default();
+        list.look(&mut third, |_| true);
+        list.done(&[first]);
+        assert!(!look(&list, |_| false).written.is_empty(), "another stay");
     }
 
     #[test]
     fn patience_ends_for_clean_tables_only() {
         let list = HotList::new();
         for gfn in 0..2 {
-            assert_eq!(list.add(Gfn(gfn), || ()), Ok(()));
+            assert_eq!(list.add(Gfn(gfn), || true), Ok(()));
         }
         for _ in 1..PATIENCE {
             assert!(look(&list, |gfn| gfn == Gfn(0)).cold.is_empty());
         }
         let seen = look(&list, |gfn| gfn == Gfn(0));
-        assert_eq!((&seen.written[..], &seen.cold[..]), (&[Gfn(0)][..], &[Gfn(1)][..]));
+        assert_eq!(seen.written.iter().map(|taken| taken.gfn).collect::<Vec<_>>(), [Gfn(0)]);
+        assert_eq!(seen.cold[..], [Gfn(1)]);
     }
 }

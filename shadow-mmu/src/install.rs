@@ -2,7 +2,8 @@
 //! May: guest-memory. Context: run-loop. Input: guest-controlled.
 //!
 //! Each install follows rule I1: claim the absent entry with a token, read the guest's entries
-//! again, exchange the token for the entry. A flush that runs in between takes the token away, and
+//! again, exchange the token for the entry. A page that dies is first marked dead, then emptied:
+//! its end, too, comes before the second step and is seen, or after it and takes the token. A flush that runs in between takes the token away, and
 //! the fault starts over. Checking after the entry is in would be too late: another CPU may use it
 //! after its own flush has returned.
 
@@ -55,6 +56,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         };
         let installed = added.is_ok()
             && still_true()
+            && !self.pages.get(at.page()).is_dead()
             && entry.compare_exchange(token.0, link.0, AcqRel, Acquire).is_ok();
         if installed {
             return Ok(());
@@ -86,16 +88,18 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             vcpu.stats.fills += 1;
             return Ok(());
         }
-        self.change(vcpu, at, now, self.tame(gfn, value), walk)
+        self.change::<1>(vcpu, at, now, gfn, value, walk)
     }
 
-    /// Entry `at` is there already, as `now`.
+    /// Entry `at`, which is to become `value` and map the page at `LEVEL` that starts at `gfn`, is
+    /// there already, as `now`.
     #[cold]
-    pub(crate) fn change(
+    pub(crate) fn change<const LEVEL: u8>(
         &self,
         vcpu: &mut VcpuMmu,
         at: EntryRef,
         now: Spte,
+        gfn: Gfn,
         value: Spte,
         walk: &Walk<'_>,
     ) -> Result<(), Failed> {
@@ -106,22 +110,35 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             self.zap_leaf(at, now);
             return Err(Failed::Retry);
         }
-        // The same frame: permissions may change in place, what the hardware noted stays.
-        let next = Spte(value.0 | now.0 & D);
-        if next == now {
+        // The same frame: only permissions change, what the hardware noted stays.
+        let next = || self.permitted::<LEVEL>(gfn, value).map(|value| Spte(value.0 | now.0 & D));
+        if next() == Some(now) {
             vcpu.stats.spurious += 1;
             return Ok(());
         }
+        // The three steps again: the flush of a permission must find it, or prevent it. The lock
+        // hides the token from those who look for W and D.
         let entry = &self.env.table(at.page()).0[at.index()];
-        if !walk.still_true() || entry.compare_exchange(now.0, next.0, AcqRel, Acquire).is_err() {
+        let mut mappings = self.mappings(at, now).lock(&self.chunks);
+        let token = vcpu.token();
+        if entry.compare_exchange(now.0, token.0, AcqRel, Acquire).is_err() {
             return Err(Failed::Retry);
         }
-        Ok(())
+        let installed = next().is_some_and(|next| {
+            walk.still_true() && entry.compare_exchange(token.0, next.0, AcqRel, Acquire).is_ok()
+        });
+        if installed {
+            return Ok(());
+        }
+        let _ = entry.compare_exchange(token.0, 0, AcqRel, Acquire);
+        self.keep_dirty(gfn, now);
+        mappings.remove(at);
+        Err(Failed::Retry)
     }
 
     /// `value` as the state of `gfn` permits it: a frame that the log watches is not writable, nor
-    /// is a protected table, and D starts
-    /// out clear where somebody will look at it, on a page table.
+    /// is a protected table, and D starts out clear where somebody will look at it, on a page
+    /// table.
     #[inline(always)]
     pub(crate) fn tame(&self, gfn: Gfn, value: Spte) -> Spte {
         if !value.has(W) {
@@ -134,6 +151,18 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return value;
         }
         if self.protected.get(gfn) { Spte(value.0 & !(W | D)) } else { Spte(value.0 & !D) }
+    }
+
+    /// `value`, which maps the page at `LEVEL` that starts at `gfn`, as it may be installed now;
+    /// `None` if small entries are asked for meanwhile, or the host's frames are others.
+    #[inline(always)]
+    fn permitted<const LEVEL: u8>(&self, gfn: Gfn, value: Spte) -> Option<Spte> {
+        if LEVEL == 1 {
+            (self.env.host_frame(gfn) == Some(value.hpa())).then(|| self.tame(gfn, value))
+        } else {
+            let same = self.env.host_block(gfn, LEVEL) == Some(value.hpa());
+            (same && self.may_be_large(LEVEL, gfn)).then_some(value)
+        }
     }
 
     /// Puts `value`, which maps the page at `LEVEL` that starts at `gfn`, into the absent entry
@@ -150,7 +179,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         still_true: impl FnOnce() -> bool,
     ) -> Result<(), Failed> {
         let entry = &self.env.table(at.page()).0[at.index()];
-        self.pages.get(at.page()).mark_used(at.index());
+        let page = self.pages.get(at.page());
+        page.mark_used(at.index());
         let token = vcpu.token();
         if entry.compare_exchange(0, token.0, AcqRel, Acquire).is_err() {
             return Err(Failed::Retry);
@@ -159,11 +189,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let mut mappings = mappings.lock(&self.chunks);
         let result = match mappings.add(at) {
             Ok(()) => {
-                let value = if LEVEL == 1 { self.tame(gfn, value) } else { value };
-                if (LEVEL == 1 || self.may_be_large(LEVEL, gfn))
-                    && still_true()
-                    && entry.compare_exchange(token.0, value.0, AcqRel, Acquire).is_ok()
-                {
+                let installed = self.permitted::<LEVEL>(gfn, value).is_some_and(|value| {
+                    still_true()
+                        && !page.is_dead()
+                        && entry.compare_exchange(token.0, value.0, AcqRel, Acquire).is_ok()
+                });
+                if installed {
                     return Ok(());
                 }
                 mappings.remove(at);

@@ -16,6 +16,7 @@ use crate::{
     primitive::{
         AtomicU32,
         Ordering::{AcqRel, Acquire},
+        spin_loop,
     },
     pte::{A, GuestPte, NX, P, PS, Spte, U, W},
     refs::RefList,
@@ -112,9 +113,11 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             list.newest()
         } {
             let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
-            if !self.zap_leaf(at, now) {
-                core::hint::spin_loop();
+            if !now.present() {
+                // A permission is being changed: the reference goes if that fails.
+                spin_loop();
             }
+            self.zap_leaf(at, now);
             zapped = true;
         }
         if zapped {
@@ -163,7 +166,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             self.zap_link(at, now);
             return Err(Failed::Retry);
         } else {
-            self.change(vcpu, at, now, value, walk)?;
+            self.change::<LEVEL>(vcpu, at, now, gfn, value, walk)?;
         }
         Ok(true)
     }

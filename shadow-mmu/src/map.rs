@@ -9,6 +9,7 @@ use crate::{
     primitive::{Mutex, Ordering::Relaxed},
 };
 use arrayvec::ArrayVec;
+use core::array;
 use hashbrown::HashMap;
 use pv_abi::addr::Gfn;
 use rustc_hash::FxBuildHasher;
@@ -41,7 +42,7 @@ fn key(gfn: Gfn, role: Role) -> u64 {
 
 impl PageMap {
     pub(crate) fn new() -> Self {
-        Self { shards: [const { Mutex::new(Shard::with_hasher(FxBuildHasher)) }; SHARDS] }
+        Self { shards: array::from_fn(|_| Mutex::new(Shard::default())) }
     }
 
     fn shard(&self, key: u64) -> &Mutex<Shard> {
@@ -49,13 +50,15 @@ impl PageMap {
     }
 
     /// The live page for `gfn` in `role`, made if there is none; `None` when pages ran out.
-    /// `first` is called before a page is made for a frame that had none.
+    /// `first` is called when a page is made for a frame that had none, and `fill` when one is
+    /// made at all, before anybody can see it.
     pub(crate) fn find_or_make(
         &self,
         pages: &Pages,
         gfn: Gfn,
         role: Role,
         first: impl FnOnce(),
+        fill: impl FnOnce(PageId),
     ) -> Option<(PageId, Origin)> {
         let key = key(gfn, role);
         let mut shard = self.shard(key).lock();
@@ -68,7 +71,7 @@ impl PageMap {
             }
             id = page.next.load(Relaxed);
         }
-        let made = pages.alloc(gfn, role)?;
+        let made = pages.alloc(gfn, role, fill)?;
         pages.get(made).next.store(head, Relaxed);
         shard.insert(key, made);
         if head == NONE {

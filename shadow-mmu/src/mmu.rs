@@ -8,12 +8,15 @@ use crate::{
     large::Blocks,
     map::PageMap,
     page::{PageId, Pages},
-    primitive::{AtomicU32, AtomicU64, Mutex, Ordering::Relaxed},
+    primitive::{
+        AtomicBool, AtomicU32, AtomicU64, Mutex,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
     refs::{Chunks, RefList},
     walk::Paging,
 };
 use alloc::{boxed::Box, vec::Vec};
-use core::{ops::Range, sync::atomic::AtomicBool};
+use core::ops::Range;
 use pv_abi::addr::{Gfn, Gva};
 
 /// How a VM wants its MMU.
@@ -120,7 +123,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             protected: Bitmap::new(frames),
             hot: HotList::new(),
             pins: Bitmap::new(frames),
-            notes: false.into(),
+            notes: AtomicBool::new(false),
             upper_slots: [AtomicU32::new(start as u32), AtomicU32::new(end as u32)],
             retired: Mutex::new(Vec::with_capacity(capacity as usize)),
             hand: AtomicU32::new(0),
@@ -199,12 +202,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// A quiescent point: vCPU `vcpu` is about to run the guest, its stale translations gone.
     #[inline]
     pub fn entering(&self, vcpu: usize) {
-        self.seen[vcpu].store(self.epoch.load(Relaxed), Relaxed);
+        self.seen[vcpu].store(self.epoch.load(Acquire), Release);
     }
 
     /// vCPU `vcpu` stops running for a while: nothing waits for it.
     pub fn idle(&self, vcpu: usize) {
-        self.seen[vcpu].store(IDLE, Relaxed);
+        self.seen[vcpu].store(IDLE, Release);
     }
 
     /// Frees what every vCPU has passed by. Cheap when nothing is retired.
@@ -214,8 +217,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return;
         }
         // What is retired from here on waits for entries that happen from here on.
-        self.epoch.fetch_add(1, Relaxed);
-        let passed = self.seen.iter().map(|seen| seen.load(Relaxed)).min().unwrap_or(IDLE);
+        self.epoch.fetch_add(1, AcqRel);
+        let passed = self.seen.iter().map(|seen| seen.load(Acquire)).min().unwrap_or(IDLE);
         retired.retain(|&(epoch, id)| {
             if epoch < passed {
                 self.pages.free(id);

@@ -225,8 +225,9 @@ impl Pages {
         self.free.lock().count
     }
 
-    /// Takes a free page for `gfn` in `role`; its table is all zero.
-    pub(crate) fn alloc(&self, gfn: Gfn, role: Role) -> Option<PageId> {
+    /// Takes a free page for `gfn` in `role`; its table is all zero but for what `fill` puts
+    /// there. A vCPU that remembers the number may use the page as soon as it is not dead.
+    pub(crate) fn alloc(&self, gfn: Gfn, role: Role, fill: impl FnOnce(PageId)) -> Option<PageId> {
         let id = {
             let mut free = self.free.lock();
             let id = free.head;
@@ -240,6 +241,7 @@ impl Pages {
         let page = self.get(id);
         page.key.store(Key::new(gfn, role).0, Relaxed);
         page.next.store(NONE, Relaxed);
+        fill(id);
         page.state.store(0, Release);
         Some(id)
     }
@@ -253,4 +255,5 @@ impl Pages {
     }
 }
 
+#[cfg(not(all(test, loom)))]
 const _: () = assert!(size_of::<ShadowPage>() == 64);

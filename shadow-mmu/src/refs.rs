@@ -10,9 +10,11 @@ use crate::{
     primitive::{
         AtomicU32, AtomicU64, Mutex,
         Ordering::{Acquire, Relaxed, Release},
+        spin_loop,
     },
 };
 use alloc::{boxed::Box, vec::Vec};
+use core::array;
 
 const LOCK: u64 = 1;
 const CHAIN: u64 = 2;
@@ -63,7 +65,7 @@ impl Chunks {
             .map(|id| Chunk {
                 next: AtomicU32::new(if id + 1 == capacity { NO_CHUNK } else { id + 1 }),
                 len: AtomicU32::new(0),
-                refs: [const { AtomicU64::new(0) }; PER_CHUNK],
+                refs: array::from_fn(|_| AtomicU64::new(0)),
             })
             .collect();
         let head = if capacity == 0 { NO_CHUNK } else { 0 };
@@ -99,7 +101,7 @@ pub(crate) struct Locked<'a> {
 }
 
 impl RefList {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { first: AtomicU64::new(0), second: AtomicU64::new(0) }
     }
 
@@ -110,7 +112,7 @@ impl RefList {
             if self.first.compare_exchange_weak(word, word | LOCK, Acquire, Relaxed).is_ok() {
                 return Locked { list: self, chunks, word };
             }
-            core::hint::spin_loop();
+            spin_loop();
         }
     }
 }
@@ -283,7 +285,7 @@ impl<'a> Locked<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

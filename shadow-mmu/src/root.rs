@@ -11,7 +11,10 @@ use crate::{
     map::Origin,
     mmu::{Mmu, Stats},
     page::{EntryRef, Key, PageId, Role},
-    primitive::Ordering::{Acquire, Relaxed},
+    primitive::{
+        Ordering::{Acquire, Relaxed},
+        spin_loop,
+    },
     pte::{A, GuestPte, P, Spte},
 };
 use pv_abi::addr::{Gfn, Hpa};
@@ -123,9 +126,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             if let Some(previous) = previous {
                 self.copy_upper_half(vcpu, previous, roots);
             }
-        } else if flush {
-            self.sync_unpinned(roots);
         }
+        // With or without flush, for a flush of all spaces has not looked at this one; and even
+        // where the supervisor root was made, the user root may have been found.
+        self.sync_unpinned(roots);
         if let Some(previous) = previous {
             self.unload(previous);
         }
@@ -195,23 +199,22 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     fn find_root(&self, gfn: Gfn, user: bool) -> Result<(PageId, Origin), RootError> {
         let role = self.root_role(user);
         loop {
-            let (id, origin) = self.find_or_make(gfn, role).ok_or(RootError::NoMemory)?;
-            let page = self.pages.get(id);
-            if !page.load() {
-                // It died since it was found, and leaves the map in a moment.
-                core::hint::spin_loop();
-                continue;
+            let found = self.find_or_make(gfn, role).ok_or(RootError::NoMemory)?;
+            if self.hold(found.0, gfn, user) {
+                return Ok(found);
             }
-            if origin == Origin::Made {
-                let table = self.env.table(id);
-                for &(slot, entry, in_user_root) in &self.config.fixed {
-                    if in_user_root || !user {
-                        page.mark_used(slot);
-                        table.0[slot].store(entry, Relaxed);
-                    }
-                }
+            // It died since it was found, and leaves the map in a moment.
+            spin_loop();
+        }
+    }
+
+    /// Puts L1's own entries into a new root.
+    pub(crate) fn fill_fixed(&self, id: PageId, role: Role) {
+        for &(slot, entry, in_user_root) in &self.config.fixed {
+            if in_user_root || !role.contains(Role::USER_ONLY) {
+                self.pages.get(id).mark_used(slot);
+                self.env.table(id).0[slot].store(entry, Relaxed);
             }
-            return Ok((id, origin));
         }
     }
 

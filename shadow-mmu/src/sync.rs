@@ -7,7 +7,10 @@ use crate::{
     hot::Look,
     mmu::Mmu,
     page::{EntryRef, PageId, Role},
-    primitive::Ordering::{AcqRel, Acquire},
+    primitive::{
+        Ordering::{AcqRel, Acquire, SeqCst},
+        fence, spin_loop,
+    },
     pte::{A, D, GuestPte, NX, P, PS, Spte, U, W},
     root::{Roots, VcpuMmu},
 };
@@ -34,7 +37,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
-    /// Where the mapping is the same, permissions follow in place; where it is not, the entry
+    /// Where the mapping is the same, permissions are taken away in place; where it is not, the entry
     /// goes. An entry whose guest A bit is clear goes too, so that the next access sets it (F5).
     #[inline]
     fn sync_leaf(&self, at: EntryRef, now: Spte, role: Role, guest: GuestPte) {
@@ -47,10 +50,11 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             self.zap_leaf(at, now);
             return;
         }
-        let want = self.tame(guest.gfn(), leaf_value(role, guest, now.hpa()));
-        if (want.0 ^ now.0) & (W | NX) != 0 {
+        // Only taken away: what is given takes the three steps of an install, and a fault.
+        let want = leaf_value(role, guest, now.hpa());
+        let next = now.0 & (want.0 | !W) | want.0 & NX;
+        if next != now.0 {
             let entry = &self.env.table(at.page()).0[at.index()];
-            let next = want.0 | now.0 & D;
             if entry.compare_exchange(now.0, next, AcqRel, Acquire).is_err() {
                 self.zap_leaf(at, Spte(entry.load(Acquire)));
             }
@@ -121,9 +125,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             // compare.
             self.env.flush_all();
         }
-        for &gfn in &look.written {
+        for taken in &look.written {
             vcpu.stats.synced += 1;
-            self.sync_table(gfn);
+            self.sync_table(taken.gfn);
+        }
+        if !look.written.is_empty() {
+            self.hot.done(&look.written);
         }
         for &gfn in &look.cold {
             vcpu.stats.protected += 1;
@@ -150,6 +157,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// L1 itself has written to `gfn` on the guest's behalf, past every mapping.
     pub fn wrote(&self, gfn: Gfn) {
+        // The store comes before the look at the bitmap, as for the shim's notes.
+        fence(SeqCst);
         self.log.wrote(gfn);
         if self.tables.get(gfn) {
             self.written.set(gfn);
@@ -159,10 +168,18 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
-    /// Lists `gfn` among the hot tables, unprotected.
+    /// Lists `gfn` among the hot tables, unprotected, if it still is a table.
     pub(crate) fn make_hot(&self, gfn: Gfn) {
-        while let Err(other) = self.hot.add(gfn, || self.protected.clear(gfn)) {
+        let unprotect = || {
+            let table = self.tables.get(gfn);
+            if table {
+                self.protected.clear(gfn);
+            }
+            table
+        };
+        while let Err(other) = self.hot.add(gfn, unprotect) {
             self.cool(other);
+            spin_loop();
         }
         if !self.tables.get(gfn) {
             // It lost its last page meanwhile, perhaps to what cooling down another one synced.
@@ -173,15 +190,16 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// Protects hot table `gfn` and looks at it a last time. It leaves the list only then, so
     /// that no flush misses what was written before.
     pub(crate) fn cool(&self, gfn: Gfn) {
-        if !self.hot.while_listed(gfn, || self.protected.set(gfn)) {
-            return;
-        }
+        let Some(taken) = self.hot.take(gfn, || self.protected.set(gfn)) else { return };
         if self.write_protect(gfn) {
             self.env.flush_all();
         }
         if self.take_dirty(gfn) {
+            // As in `sync_hot`: the entry may be newer than our flush, and its store not done.
+            self.env.flush_all();
             self.sync_table(gfn);
         }
+        self.hot.done(&[taken]);
         self.hot.remove_if(gfn, || self.protected.get(gfn));
     }
 
@@ -275,7 +293,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     pub fn notes_lost(&self) {
         for id in 0..self.pages.capacity() {
             let page = self.pages.get(id);
-            if !page.is_dead() && page.role().level() == 4 {
+            // Not only roots: a table below may be linked anew before its last link is gone.
+            if !page.is_dead() && page.role().level() > 1 {
                 self.clear_entries(id, 0..512);
             }
         }

@@ -123,6 +123,7 @@ impl Tags {
 mod tests {
     use super::*;
     use core::cell::RefCell;
+    use proptest::prelude::*;
     use std::{collections::HashMap, vec::Vec};
 
     /// A TLB that never evicts: (tag, address) to whatever was true when it was filled.
@@ -190,6 +191,97 @@ mod tests {
         tags.flush_address(&model, Gva(KERNEL));
         assert_eq!(run(&mut tags, &model, 1, 4)[1], 4);
         assert_eq!(run(&mut tags, &model, 2, 5)[1], 5, "kernels share their half");
+    }
+
+    /// What a guest with more address spaces than slots may do.
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        /// Run in an address space and access one address in either half.
+        Run(u64),
+        /// Map both addresses of an address space elsewhere.
+        Change(u64),
+        FlushAll,
+        FlushCurrent,
+        FlushAddress(u64),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let root = 0..2 * SLOTS as u64 + 7;
+        prop_oneof![
+            8 => root.clone().prop_map(Op::Run),
+            4 => root.prop_map(Op::Change),
+            1 => Just(Op::FlushAll),
+            2 => Just(Op::FlushCurrent),
+            2 => prop_oneof![Just(USER), Just(KERNEL)].prop_map(Op::FlushAddress),
+        ]
+    }
+
+    /// Every translation of an address in an address space since it was last flushed there.
+    #[derive(Default)]
+    struct Allowed(HashMap<(u64, u64), Vec<u64>>);
+
+    impl Allowed {
+        fn of(&mut self, root: u64, gva: u64) -> &mut Vec<u64> {
+            self.0.entry((root, gva)).or_insert_with(|| std::vec![root])
+        }
+
+        fn change(&mut self, root: u64, truth: u64) {
+            for gva in [USER, KERNEL] {
+                self.of(root, gva).push(truth);
+            }
+        }
+
+        fn flush(&mut self, of: impl Fn(u64, u64) -> bool) {
+            for (&(root, gva), truths) in &mut self.0 {
+                if of(root, gva) {
+                    truths.drain(..truths.len() - 1);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// However slots are taken over, an access finds a translation of its own address space,
+        /// and none that was flushed.
+        #[test]
+        fn a_tag_never_serves_another(
+            enabled: bool,
+            ops in prop::collection::vec(op(), 0..400),
+        ) {
+            let (mut tags, model) = (Tags::new(enabled), Model::default());
+            let (mut allowed, mut current) = (Allowed::default(), 0);
+            run(&mut tags, &model, current, current);
+            for (number, op) in ops.into_iter().enumerate() {
+                match op {
+                    Op::Run(root) => {
+                        current = root;
+                        tags.select(Gfn(root));
+                        let pair = tags.prepare(&model, Hpa(0x1000), Hpa(0x2000));
+                        for (cr3, gva) in [(pair.umod, USER), (pair.smod, KERNEL)] {
+                            let truths = allowed.of(root, gva);
+                            let found = model.access(cr3, gva, *truths.last().unwrap());
+                            prop_assert!(truths.contains(&found), "{root} finds {found}: {truths:?}");
+                        }
+                    }
+                    Op::Change(root) => allowed.change(root, 1000 + number as u64),
+                    Op::FlushAll => {
+                        tags.flush_all();
+                        allowed.flush(|_, _| true);
+                    }
+                    Op::FlushCurrent => {
+                        tags.flush_current();
+                        allowed.flush(|root, _| root == current);
+                    }
+                    Op::FlushAddress(gva) => {
+                        tags.flush_address(&model, Gva(gva));
+                        // Kernels share their half.
+                        allowed.flush(|root, other| {
+                            other == gva && (root == current || gva == KERNEL)
+                        });
+                    }
+                }
+            }
+        }
     }
 
     #[test]

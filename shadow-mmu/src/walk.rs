@@ -61,17 +61,19 @@ impl Walk<'_> {
         Gfn((self.entry(self.leaf).gfn().0 & !(pages - 1)) | (gva.0 >> 12 & (pages - 1)))
     }
 
-    /// True if every entry still reads as walked, A and D aside.
+    /// True if every entry still reads as walked, or has got A or D since. One that lost them, and
+    /// was flushed, must be marked again.
     #[inline(always)]
     #[must_use]
     pub fn still_true(&self) -> bool {
         let mut difference = 0;
         for (slot, entry) in self.slots.iter().zip(self.entries) {
             if let Some(slot) = slot {
-                difference |= slot.load(Acquire) ^ entry.0;
+                let now = slot.load(Acquire);
+                difference |= (now ^ entry.0) & !(A | D) | entry.0 & !now;
             }
         }
-        difference & !(A | D) == 0
+        difference == 0
     }
 }
 

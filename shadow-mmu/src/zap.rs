@@ -12,45 +12,80 @@ use crate::{
     page::{EntryRef, PageId, Role},
     primitive::Ordering::{AcqRel, Acquire, Relaxed},
     pte::{D, Spte, W},
+    refs::RefList,
 };
 use core::ops::Range;
 use pv_abi::addr::Gfn;
 
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
-    /// Exchanges entry `at` for nothing if it still is `now`, or leads where `now` does: the hardware
-    /// sets A and D at any time, and permissions may have followed. The entry as it was in the end.
+    /// Exchanges entry `at`, which is present, for nothing if it still is `now`, or leads where `now`
+    /// does: the hardware sets A and D at any time, and permissions may have followed. The entry as
+    /// it was in the end.
     fn take(&self, at: EntryRef, mut now: Spte) -> Option<Spte> {
         let entry = &self.env.table(at.page()).0[at.index()];
         while let Err(other) = entry.compare_exchange(now.0, 0, AcqRel, Acquire) {
             let other = Spte(other);
-            let same = now.present() && other.present() && other.hpa() == now.hpa();
+            let same = other.present() && other.hpa() == now.hpa();
             now = same.then_some(other)?;
         }
         Some(now)
     }
 
-    /// Removes leaf entry `at` if it still is `now`.
-    pub(crate) fn zap_leaf(&self, at: EntryRef, now: Spte) -> bool {
-        let Some(now) = self.take(at, now) else { return false };
-        if now.is_large() {
-            // No table is in the block while such an entry is in the list.
-            let gfn = self.env.guest_frame(now.hpa());
-            let level = self.pages.get(at.page()).role().level();
-            self.blocks.mappings(level, gfn).lock(&self.chunks).remove(at);
-        } else if now.present() {
-            let gfn = self.env.guest_frame(now.hpa());
-            let mut rmap = self.rmap(gfn).lock(&self.chunks);
-            if now.has(D) && self.tables.get(gfn) {
-                self.written.set(gfn);
-            }
-            rmap.remove(at);
+    /// Takes the token away that `at` had when it was `now`. If it was too late for that, the entry
+    /// that the install has put there, which counts as the token (rule I2); `now` if that is none.
+    fn cancel(&self, at: EntryRef, now: Spte) -> Option<Spte> {
+        if now.present() {
+            return Some(now);
         }
-        true
+        let entry = &self.env.table(at.page()).0[at.index()];
+        let now = entry.compare_exchange(now.0, 0, AcqRel, Acquire).err().map(Spte)?;
+        now.present().then_some(now)
     }
 
-    /// Removes link `at` if it still is `now`; a child without other links dies.
+    /// Removes leaf entry `at` if it still is `now`, or what an install has made of that.
+    pub(crate) fn zap_leaf(&self, at: EntryRef, now: Spte) {
+        let Some(now) = self.cancel(at, now) else { return };
+        let gfn = self.env.guest_frame(now.hpa());
+        // Locked before the entry goes: under the lock the list names exactly the entries that map
+        // the frame, and no D bit is on its way from an entry to `written`.
+        let mut mappings = self.mappings(at, now).lock(&self.chunks);
+        if let Some(now) = self.take(at, now) {
+            self.keep_dirty(gfn, now);
+            mappings.remove(at);
+        }
+    }
+
+    /// References to the entries that map what `at`, which is `now`, maps.
+    pub(crate) fn mappings(&self, at: EntryRef, now: Spte) -> &RefList {
+        let gfn = self.env.guest_frame(now.hpa());
+        if now.is_large() {
+            self.blocks.mappings(self.pages.get(at.page()).role().level(), gfn)
+        } else {
+            self.rmap(gfn)
+        }
+    }
+
+    /// Entry `now`, which maps `gfn`, goes: what its D bit says of a table is kept.
+    pub(crate) fn keep_dirty(&self, gfn: Gfn, now: Spte) {
+        // No table is in a block that a large entry maps.
+        if now.has(D) && !now.is_large() && self.tables.get(gfn) {
+            // TLBs that have it dirty write on, and no D bit shows it any more.
+            self.env.flush_all();
+            self.written.set(gfn);
+        }
+    }
+
+    /// Removes link `at` if it still is `now`, or what an install has made of that; a child
+    /// without other links dies.
     pub(crate) fn zap_link(&self, at: EntryRef, now: Spte) {
-        let Some(now) = self.take(at, now).filter(|now| now.present()) else { return };
+        let Some(now) = self.cancel(at, now) else { return };
+        if now.is_large() {
+            self.zap_leaf(at, now);
+            return;
+        }
+        if self.take(at, now).is_none() {
+            return;
+        }
         let child = self.env.id(now.hpa());
         self.pages.get(child).parents.lock(&self.chunks).remove(at);
         self.env.flush_all();
@@ -121,14 +156,22 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// hot or protected from before the first entry.
     pub(crate) fn find_or_make(&self, gfn: Gfn, role: Role) -> Option<(PageId, Origin)> {
         if role.contains(Role::DIRECT) {
-            return self.map.find_or_make(&self.pages, gfn, role, || ());
+            return self.map.find_or_make(&self.pages, gfn, role, || (), |_| ());
         }
-        let found = self.map.find_or_make(&self.pages, gfn, role, || {
+        let first = || {
             self.protected.clear(gfn);
             self.tables.set(gfn);
+            // Entries that are gone may still be in TLBs, and dirty there.
+            self.env.flush_all();
             self.add_table(gfn);
             self.env.show_table(gfn, true);
-        })?;
+        };
+        let fill = |id| {
+            if role.level() == 4 {
+                self.fill_fixed(id, role);
+            }
+        };
+        let found = self.map.find_or_make(&self.pages, gfn, role, first, fill)?;
         if !self.protected.get(gfn) {
             self.make_hot(gfn);
         }
@@ -140,7 +183,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         self.tables.clear(gfn);
         self.blocks.remove_table(gfn);
         self.env.show_table(gfn, false);
-        self.hot.remove_if(gfn, || true);
+        self.hot.remove(gfn);
         self.protected.clear(gfn);
         self.written.clear(gfn);
     }
@@ -161,7 +204,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         changed
     }
 
-    /// Removes every mapping of `gfn`, before its host frame changes or goes.
+    /// Removes every mapping of `gfn`, whose host frame changes or goes. The environment names the
+    /// new one, or none, from before the call; [`GuestMemory::guest_frame`] knows the old one until
+    /// it returns.
     pub fn zap_frame(&self, gfn: Gfn) {
         self.zap_list(self.rmap(gfn));
         self.zap_large(gfn);

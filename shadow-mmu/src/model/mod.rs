@@ -6,14 +6,26 @@
 //! it keeps each translation that the guest's tables have given since the last flush of that
 //! address. An access may use any of those, and nothing else.
 
+#[cfg(not(loom))]
 mod evicting;
+#[cfg(not(loom))]
 mod hot_tables;
+#[cfg(not(loom))]
 mod large_pages;
+#[cfg(not(loom))]
 mod log;
+#[cfg(loom)]
+pub(crate) mod loom;
+#[cfg(not(loom))]
 mod machine;
+#[cfg(not(loom))]
 mod oracle;
+#[cfg(not(loom))]
 mod permissions;
+#[cfg(not(loom))]
 mod random;
+#[cfg(not(loom))]
 mod world;
 
+#[cfg(not(loom))]
 use world::World;
