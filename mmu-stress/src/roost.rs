@@ -127,12 +127,16 @@ impl ShadowMmu for Roost {
     }
 
     fn fault(&self, vcpu: &mut VcpuMmu, gva: Gva, access: Access) -> Outcome {
-        let access = shadow_mmu::Access {
-            write: access.kind == Kind::Write,
-            fetch: access.kind == Kind::Fetch,
-            user: access.mode == Mode::User,
+        let kind = match access.kind {
+            Kind::Read => shadow_mmu::Access::READ,
+            Kind::Write => shadow_mmu::Access::WRITE,
+            Kind::Fetch => shadow_mmu::Access::FETCH,
         };
-        match self.mmu.fault(vcpu, gva, access) {
+        let mode = match access.mode {
+            Mode::User => shadow_mmu::Access::USER,
+            Mode::Supervisor => shadow_mmu::Access::empty(),
+        };
+        match self.mmu.fault(vcpu, gva, kind | mode) {
             shadow_mmu::Outcome::Mapped => Outcome::Mapped,
             shadow_mmu::Outcome::Reflect(code) => Outcome::Reflect(code),
             shadow_mmu::Outcome::Mmio(gpa) => Outcome::Mmio(gpa),

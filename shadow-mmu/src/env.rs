@@ -51,6 +51,12 @@ pub trait TablePool {
     /// The table in frame `id`.
     fn table(&self, id: u32) -> &Table;
 
+    /// The table at `hpa`, which [`TablePool::hpa`] gave.
+    #[inline(always)]
+    fn linked(&self, hpa: Hpa) -> &Table {
+        self.table(self.id(hpa))
+    }
+
     /// Host-physical address of frame `id`.
     fn hpa(&self, id: u32) -> Hpa;
 

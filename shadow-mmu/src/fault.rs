@@ -1,8 +1,9 @@
 //! Resolves a guest page fault against the shadow tables.
 //! May: guest-memory, take-frame. Context: run-loop. Input: guest-controlled.
 //!
-//! The way of a fault: walk the guest's tables; go down the shadow tables, linking those that are
-//! missing; install the leaf (`install.rs`); look at its neighbours.
+//! The way of a fault: go down the shadow tables (`path.rs`); where that does not do, walk the
+//! guest's tables, and go down the shadow tables again, linking those that are missing; install
+//! the leaf (`install.rs`); look at its neighbours.
 
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
@@ -10,41 +11,60 @@ use crate::{
     map::Origin,
     mmu::Mmu,
     page::{EntryRef, Key, PageId, Role},
+    path::{Leaf, Path},
     primitive::{Ordering::Acquire, spin_loop},
     pte::{A, D, GuestPte, NX, P, PS, Spte, U, W},
-    root::VcpuMmu,
-    walk::{self, LEVELS, Walk},
+    root::{Roots, VcpuMmu},
+    walk::{self, Denied, LEVELS, Step, Walk},
 };
 use pv_abi::{
     addr::{Gfn, Gpa, Gva, Hpa},
     event::pf,
 };
 
-/// What the guest tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// It was a write.
-    pub write: bool,
-    /// It was an instruction fetch.
-    pub fetch: bool,
-    /// The guest was in user mode.
-    pub user: bool,
+bitflags::bitflags! {
+    /// What the guest tried. The bits are those of a #PF's error code, and W and U also those that a
+    /// page-table entry needs.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Access: u64 {
+        /// A write.
+        const WRITE = pf::WRITE;
+        /// In user mode.
+        const USER = pf::USER;
+        /// An instruction fetch.
+        const FETCH = pf::FETCH;
+    }
 }
 
+const _: () = assert!(pf::WRITE == W && pf::USER == U);
+
 impl Access {
-    /// From the hardware's error code and the guest's mode. The code's own U bit says nothing:
-    /// the guest runs at CPL3 in both modes.
+    /// Neither a write nor a fetch.
+    pub const READ: Self = Self::empty();
+
+    /// From the hardware's error code. Its U bit says nothing of the guest's mode: the guest runs
+    /// at CPL3 in both.
     #[must_use]
-    pub const fn new(error: u64, user: bool) -> Self {
-        Self { write: error & pf::WRITE != 0, fetch: error & pf::FETCH != 0, user }
+    pub const fn from_error(code: u64) -> Self {
+        Self::from_bits_truncate(code).difference(Self::USER)
     }
 
-    /// The bits of an error code that describe the access.
-    #[must_use]
-    pub const fn error_bits(self) -> u64 {
-        (if self.write { pf::WRITE } else { 0 })
-            | (if self.user { pf::USER } else { 0 })
-            | (if self.fetch { pf::FETCH } else { 0 })
+    /// The bits that every entry on the way must have.
+    #[inline(always)]
+    pub(crate) const fn needed(self) -> u64 {
+        P | self.bits() & (W | U)
+    }
+
+    /// The bits that no entry on the way may have, SMEP aside.
+    #[inline(always)]
+    pub(crate) const fn never(self) -> u64 {
+        if self.contains(Self::FETCH) { NX } else { 0 }
+    }
+
+    /// The D bit, for a write.
+    #[inline(always)]
+    pub(crate) const fn dirties(self) -> u64 {
+        if self.contains(Self::WRITE) { D } else { 0 }
     }
 }
 
@@ -91,50 +111,129 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         self.resolve(vcpu, gva, access, Around::No)
     }
 
-    #[inline(always)]
+    // A function of its own: inlined into an exit handler it would run out of registers.
+    #[inline(never)]
     fn resolve(&self, vcpu: &mut VcpuMmu, gva: Gva, access: Access, around: Around) -> Outcome {
         let roots = vcpu.roots.expect("a running vCPU has a root");
         if !self.is_legal(gva) {
-            vcpu.stats.reflected += 1;
-            return Outcome::Reflect(access.error_bits());
+            let outcome = Outcome::Reflect(access.bits());
+            vcpu.stats.resolved(outcome);
+            return outcome;
         }
+        let outcome = match self.attempt(vcpu, roots, gva, access, around) {
+            Ok(outcome) => outcome,
+            Err(failed) => self.try_again(vcpu, roots, gva, access, failed),
+        };
+        vcpu.stats.resolved(outcome);
+        outcome
+    }
+
+    #[inline(always)]
+    fn attempt(
+        &self,
+        vcpu: &mut VcpuMmu,
+        roots: Roots,
+        gva: Gva,
+        access: Access,
+        around: Around,
+    ) -> Result<Outcome, Failed> {
+        match self.path(roots, gva, access) {
+            Path::Leaf(leaf) => self.map_leaf(vcpu, access, leaf, around),
+            Path::Denied(Denied(error)) => Ok(Outcome::Reflect(error | access.bits())),
+            Path::Unknown => self.walk_and_map(vcpu, roots, gva, access, around),
+        }
+    }
+
+    /// An attempt failed; not inlined, for a loop around the first one would slow that down.
+    #[cold]
+    fn try_again(
+        &self,
+        vcpu: &mut VcpuMmu,
+        roots: Roots,
+        gva: Gva,
+        access: Access,
+        mut failed: Failed,
+    ) -> Outcome {
         loop {
-            let mut walk = Walk::new();
-            let walked = walk::walk(
-                &self.env,
-                roots.gfn,
-                gva,
-                access,
-                self.config.paging,
-                &self.log,
-                &mut walk,
-            );
-            if let Err(walk::Denied(error)) = walked {
-                vcpu.stats.reflected += 1;
-                return Outcome::Reflect(error | access.error_bits());
-            }
-            let gfn = walk.gfn(gva);
-            let Some(hpa) = self.env.host_frame(gfn) else {
-                return Outcome::Mmio(gfn.gpa().offset(gva.page_offset()));
-            };
-            if access.write {
-                self.log.wrote(gfn);
-                if self.tables.get(gfn) && self.protected.get(gfn) {
-                    self.make_hot(gfn);
-                    vcpu.stats.unprotected += 1;
-                }
-            }
-            let root = if access.user { roots.umod } else { roots.smod };
-            match self.map(vcpu, root, gva, &walk, (gfn, hpa), around) {
-                Ok(()) => {
-                    vcpu.stats.mapped += 1;
-                    return Outcome::Mapped;
-                }
+            match failed {
                 // Another vCPU was faster, or is in the middle of something.
-                Err(Failed::Retry) => spin_loop(),
-                Err(Failed::TooManyMappings(gfn)) => self.drop_mapping(gfn),
-                Err(Failed::NoMemory) => return Outcome::NoMemory,
+                Failed::Retry => spin_loop(),
+                Failed::TooManyMappings(gfn) => self.drop_mapping(gfn),
+                Failed::NoMemory => return Outcome::NoMemory,
             }
+            match self.attempt(vcpu, roots, gva, access, Around::No) {
+                Ok(outcome) => return outcome,
+                Err(again) => failed = again,
+            }
+        }
+    }
+
+    /// The whole way: through the guest's tables, then down the shadow tables, linking what is
+    /// missing.
+    #[cold]
+    fn walk_and_map(
+        &self,
+        vcpu: &mut VcpuMmu,
+        roots: Roots,
+        gva: Gva,
+        access: Access,
+        around: Around,
+    ) -> Result<Outcome, Failed> {
+        let mut walk = Walk::new();
+        let paging = self.config.paging;
+        let walked = walk::walk(&self.env, roots.gfn, gva, access, paging, &self.log, &mut walk);
+        if let Err(Denied(error)) = walked {
+            return Ok(Outcome::Reflect(error | access.bits()));
+        }
+        let gfn = walk.gfn(gva);
+        let Some(hpa) = self.env.host_frame(gfn) else {
+            return Ok(Outcome::Mmio(gfn.gpa().offset(gva.page_offset())));
+        };
+        let root = roots.of(access);
+        let role = self.pages.get(root).role();
+        let (page, role) = self.child::<4>(vcpu, root, role, gva, &walk)?;
+        if walk.leaf >= 3 && self.map_large::<3>(vcpu, page, role, gva, &walk)? {
+            return Ok(Outcome::Mapped);
+        }
+        let (page, role) = self.child::<3>(vcpu, page, role, gva, &walk)?;
+        if walk.leaf >= 2 && self.map_large::<2>(vcpu, page, role, gva, &walk)? {
+            return Ok(Outcome::Mapped);
+        }
+        let (page, role) = self.child::<2>(vcpu, page, role, gva, &walk)?;
+        let at = EntryRef::new(page, gva.index(1));
+        self.map_leaf(vcpu, access, Leaf { at, role, guest: walk.step(1), gfn, hpa }, around)
+    }
+
+    /// Maps `leaf` for `access`, which the guest's tables permit.
+    #[inline(always)]
+    fn map_leaf(
+        &self,
+        vcpu: &mut VcpuMmu,
+        access: Access,
+        leaf: Leaf<'_>,
+        around: Around,
+    ) -> Result<Outcome, Failed> {
+        let Leaf { at, role, guest, gfn, hpa } = leaf;
+        if access.contains(Access::WRITE) {
+            self.prepare_write(vcpu, gfn);
+        }
+        let direct = role.contains(Role::DIRECT);
+        let value =
+            if direct { direct_value(role, hpa) } else { leaf_value(role, guest.entry, hpa) };
+        self.install(vcpu, at, gfn, value, guest)?;
+        if !direct && around == Around::Yes {
+            self.fault_around(vcpu, at, role);
+        }
+        Ok(Outcome::Mapped)
+    }
+
+    /// The guest is about to write to `gfn`.
+    #[inline(always)]
+    fn prepare_write(&self, vcpu: &mut VcpuMmu, gfn: Gfn) {
+        self.log.wrote(gfn);
+        if self.tables.get(gfn) && self.protected.get(gfn) {
+            self.make_hot(gfn);
+            vcpu.stats.unprotected += 1;
         }
     }
 
@@ -143,45 +242,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// # Errors
     /// The error code of the #PF.
     pub fn translate(&self, vcpu: &VcpuMmu, gva: Gva, access: Access) -> Result<Gpa, u64> {
-        let denied = |walk::Denied(error)| error | access.error_bits();
-        let roots = vcpu.roots.filter(|_| self.is_legal(gva)).ok_or(access.error_bits())?;
+        let denied = |Denied(error)| error | access.bits();
+        let roots = vcpu.roots.filter(|_| self.is_legal(gva)).ok_or(access.bits())?;
         let mut walk = Walk::new();
         walk::walk(&self.env, roots.gfn, gva, access, self.config.paging, &self.log, &mut walk)
             .map_err(denied)?;
         Ok(walk.gfn(gva).gpa().offset(gva.page_offset()))
-    }
-
-    #[inline(always)]
-    fn map(
-        &self,
-        vcpu: &mut VcpuMmu,
-        root: PageId,
-        gva: Gva,
-        walk: &Walk<'_>,
-        (gfn, hpa): (Gfn, Hpa),
-        around: Around,
-    ) -> Result<(), Failed> {
-        let role = self.pages.get(root).role();
-        let (page, role) = self.child::<4>(vcpu, root, role, gva, walk)?;
-        if walk.leaf >= 3 && self.map_large::<3>(vcpu, page, role, gva, walk)? {
-            return Ok(());
-        }
-        let (page, role) = self.child::<3>(vcpu, page, role, gva, walk)?;
-        if walk.leaf >= 2 && self.map_large::<2>(vcpu, page, role, gva, walk)? {
-            return Ok(());
-        }
-        let (page, role) = self.child::<2>(vcpu, page, role, gva, walk)?;
-        let at = EntryRef::new(page, gva.index(1));
-        let value = if role.contains(Role::DIRECT) {
-            direct_value(role, hpa)
-        } else {
-            leaf_value(role, walk.entry(1), hpa)
-        };
-        self.install(vcpu, at, gfn, value, walk)?;
-        if walk.leaf == 1 && around == Around::Yes {
-            self.fault_around(vcpu, at, role, walk);
-        }
-        Ok(())
     }
 
     /// The shadow table, and its role, that `page` (at `LEVEL`, in `role`) links for `gva`. It is
@@ -212,8 +278,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             }
         }
         let wanted = if shares && index < 256 { wanted | Role::USER_ONLY } else { wanted };
-        let id =
-            self.link(vcpu, EntryRef::new(page, index), entry, Key::new(gfn, wanted), guest, walk)?;
+        let (at, key) = (EntryRef::new(page, index), Key::new(gfn, wanted));
+        let id = self.link(vcpu, at, entry, key, walk.step(LEVEL))?;
         Ok((id, wanted))
     }
 
@@ -225,8 +291,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         at: EntryRef,
         entry: Spte,
         key: Key,
-        guest: GuestPte,
-        walk: &Walk<'_>,
+        guest: Step<'_>,
     ) -> Result<PageId, Failed> {
         if entry.is_large() {
             self.zap_leaf(at, entry);
@@ -240,7 +305,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return Err(Failed::Retry);
         }
         let (id, origin) = self.find_or_make(key.gfn(), key.role()).ok_or(Failed::NoMemory)?;
-        let (token, link) = (vcpu.token(), Spte::link(self.env.hpa(id), guest));
+        let (token, link) = (vcpu.token(), Spte::link(self.env.hpa(id), guest.entry));
         let linked = self.link_child(at, id, token, link, || {
             // I3: what was there may be older than the guest's table, and so may the tables it
             // links. Compared with the token in place: a flush of one address that comes later
@@ -251,7 +316,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 }
                 self.sync_page(id);
             }
-            walk.still_true()
+            guest.still_true()
         });
         if linked.is_err() {
             self.kill_if_unused(id);
@@ -263,8 +328,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Installs present neighbours of the entry just filled: what the guest has touched before
     /// (A is set) and will most likely touch again.
-    fn fault_around(&self, vcpu: &mut VcpuMmu, at: EntryRef, role: Role, walk: &Walk<'_>) {
-        let Some(guest_table) = self.env.table_at(walk.entry(2).gfn()) else { return };
+    #[inline(never)]
+    fn fault_around(&self, vcpu: &mut VcpuMmu, at: EntryRef, role: Role) {
+        let guest_table = self.pages.get(at.page()).gfn();
+        let Some(guest_table) = self.env.table_at(guest_table) else { return };
         let table = self.env.table(at.page());
         let first = at.index() & !(AROUND - 1);
         let needed = if role.contains(Role::USER_ONLY) { P | A | U } else { P | A };
@@ -281,9 +348,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             let value = leaf_value(role, guest, hpa);
             let neighbour = EntryRef::new(at.page(), index);
             let gfn = guest.gfn();
-            let installed = self.install_absent::<1>(vcpu, neighbour, gfn, value, || {
-                walk.still_true() && slot.load(Acquire) == guest.0
-            });
+            let installed = self
+                .install_absent::<1>(vcpu, neighbour, gfn, value, || slot.load(Acquire) == guest.0);
             if installed.is_ok() {
                 vcpu.stats.fills += 1;
             }

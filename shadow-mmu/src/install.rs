@@ -1,8 +1,9 @@
 //! Puts entries into shadow tables.
 //! May: guest-memory. Context: run-loop. Input: guest-controlled.
 //!
-//! Each install follows rule I1: claim the absent entry with a token, read the guest's entries
-//! again, exchange the token for the entry. A page that dies is first marked dead, then emptied:
+//! Each install follows rule I1: claim the absent entry with a token, read the guest's entry again,
+//! exchange the token for the entry. It is the one entry that the shadow entry stands for: what is above it is
+//! vouched for by the links above, each in the same way. A page that dies is first marked dead, then emptied:
 //! its end, too, comes before the second step and is seen, or after it and takes the token. A flush that runs in between takes the token away, and
 //! the fault starts over. Checking after the entry is in would be too late: another CPU may use it
 //! after its own flush has returned.
@@ -15,7 +16,7 @@ use crate::{
     pte::{D, Spte, W},
     refs::NoMemory,
     root::VcpuMmu,
-    walk::Walk,
+    walk::Step,
 };
 use pv_abi::addr::Gfn;
 
@@ -76,11 +77,11 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         at: EntryRef,
         gfn: Gfn,
         value: Spte,
-        walk: &Walk<'_>,
+        guest: Step<'_>,
     ) -> Result<(), Failed> {
         let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
         if now == Spte::ABSENT {
-            let installed = self.install_absent::<1>(vcpu, at, gfn, value, || walk.still_true());
+            let installed = self.install_absent::<1>(vcpu, at, gfn, value, || guest.still_true());
             if installed == Err(Failed::NoMemory) {
                 return Err(Failed::TooManyMappings(gfn));
             }
@@ -88,7 +89,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             vcpu.stats.fills += 1;
             return Ok(());
         }
-        self.change::<1>(vcpu, at, now, gfn, value, walk)
+        self.change::<1>(vcpu, at, now, gfn, value, guest)
     }
 
     /// Entry `at`, which is to become `value` and map the page at `LEVEL` that starts at `gfn`, is
@@ -101,7 +102,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         now: Spte,
         gfn: Gfn,
         value: Spte,
-        walk: &Walk<'_>,
+        guest: Step<'_>,
     ) -> Result<(), Failed> {
         if !now.present() {
             return Err(Failed::Retry);
@@ -125,7 +126,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return Err(Failed::Retry);
         }
         let installed = next().is_some_and(|next| {
-            walk.still_true() && entry.compare_exchange(token.0, next.0, AcqRel, Acquire).is_ok()
+            guest.still_true() && entry.compare_exchange(token.0, next.0, AcqRel, Acquire).is_ok()
         });
         if installed {
             return Ok(());

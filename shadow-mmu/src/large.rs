@@ -159,14 +159,14 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let at = EntryRef::new(page, gva.index(LEVEL));
         let now = Spte(self.env.table(page).0[at.index()].load(Acquire));
         if now == Spte::ABSENT {
-            self.install_absent::<LEVEL>(vcpu, at, gfn, value, || walk.still_true())?;
+            self.install_absent::<LEVEL>(vcpu, at, gfn, value, || walk.step(LEVEL).still_true())?;
             vcpu.stats.large_fills += 1;
         } else if now.present() && !now.is_large() {
             // Small entries that are not needed any more, or another table.
             self.zap_link(at, now);
             return Err(Failed::Retry);
         } else {
-            self.change::<LEVEL>(vcpu, at, now, gfn, value, walk)?;
+            self.change::<LEVEL>(vcpu, at, now, gfn, value, walk.step(LEVEL))?;
         }
         Ok(true)
     }

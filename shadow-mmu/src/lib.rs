@@ -6,7 +6,7 @@
 //! inside L1 and on a host under property tests.
 //!
 //! Reading order: [`env`] (the world), [`pte`] (entries), [`walk`] (the guest's tables), [`page`]
-//! (shadow pages and their roles), [`fault`] and `install` (how an entry comes to be), [`sync`] (how it is kept
+//! (shadow pages and their roles), [`fault`], `path` and `install` (how an entry comes to be), [`sync`] (how it is kept
 //! true), [`zap`] (how it goes), [`root`] (address spaces), [`tlb`] (hardware tags).
 //!
 //! # Rules
@@ -37,6 +37,7 @@ mod large;
 mod map;
 mod mmu;
 pub mod page;
+mod path;
 mod primitive;
 pub mod pte;
 mod refs;

@@ -4,6 +4,7 @@
 use crate::{
     dirty::DirtyLog,
     env::{GuestMemory, TablePool, TlbOps},
+    fault::Outcome,
     hot::{Bitmap, HotList},
     large::Blocks,
     map::PageMap,
@@ -102,6 +103,18 @@ pub struct Stats {
     pub roots: u64,
 }
 
+impl Stats {
+    /// A fault ended.
+    #[inline(always)]
+    pub(crate) fn resolved(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Mapped => self.mapped += 1,
+            Outcome::Reflect(_) => self.reflected += 1,
+            Outcome::Mmio(_) | Outcome::NoMemory => {}
+        }
+    }
+}
+
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// An MMU without a single shadow page. `vcpus` bounds the vCPU numbers.
     #[must_use]
@@ -167,8 +180,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// True if the guest may have translations for `gva` at all.
     pub fn is_legal(&self, gva: Gva) -> bool {
-        let slot = gva.index(4);
-        gva.is_canonical() && (slot < 256 || self.is_legal_upper(slot))
+        gva.0 < 1 << 47 || gva.is_canonical() && self.is_legal_upper(gva.index(4))
     }
 
     pub(crate) fn is_legal_upper(&self, slot: usize) -> bool {

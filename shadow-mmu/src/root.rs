@@ -8,6 +8,7 @@
 
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
+    fault::Access,
     map::Origin,
     mmu::{Mmu, Stats},
     page::{EntryRef, Key, PageId, Role},
@@ -26,6 +27,14 @@ pub struct Roots {
     pub gfn: Gfn,
     pub(crate) smod: PageId,
     pub(crate) umod: PageId,
+}
+
+impl Roots {
+    /// The root that `access` goes through.
+    #[inline(always)]
+    pub(crate) const fn of(self, access: Access) -> PageId {
+        if access.contains(Access::USER) { self.umod } else { self.smod }
+    }
 }
 
 /// Roots that a vCPU remembers, so that switching between a few processes finds them at once.

@@ -10,7 +10,7 @@ use crate::{
         AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed},
     },
-    pte::{A, ADDRESS, D, GuestPte, NX, P, U, W},
+    pte::{A, ADDRESS, D, GuestPte, NX, U},
 };
 use pv_abi::{
     addr::{Gfn, Gva},
@@ -61,19 +61,29 @@ impl Walk<'_> {
         Gfn((self.entry(self.leaf).gfn().0 & !(pages - 1)) | (gva.0 >> 12 & (pages - 1)))
     }
 
-    /// True if every entry still reads as walked, or has got A or D since. One that lost them, and
+    /// The entry that decides at `level`, and where it lies.
+    #[inline(always)]
+    pub(crate) fn step(&self, level: u8) -> Step<'_> {
+        let index = level.max(self.leaf) as usize - 1;
+        Step { slot: self.slots[index], entry: self.entries[index] }
+    }
+}
+
+/// A guest entry as it was walked, and where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step<'m> {
+    pub(crate) slot: Option<&'m AtomicU64>,
+    pub(crate) entry: GuestPte,
+}
+
+impl Step<'_> {
+    /// True if the entry still reads as walked, or has got A or D since. One that lost them, and
     /// was flushed, must be marked again.
     #[inline(always)]
-    #[must_use]
-    pub fn still_true(&self) -> bool {
-        let mut difference = 0;
-        for (slot, entry) in self.slots.iter().zip(self.entries) {
-            if let Some(slot) = slot {
-                let now = slot.load(Acquire);
-                difference |= (now ^ entry.0) & !(A | D) | entry.0 & !now;
-            }
-        }
-        difference == 0
+    pub(crate) fn still_true(self) -> bool {
+        let Some(slot) = self.slot else { return false };
+        let (now, then) = (slot.load(Acquire), self.entry.0);
+        (now ^ then) & !(A | D) | then & !now == 0
     }
 }
 
@@ -89,8 +99,8 @@ impl Default for Walk<'_> {
 pub struct Denied(pub u64);
 
 impl Denied {
-    const NOT_PRESENT: Self = Self(0);
-    const PROTECTION: Self = Self(pf::PRESENT);
+    pub(crate) const NOT_PRESENT: Self = Self(0);
+    pub(crate) const PROTECTION: Self = Self(pf::PRESENT);
     const RESERVED: Self = Self(pf::PRESENT | pf::RESERVED);
 }
 
@@ -135,13 +145,14 @@ pub(crate) fn walk<'m>(
 ) -> Result<(), Denied> {
     loop {
         let (every, any) = read(memory, root, gva, paging, walk)?;
-        let needed = P | if access.user { U } else { 0 } | if access.write { W } else { 0 };
+        let needed = access.needed();
         walk.user = every & U != 0;
-        let never = access.fetch && (any & NX != 0 || paging.smep && !access.user && walk.user);
+        let never = access.contains(Access::FETCH)
+            && (any & NX != 0 || paging.smep && !access.contains(Access::USER) && walk.user);
         if every & needed != needed || never {
             return Err(Denied::PROTECTION);
         }
-        let dirty = access.write && !walk.entry(walk.leaf).has(D);
+        let dirty = !walk.entry(walk.leaf).has(access.dirties());
         if every & A != 0 && !dirty || mark(walk, root, dirty, log) {
             return Ok(());
         }

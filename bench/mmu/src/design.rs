@@ -13,11 +13,11 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 pub const PHYSICAL_BITS: u32 = 46;
 
 /// A user-mode read.
-pub const READ: Access = Access { write: false, fetch: false, user: true };
+pub const READ: Access = Access::USER;
 /// A user-mode write.
-pub const WRITE: Access = Access { write: true, fetch: false, user: true };
+pub const WRITE: Access = Access::WRITE.union(Access::USER);
 /// A write by the guest's kernel.
-pub const KERNEL_WRITE: Access = Access { write: true, fetch: false, user: false };
+pub const KERNEL_WRITE: Access = Access::WRITE;
 
 /// A shadow MMU of one VM, shared by its vCPUs.
 pub trait Design: Send + Sync + Sized {

@@ -78,6 +78,8 @@ impl<M: Design> Vm<M> {
                 let (at, link) = self.links[random.usize(..self.links.len())];
                 let value = random.choice([link, link, link & !W, 0])?;
                 guest_store(&self.mmu, &mut self.vcpu, at, value);
+                // Until then links may be cached, and Roost's are.
+                self.mmu.flush(&mut self.vcpu);
             }
             12 => {
                 self.mmu.flush_address(&mut self.vcpu, gva);

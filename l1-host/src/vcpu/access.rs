@@ -26,7 +26,7 @@ impl Vcpu {
     /// # Errors
     /// The fault, if not even the first byte can be fetched.
     pub(super) fn fetch(&self, gva: Gva, out: &mut [u8]) -> Result<usize, GuestFault> {
-        let access = Access { write: false, fetch: true, user: self.mode == Mode::User };
+        let access = self.as_guest(Access::FETCH);
         let mut done = 0;
         while done < out.len() {
             let at = gva.offset(done as u64);
@@ -38,7 +38,7 @@ impl Vcpu {
             {
                 Ok(Some(hpa)) => hpa,
                 Ok(None) | Err(_) if done > 0 => break,
-                Ok(None) => return Err(GuestFault { gva: at, error: access.error_bits() }),
+                Ok(None) => return Err(GuestFault { gva: at, error: access.bits() }),
                 Err(error) => return Err(GuestFault { gva: at, error }),
             };
             let room = (4096 - at.page_offset()) as usize;
@@ -108,7 +108,7 @@ impl Vcpu {
     /// # Errors
     /// The fault to deliver. Where no RAM is, the bytes read as ones.
     pub(super) fn read(&self, gva: Gva, out: &mut [u8]) -> Result<(), GuestFault> {
-        let access = Access { write: false, fetch: false, user: self.mode == Mode::User };
+        let access = self.as_guest(Access::READ);
         let mut done = 0;
         while done < out.len() {
             let at = gva.offset(done as u64);

@@ -1,7 +1,7 @@
 //! Handles page faults of the guest.
 //! May: guest-memory, take-frame. Context: run-loop, irq-off. Input: guest-controlled.
 
-use super::{Vcpu, access::GuestFault, state::Mode, stop::Stop};
+use super::{Vcpu, access::GuestFault, stop::Stop};
 use crate::{hw::percpu::Cpu, stats::Reason};
 use pv_abi::{addr::Gva, event};
 use shadow_mmu::{Access, Outcome};
@@ -11,7 +11,7 @@ impl Vcpu {
     #[inline]
     pub(super) fn page_fault(&mut self, cpu: &Cpu, gva: u64, error: u64) -> Result<Reason, Stop> {
         let gva = Gva(gva);
-        let access = Access::new(error, self.mode == Mode::User);
+        let access = self.as_guest(Access::from_error(error));
         match self.resolve(gva, access) {
             Outcome::Mapped => Ok(Reason::PageFaultFilled),
             Outcome::Mmio(gpa) => {
@@ -19,7 +19,7 @@ impl Vcpu {
                 Ok(Reason::Mmio)
             }
             Outcome::Reflect(error) => {
-                if access.user {
+                if access.contains(Access::USER) {
                     self.last_fault = Some((gva, access));
                 }
                 self.reflect_fault(cpu, GuestFault { gva, error })?;

@@ -16,7 +16,7 @@ impl Vcpu {
         gpa: Gpa,
         access: Access,
     ) -> Result<(), Stop> {
-        if access.fetch {
+        if access.contains(Access::FETCH) {
             return Err(Stop::Unsupported("execution from a device's memory"));
         }
         let mut bytes = [0; 15];
@@ -39,7 +39,7 @@ impl Vcpu {
         if !matches!(size, 1 | 2 | 4 | 8) || gpa.page_offset() + size as u64 > 4096 {
             return Err(Stop::Unsupported("a device access of this size"));
         }
-        if access.write {
+        if access.contains(Access::WRITE) {
             self.store_device(cpu, &instruction, gpa, size as u8)?;
         } else {
             self.load_device(&instruction, gpa, size as u8)?;
@@ -82,8 +82,7 @@ impl Vcpu {
 
     /// Writes `data` at `gva` as the guest's current mode would.
     pub(super) fn write(&mut self, gva: Gva, data: &[u8]) -> Result<(), GuestFault> {
-        let access =
-            Access { write: true, fetch: false, user: self.mode == super::state::Mode::User };
+        let access = self.as_guest(Access::WRITE);
         for (index, byte) in data.iter().enumerate() {
             let at = gva.offset(index as u64);
             let gpa = self

@@ -171,6 +171,15 @@ impl Vcpu {
         }
     }
 
+    /// `access` as the guest's current mode would make it.
+    #[inline]
+    pub(super) fn as_guest(&self, access: Access) -> Access {
+        match self.mode {
+            Mode::Supervisor => access,
+            Mode::User => access | Access::USER,
+        }
+    }
+
     /// The word the switcher tests: the mode and everything that forbids a direct switch.
     #[inline]
     pub(super) fn mode_word(&self) -> u32 {

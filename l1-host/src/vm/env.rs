@@ -94,6 +94,11 @@ impl TablePool for VmEnv {
         table(Hpa(self.pool.0 + (u64::from(id) << 12)))
     }
 
+    #[inline(always)]
+    fn linked(&self, hpa: Hpa) -> &Table {
+        table(hpa)
+    }
+
     #[inline]
     fn hpa(&self, id: u32) -> Hpa {
         Hpa(self.pool.0 + (u64::from(id) << 12))

@@ -7,7 +7,7 @@ use crate::{
 };
 use pv_abi::addr::{Gfn, Gva};
 
-const READ: Access = Access { write: false, fetch: false, user: true };
+const READ: Access = Access::USER;
 
 /// Maps two pages whose leaf tables are different, and uses both.
 fn machine() -> Machine {

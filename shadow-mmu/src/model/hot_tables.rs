@@ -13,7 +13,7 @@ const FRAME: u64 = P | W | U | A | D;
 /// afterwards faults, whatever a TLB has cached of the time before.
 #[test]
 fn a_table_that_cools_down_misses_no_store() {
-    let read = Access { write: false, fetch: false, user: true };
+    let read = Access::USER;
     let mut machine = Machine::new(64, false, false);
     let table = LEVEL1[0];
     machine.kernel_store(table.gpa().offset(8), 33 << 12 | FRAME);

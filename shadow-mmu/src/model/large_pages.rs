@@ -11,8 +11,8 @@ use crate::{
 };
 use pv_abi::addr::{Gfn, Gva};
 
-const READ: Access = Access { write: false, fetch: false, user: true };
-const WRITE: Access = Access { write: true, fetch: false, user: true };
+const READ: Access = Access::USER;
+const WRITE: Access = Access::WRITE.union(Access::USER);
 const LINK: u64 = P | W | U | A;
 
 fn touch_all(machine: &mut Machine, access: Access) {

@@ -226,7 +226,7 @@ impl Machine {
     /// A store to guest memory by the guest's kernel, through its direct map.
     pub fn kernel_store(&mut self, at: Gpa, value: u64) {
         let gva = Gva(DIRECT_MAP + at.0);
-        let write = Access { write: true, fetch: false, user: false };
+        let write = Access::WRITE;
         if self.access(gva, write) == Some(at.gfn()) {
             self.world().store(at, value);
             self.oracle.observe(self.mmu.env(), self.root);
@@ -260,7 +260,7 @@ impl Machine {
                     self.oracle.history(gva)
                 );
                 self.check_accessed(gva, access);
-                if let Some(log) = self.log.as_mut().filter(|_| access.write) {
+                if let Some(log) = self.log.as_mut().filter(|_| access.contains(Access::WRITE)) {
                     log.wrote(gfn);
                 }
                 return Some(gfn);
@@ -296,10 +296,11 @@ impl Machine {
 
     /// TLB, then shadow tables, as the hardware goes about it.
     fn hardware(&mut self, gva: Gva, access: Access) -> Option<Gfn> {
-        let key = (access.user, gva.page().0);
+        let key = (access.contains(Access::USER), gva.page().0);
         if let Some(cached) = self.tlb.get(&key) {
-            let permitted = (cached.write || !access.write) && (cached.fetch || !access.fetch);
-            if permitted && (cached.dirty || !access.write) {
+            let permitted = (cached.write || !access.contains(Access::WRITE))
+                && (cached.fetch || !access.contains(Access::FETCH));
+            if permitted && (cached.dirty || !access.contains(Access::WRITE)) {
                 return Some(cached.gfn);
             }
         }
@@ -307,12 +308,14 @@ impl Machine {
         let mark = |entry: &AtomicU64| {
             entry.fetch_or(A, Relaxed);
         };
-        let (entry, cached) = self.shadow(access.user, gva, mark)?;
-        if access.write && !cached.write || access.fetch && !cached.fetch {
+        let (entry, cached) = self.shadow(access.contains(Access::USER), gva, mark)?;
+        if access.contains(Access::WRITE) && !cached.write
+            || access.contains(Access::FETCH) && !cached.fetch
+        {
             return None;
         }
         let mut cached = cached;
-        if access.write {
+        if access.contains(Access::WRITE) {
             self.world().table(entry.page()).0[entry.index()].fetch_or(D, Relaxed);
             cached.dirty = true;
         }
@@ -355,7 +358,7 @@ impl Machine {
     fn check_accessed(&self, gva: Gva, access: Access) {
         if let [Some(only)] = self.oracle.history(gva) {
             assert!(only.accessed, "A lost at {gva:?}");
-            assert!(only.dirty || !access.write, "D lost at {gva:?}");
+            assert!(only.dirty || !access.contains(Access::WRITE), "D lost at {gva:?}");
         }
     }
 

@@ -62,10 +62,13 @@ pub fn walk(world: &World, root: Gfn, gva: Gva) -> Option<Translation> {
 
 impl Translation {
     pub fn permits(&self, access: Access, smep: bool) -> bool {
-        (self.user || !access.user)
-            && (self.write || !access.write)
-            && (self.fetch || !access.fetch)
-            && !(smep && access.fetch && !access.user && self.user)
+        (self.user || !access.contains(Access::USER))
+            && (self.write || !access.contains(Access::WRITE))
+            && (self.fetch || !access.contains(Access::FETCH))
+            && !(smep
+                && access.contains(Access::FETCH)
+                && !access.contains(Access::USER)
+                && self.user)
     }
 }
 

@@ -17,9 +17,9 @@ fn combine(bits: &[u64], choice: usize) -> u64 {
 }
 
 fn accesses() -> impl Iterator<Item = Access> {
-    [(false, false), (true, false), (false, true)]
+    [Access::READ, Access::WRITE, Access::FETCH]
         .into_iter()
-        .flat_map(|(write, fetch)| [false, true].map(|user| Access { write, fetch, user }))
+        .flat_map(|access| [access, access | Access::USER])
 }
 
 /// For each table state a fresh machine; for each access, in both orders of a pair, the outcome
@@ -38,7 +38,7 @@ fn sweep(smep: bool, level: u8) {
                 machine.kernel_store(table.gpa(), child.gpa().0 | above);
                 machine.kernel_store(LEVEL1[0].gpa(), 33 << 12 | combine(&LEAF, leaf));
                 machine.flush();
-                for access in [first, Access { user: !first.user, ..first }] {
+                for access in [first, first ^ Access::USER] {
                     machine.access(Gva(0), access);
                     machine.access(Gva(0), access);
                 }

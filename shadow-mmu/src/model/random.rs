@@ -60,11 +60,8 @@ enum Op {
 }
 
 fn access() -> impl Strategy<Value = Access> {
-    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(write, fetch, user)| Access {
-        write: write && !fetch,
-        fetch,
-        user,
-    })
+    let kind = prop_oneof![Just(Access::READ), Just(Access::WRITE), Just(Access::FETCH)];
+    (kind, any::<bool>()).prop_map(|(kind, user)| if user { kind | Access::USER } else { kind })
 }
 
 /// Entries that are mostly sensible: data frames, tables, holes, MMIO, reserved bits.
@@ -210,7 +207,7 @@ proptest! {
 /// new address was never translated before, so it must see the store.
 #[test]
 fn a_found_table_is_compared_before_it_is_linked() {
-    let read = Access { write: false, fetch: false, user: true };
+    let read = Access::USER;
     let frame = |gfn: u64| gfn << 12 | P | W | U | A | D;
     let mut machine = Machine::new(64, false, false);
     machine.kernel_store(LEVEL1[0].gpa(), frame(33));

@@ -27,7 +27,7 @@ impl<R: RmapCell> Classic<R> {
     #[inline(always)]
     fn walk(&self, host: &Host, roots: Roots, gva: Gva, access: Access) -> Walked {
         if !gva.is_canonical() {
-            return Walked::Answer(Outcome::Reflect(access.error_bits()));
+            return Walked::Answer(Outcome::Reflect(access.bits()));
         }
         let walk = match walk::walk(host, roots.gfn, gva, access, self.paging) {
             Ok(walk) => walk,
@@ -46,7 +46,7 @@ impl<R: RmapCell> Classic<R> {
             Walked::Answer(outcome) => return outcome,
             Walked::Frame(walk, gfn, hpa) => (walk, gfn, hpa),
         };
-        if access.write && self.tracking(gfn) == Tracking::Protected {
+        if access.contains(Access::WRITE) && self.tracking(gfn) == Tracking::Protected {
             self.set_tracking(gfn, Tracking::Unsync);
             self.unsync.push(gfn);
         }
@@ -65,7 +65,7 @@ impl<R: RmapCell> Classic<R> {
         walk: &Walk,
         (gfn, hpa): (Gfn, Hpa),
     ) -> Result<(), NoMemory> {
-        let mut page = if access.user { roots.user } else { roots.supervisor };
+        let mut page = if access.contains(Access::USER) { roots.user } else { roots.supervisor };
         for level in [4, 3, 2] {
             page = match self.linked(host, page, level, gva, walk) {
                 Some(child) => child,
@@ -110,10 +110,10 @@ impl<R: RmapCell> Classic<R> {
             Walked::Answer(outcome) => return Some(outcome),
             Walked::Frame(walk, gfn, hpa) => (walk, gfn, hpa),
         };
-        if access.write && self.tracking(gfn) == Tracking::Protected {
+        if access.contains(Access::WRITE) && self.tracking(gfn) == Tracking::Protected {
             return None;
         }
-        let mut page = if access.user { roots.user } else { roots.supervisor };
+        let mut page = if access.contains(Access::USER) { roots.user } else { roots.supervisor };
         for level in [4, 3, 2] {
             page = self.linked(host, page, level, gva, &walk)?;
         }

@@ -44,7 +44,7 @@ pub(super) fn walk(
     access: Access,
     paging: Paging,
 ) -> Result<Walk, u64> {
-    let describe = access.error_bits();
+    let describe = access.bits();
     'again: loop {
         let mut slots: [Option<&AtomicU64>; 4] = [None; 4];
         let (mut entries, mut table) = ([NOTHING; 4], root);
@@ -63,11 +63,11 @@ pub(super) fn walk(
             (slots[level as usize - 1], entries[level as usize - 1]) = (Some(slot), entry);
             (every, any, table) = (every & entry.0, any | entry.0, entry.gfn());
         }
-        let needed = P | if access.user { U } else { 0 } | if access.write { W } else { 0 };
-        if every & needed != needed || access.fetch && any & NX != 0 {
+        let needed = P | access.bits() & (W | U);
+        if every & needed != needed || access.contains(Access::FETCH) && any & NX != 0 {
             return Err(describe | PRESENT);
         }
-        let dirty = if access.write { D } else { 0 };
+        let dirty = if access.contains(Access::WRITE) { D } else { 0 };
         if every & A != 0 && entries[0].has(dirty) {
             return Ok(Walk { entries, user: every & U != 0 });
         }

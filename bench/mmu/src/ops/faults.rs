@@ -155,7 +155,7 @@ where
 {
     let mut bed = Bed::<M>::new();
     bed.map(Gva(0), 1, 1, READ_ONLY);
-    repeat(bed, Gva(0x1000), Outcome::Reflect(READ.error_bits()))
+    repeat(bed, Gva(0x1000), Outcome::Reflect(READ.bits()))
 }
 
 /// The same fault `n` times.

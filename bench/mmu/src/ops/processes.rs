@@ -99,7 +99,7 @@ impl<M: Design> Family<M> {
     /// The child's write to a shared page: the guest's fault, its new entry, and ours.
     fn copy_on_write(&mut self, index: usize) {
         let gva = self.pages[index].gva;
-        let denied = Outcome::Reflect(WRITE.error_bits() | 1);
+        let denied = Outcome::Reflect(WRITE.bits() | 1);
         self.bed.fault(gva, WRITE, denied);
         let copy = Gfn(COPIES + index as u64).gpa().0 | BITS;
         self.store(self.child_entry(index), copy);

@@ -23,8 +23,8 @@ pub const LINK: u64 = P | W | U | A;
 pub const PAGE: u64 = P | W | U | A | D;
 /// An entry of L1's own in every root, in slot 1.
 pub const FIXED: u64 = 0xdead_b000 | P;
-pub const READ: Access = Access { write: false, fetch: false, user: true };
-pub const WRITE: Access = Access { write: true, fetch: false, user: true };
+pub const READ: Access = Access::USER;
+pub const WRITE: Access = Access::WRITE.union(Access::USER);
 
 /// Guest entry that points to `gfn`.
 pub const fn entry(gfn: Gfn, bits: u64) -> u64 {
@@ -173,13 +173,13 @@ impl Cpu {
     fn hardware(&mut self, gva: Gva, access: Access) -> Option<Cached> {
         let hit = self.tlb.iter().find(|cached| cached.gva == gva).copied();
         if let Some(hit) = hit
-            && (!access.write || hit.write && hit.dirty)
+            && (!access.contains(Access::WRITE) || hit.write && hit.dirty)
         {
             return Some(hit);
         }
         self.tlb.retain(|cached| cached.gva != gva);
         let (at, mut cached) = self.shadow(gva)?;
-        if access.write {
+        if access.contains(Access::WRITE) {
             let slot = &self.world().table(at.page()).0[at.index()];
             // The hardware sets D in the very entry that it uses, or looks again.
             slot.fetch_update(Acquire, Relaxed, |now| {

@@ -1,0 +1,111 @@
+//! Finds the way of a fault through the shadow tables.
+//! May: guest-memory. Context: run-loop. Input: guest-controlled.
+//!
+//! A link that is in place is a cached translation of the guest's entry above it: what it says
+//! holds until the next flush, as in a CPU's paging-structure caches. So a fault whose tables are
+//! linked needs one guest entry, the last. A refusal is believed only where notes keep the links
+//! true: a fault empties those caches of a CPU, and a guest that has changed an upper entry may rely
+//! on that. Everything else is left to the full walk.
+
+use crate::{
+    env::{GuestMemory, TablePool, TlbOps},
+    fault::Access,
+    mmu::Mmu,
+    page::{EntryRef, Role},
+    primitive::Ordering::{AcqRel, Acquire, Relaxed},
+    pte::{A, GuestPte, P, PS, Spte, U},
+    root::Roots,
+    walk::{Denied, Step},
+};
+use pv_abi::addr::{Gfn, Gva, Hpa};
+
+/// A leaf entry of the guest, and where its shadow goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaf<'m> {
+    pub(crate) at: EntryRef,
+    /// Role of the table there.
+    pub(crate) role: Role,
+    pub(crate) guest: Step<'m>,
+    /// The frame it maps, and the host's.
+    pub(crate) gfn: Gfn,
+    pub(crate) hpa: Hpa,
+}
+
+/// What the shadow tables say of an access.
+#[derive(Debug)]
+pub(crate) enum Path<'m> {
+    /// The guest permits it.
+    Leaf(Leaf<'m>),
+    /// It does not.
+    Denied(Denied),
+    /// Links are missing, or may not be the guest's any more, or entries change right now.
+    Unknown,
+}
+
+impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
+    /// Goes down from the root to the leaf entry for `gva`; sets the guest's A, and D for a write,
+    /// if `access` is permitted (rule I5).
+    #[inline(always)]
+    pub(crate) fn path(&self, roots: Roots, gva: Gva, access: Access) -> Path<'_> {
+        let root = self.env.table(roots.of(access));
+        let upper = Spte(root.0[gva.index(4)].load(Acquire));
+        let Some(middle) = self.follow::<3>(upper, gva) else { return Path::Unknown };
+        let Some(lower) = self.follow::<2>(middle, gva) else { return Path::Unknown };
+        if lower.0 & (P | PS) != P {
+            return Path::Unknown;
+        }
+        let page = self.env.id(lower.hpa());
+        let (key, index) = (self.pages.get(page).key(), gva.index(1));
+        let role = key.role();
+        // A large page taken apart has no leaf table. What SMEP forbids depends on U of the guest's
+        // upper entries.
+        let smep = access.contains(Access::FETCH) && self.config.paging.smep;
+        if role.contains(Role::DIRECT) || smep {
+            return Path::Unknown;
+        }
+        let Some(table) = self.env.table_at(key.gfn()) else { return Path::Unknown };
+        let slot = &table.0[index];
+        let entry = GuestPte(slot.load(Acquire));
+        if entry.present() && self.config.paging.is_reserved(entry, 1) {
+            return Path::Unknown;
+        }
+        let every = upper.0 & middle.0 & lower.0 & entry.0;
+        let any = upper.0 | middle.0 | lower.0 | entry.0;
+        if every & access.needed() != access.needed() || any & access.never() != 0 {
+            return match (self.links_are_true(roots), entry.present()) {
+                (false, _) => Path::Unknown,
+                (true, false) => Path::Denied(Denied::NOT_PRESENT),
+                (true, true) => Path::Denied(Denied::PROTECTION),
+            };
+        }
+        // A supervisor page is not for a USER_ONLY table.
+        if role.contains(Role::USER_ONLY) && !entry.has(U) {
+            return Path::Unknown;
+        }
+        let gfn = entry.gfn();
+        let Some(hpa) = self.env.host_frame(gfn) else { return Path::Unknown };
+        let marked = GuestPte(entry.0 | A | access.dirties());
+        if marked != entry {
+            if slot.compare_exchange(entry.0, marked.0, AcqRel, Relaxed).is_err() {
+                return Path::Unknown;
+            }
+            self.log.wrote(key.gfn());
+        }
+        let guest = Step { slot: Some(slot), entry: marked };
+        Path::Leaf(Leaf { at: EntryRef::new(page, index), role, guest, gfn, hpa })
+    }
+
+    /// The entry for `gva` in the table at `LEVEL` that `above` links, if it links one.
+    #[inline(always)]
+    fn follow<const LEVEL: u8>(&self, above: Spte, gva: Gva) -> Option<Spte> {
+        let linked = above.0 & (P | PS) == P;
+        linked.then(|| Spte(self.env.linked(above.hpa()).0[gva.index(LEVEL)].load(Acquire)))
+    }
+
+    /// True if what is linked under `roots` is what the guest's entries say now, as far as this
+    /// vCPU can know: its own notes are drained, and others' stores are not flushed yet (N1, N4).
+    #[inline(always)]
+    fn links_are_true(&self, roots: Roots) -> bool {
+        self.notes_mode() && self.pins.get(roots.gfn)
+    }
+}
