@@ -271,7 +271,8 @@ macro_rules! planted {
 }
 
 planted! {
-    // What is stale may be an entry whose A or D was cleared.
+    // What is stale may be an entry whose A or D was cleared, or a link on whose word an access is
+    // refused.
     flushes_that_do_nothing: Simple, NO_FLUSH, Unsync => [F2, F5, I5];
     loads_that_do_nothing: Simple, NO_RELOAD, Unsync => [F1, F5, I5];
     address_flushes_that_do_nothing: Simple, NO_ADDRESS, Unsync => [F6, F5, I5];
@@ -289,9 +290,9 @@ planted! {
     host_frames_that_are_kept: Simple, KEEPS_FRAME, Unsync => [H1];
     a_bits_set_blindly: Simple, BLIND_A, Unsync => [I5];
     panics: Simple, PANICS, Unsync => [S5];
-    notes_that_are_ignored: Roost, NO_NOTES, Notes => [N1, F1, F2, F5, F6, I5, N3];
+    notes_that_are_ignored: Roost, NO_NOTES, Notes => [N1, F1, F2, F4, F5, F6, I5, N3];
     lost_notes_that_are_ignored: Roost, NO_LOST, Notes => [N3, F5, I5];
-    pins_that_are_kept: Roost, KEEPS_PINS, Notes => [N4, F5, I5];
+    pins_that_are_kept: Roost, KEEPS_PINS, Notes => [N4, F4, F5, I5];
 }
 
 #[test]

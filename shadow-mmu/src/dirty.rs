@@ -59,7 +59,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         // Whoever installs an entry looks at the log under the lock of its list: it comes first
         // and is found here, or it sees that the log is on.
         for list in self.blocks.all() {
-            self.zap_list(list);
+            self.zap_leaves(list);
         }
         for gfn in (0..self.config.frames).map(Gfn) {
             let _ = self.write_protect(gfn);

@@ -10,10 +10,7 @@ use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     mmu::Mmu,
     page::{PageId, ShadowPage},
-    primitive::{
-        Ordering::{AcqRel, Acquire, Relaxed},
-        spin_loop,
-    },
+    primitive::Ordering::{AcqRel, Acquire, Relaxed},
     pte::{A, P, Spte},
 };
 
@@ -64,17 +61,6 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Removes every link to page `id`, which dies with the last.
     pub(crate) fn unlink(&self, id: PageId) {
-        let page = self.pages.get(id);
-        while let Some(at) = {
-            let parents = page.parents.lock(&self.chunks);
-            parents.newest()
-        } {
-            let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
-            if !now.present() {
-                // A link that is being made: the reference goes if that fails.
-                spin_loop();
-            }
-            self.zap_link(at, now);
-        }
+        self.empty(&self.pages.get(id).parents, |at, now| self.zap_link(at, now));
     }
 }

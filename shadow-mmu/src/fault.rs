@@ -7,7 +7,8 @@
 
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
-    install::Failed,
+    install::{Failed, Filled},
+    large::first,
     map::Origin,
     mmu::Mmu,
     page::{EntryRef, Key, PageId, Role},
@@ -200,8 +201,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return Ok(Outcome::Mapped);
         }
         let (page, role) = self.child::<2>(vcpu, page, role, gva, &walk)?;
-        let at = EntryRef::new(page, gva.index(1));
-        self.map_leaf(vcpu, access, Leaf { at, role, guest: walk.step(1), gfn, hpa }, around)
+        let guest = walk.step(1).ok_or(Failed::Retry)?;
+        let target = self.target(EntryRef::new(page, gva.index(1)), gfn);
+        self.map_leaf(vcpu, access, Leaf { guest, target, role, hpa }, around)
     }
 
     /// Maps `leaf` for `access`, which the guest's tables permit.
@@ -213,16 +215,17 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         leaf: Leaf<'_>,
         around: Around,
     ) -> Result<Outcome, Failed> {
-        let Leaf { at, role, guest, gfn, hpa } = leaf;
+        let Leaf { guest, target, role, hpa } = leaf;
         if access.contains(Access::WRITE) {
-            self.prepare_write(vcpu, gfn);
+            self.prepare_write(vcpu, target.gfn);
         }
         let direct = role.contains(Role::DIRECT);
         let value =
             if direct { direct_value(role, hpa) } else { leaf_value(role, guest.entry, hpa) };
-        self.install(vcpu, at, gfn, value, guest)?;
-        if !direct && around == Around::Yes {
-            self.fault_around(vcpu, at, role);
+        let filled = self.install(vcpu, target, value, guest)?;
+        // Neighbours of an entry that was there had their turn when it was filled.
+        if filled == Filled::Yes && around == Around::Yes && !direct {
+            self.fault_around(vcpu, target.at, role);
         }
         Ok(Outcome::Mapped)
     }
@@ -279,7 +282,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         let wanted = if shares && index < 256 { wanted | Role::USER_ONLY } else { wanted };
         let (at, key) = (EntryRef::new(page, index), Key::new(gfn, wanted));
-        let id = self.link(vcpu, at, entry, key, walk.step(LEVEL))?;
+        let id = self.link(vcpu, at, entry, key, walk.step(LEVEL).ok_or(Failed::Retry)?)?;
         Ok((id, wanted))
     }
 
@@ -346,10 +349,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 continue;
             }
             let value = leaf_value(role, guest, hpa);
-            let neighbour = EntryRef::new(at.page(), index);
-            let gfn = guest.gfn();
-            let installed = self
-                .install_absent::<1>(vcpu, neighbour, gfn, value, || slot.load(Acquire) == guest.0);
+            let neighbour = self.target(EntryRef::new(at.page(), index), guest.gfn());
+            let installed =
+                self.install_absent::<1>(vcpu, neighbour, value, || slot.load(Acquire) == guest.0);
             if installed.is_ok() {
                 vcpu.stats.fills += 1;
             }
@@ -369,7 +371,6 @@ fn child_role(role: Role, level: u8, gva: Gva, walk: &Walk<'_>, guest: GuestPte)
         return (guest.gfn(), Role::at(level - 1, flags));
     }
     // A large guest page, taken apart: this table maps the part of it around `gva`.
-    let pages = 1u64 << (9 * (u32::from(level) - 1));
     flags |= Role::DIRECT;
     if guest.has(W | D) {
         flags |= Role::DIRECT_WRITE;
@@ -377,7 +378,7 @@ fn child_role(role: Role, level: u8, gva: Gva, walk: &Walk<'_>, guest: GuestPte)
     if flags.contains(Role::USER_PATH) {
         flags |= Role::DIRECT_NX;
     }
-    (Gfn(walk.gfn(gva).0 & !(pages - 1)), Role::at(level - 1, flags))
+    (first(walk.gfn(gva), level), Role::at(level - 1, flags))
 }
 
 /// The entry for guest leaf entry `guest`, which maps `hpa`, in a table of `role`. If the frame is

@@ -12,7 +12,10 @@ use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     mmu::Mmu,
     page::{EntryRef, PageId},
-    primitive::Ordering::{AcqRel, Acquire},
+    primitive::{
+        AtomicU64,
+        Ordering::{AcqRel, Acquire},
+    },
     pte::{D, Spte, W},
     refs::NoMemory,
     root::VcpuMmu,
@@ -31,7 +34,30 @@ pub(crate) enum Failed {
     TooManyMappings(Gfn),
 }
 
+/// Whether an install filled an absent entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    Yes,
+    No,
+}
+
+/// A shadow entry and what it is to map.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'m> {
+    pub(crate) at: EntryRef,
+    /// The entry that `at` names.
+    pub(crate) entry: &'m AtomicU64,
+    /// The frame, or the first one of a large page.
+    pub(crate) gfn: Gfn,
+}
+
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
+    /// Entry `at`, to map `gfn`.
+    #[inline(always)]
+    pub(crate) fn target(&self, at: EntryRef, gfn: Gfn) -> Target<'_> {
+        Target { at, entry: &self.env.table(at.page()).0[at.index()], gfn }
+    }
+
     /// Puts `link` to `child` into the absent entry `at` (rules I1, I3).
     pub(crate) fn link_child(
         &self,
@@ -69,41 +95,40 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         Err(added.err().unwrap_or(Failed::Retry))
     }
 
-    /// Brings leaf entry `at`, which maps `gfn`, to `value` (rules I1, I4).
+    /// Brings leaf entry `target` to `value` (rules I1, I4).
     #[inline(always)]
     pub(crate) fn install(
         &self,
         vcpu: &mut VcpuMmu,
-        at: EntryRef,
-        gfn: Gfn,
+        target: Target<'_>,
         value: Spte,
         guest: Step<'_>,
-    ) -> Result<(), Failed> {
-        let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
-        if now == Spte::ABSENT {
-            let installed = self.install_absent::<1>(vcpu, at, gfn, value, || guest.still_true());
-            if installed == Err(Failed::NoMemory) {
-                return Err(Failed::TooManyMappings(gfn));
-            }
-            installed?;
-            vcpu.stats.fills += 1;
-            return Ok(());
+    ) -> Result<Filled, Failed> {
+        let now = Spte(target.entry.load(Acquire));
+        if now != Spte::ABSENT {
+            return self.change::<1>(vcpu, target, now, value, guest).map(|()| Filled::No);
         }
-        self.change::<1>(vcpu, at, now, gfn, value, guest)
+        let installed = self.install_absent::<1>(vcpu, target, value, || guest.still_true());
+        if installed == Err(Failed::NoMemory) {
+            return Err(Failed::TooManyMappings(target.gfn));
+        }
+        installed?;
+        vcpu.stats.fills += 1;
+        Ok(Filled::Yes)
     }
 
-    /// Entry `at`, which is to become `value` and map the page at `LEVEL` that starts at `gfn`, is
-    /// there already, as `now`.
+    /// Entry `target`, which is to become `value` and map a page at `LEVEL`, is there already, as
+    /// `now`.
     #[cold]
     pub(crate) fn change<const LEVEL: u8>(
         &self,
         vcpu: &mut VcpuMmu,
-        at: EntryRef,
+        target: Target<'_>,
         now: Spte,
-        gfn: Gfn,
         value: Spte,
         guest: Step<'_>,
     ) -> Result<(), Failed> {
+        let Target { at, entry, gfn } = target;
         if !now.present() {
             return Err(Failed::Retry);
         }
@@ -119,7 +144,6 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         // The three steps again: the flush of a permission must find it, or prevent it. The lock
         // hides the token from those who look for W and D.
-        let entry = &self.env.table(at.page()).0[at.index()];
         let mut mappings = self.mappings(at, now).lock(&self.chunks);
         let token = vcpu.token();
         if entry.compare_exchange(now.0, token.0, AcqRel, Acquire).is_err() {
@@ -166,20 +190,18 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
-    /// Puts `value`, which maps the page at `LEVEL` that starts at `gfn`, into the absent entry
-    /// `at`. What forbids the entry, or a write through it, is looked at under the lock of the list
+    /// Puts `value`, which maps a page at `LEVEL`, into the absent entry `target`. What forbids the entry, or a write through it, is looked at under the lock of the list
     /// that the entry is added to: whoever forbids it comes before and is seen then, or comes after
     /// and finds the entry.
     #[inline(always)]
     pub(crate) fn install_absent<const LEVEL: u8>(
         &self,
         vcpu: &mut VcpuMmu,
-        at: EntryRef,
-        gfn: Gfn,
+        target: Target<'_>,
         value: Spte,
         still_true: impl FnOnce() -> bool,
     ) -> Result<(), Failed> {
-        let entry = &self.env.table(at.page()).0[at.index()];
+        let Target { at, entry, gfn } = target;
         let page = self.pages.get(at.page());
         page.mark_used(at.index());
         let token = vcpu.token();
@@ -190,12 +212,11 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let mut mappings = mappings.lock(&self.chunks);
         let result = match mappings.add(at) {
             Ok(()) => {
-                let installed = self.permitted::<LEVEL>(gfn, value).is_some_and(|value| {
-                    still_true()
-                        && !page.is_dead()
-                        && entry.compare_exchange(token.0, value.0, AcqRel, Acquire).is_ok()
-                });
-                if installed {
+                if let Some(value) = self.permitted::<LEVEL>(gfn, value)
+                    && still_true()
+                    && !page.is_dead()
+                    && entry.compare_exchange(token.0, value.0, AcqRel, Acquire).is_ok()
+                {
                     return Ok(());
                 }
                 mappings.remove(at);

@@ -16,7 +16,6 @@ use crate::{
     primitive::{
         AtomicU32,
         Ordering::{AcqRel, Acquire},
-        spin_loop,
     },
     pte::{A, GuestPte, NX, P, PS, Spte, U, W},
     refs::RefList,
@@ -88,41 +87,20 @@ impl Blocks {
 }
 
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
-    /// `gfn` becomes a table: from here on no large entry maps it.
+    /// `gfn` becomes a table: from here on no large entry maps it. The caller flushes.
     pub(crate) fn add_table(&self, gfn: Gfn) {
         // Whoever installs a large entry looks at the count under the lock of the list: it comes
         // first and is found here, or it sees the count.
         for block in self.blocks.around(gfn) {
             block.tables.fetch_add(1, AcqRel);
         }
-        self.zap_large(gfn);
+        let _ = self.zap_large(gfn);
     }
 
-    /// Removes the large entries that map `gfn`.
-    pub(crate) fn zap_large(&self, gfn: Gfn) {
-        for block in self.blocks.around(gfn) {
-            self.zap_list(&block.mappings);
-        }
-    }
-
-    /// Removes every entry of `list`, and flushes.
-    pub(crate) fn zap_list(&self, list: &RefList) {
-        let mut zapped = false;
-        while let Some(at) = {
-            let list = list.lock(&self.chunks);
-            list.newest()
-        } {
-            let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
-            if !now.present() {
-                // A permission is being changed: the reference goes if that fails.
-                spin_loop();
-            }
-            self.zap_leaf(at, now);
-            zapped = true;
-        }
-        if zapped {
-            self.env.flush_all();
-        }
+    /// Removes the large entries that map `gfn`; true if there was one, so that a flush is due.
+    pub(crate) fn zap_large(&self, gfn: Gfn) -> bool {
+        let lists = self.blocks.around(gfn).map(|block| &block.mappings);
+        lists.filter(|list| !list.is_empty()).fold(false, |any, list| self.zap_leaves(list) | any)
     }
 
     /// True while nothing asks for small entries in the page at `level` that holds `gfn`.
@@ -156,17 +134,18 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             leaf_value(role, walk.entry(LEVEL), hpa)
         };
         let value = Spte(value.0 | PS);
-        let at = EntryRef::new(page, gva.index(LEVEL));
-        let now = Spte(self.env.table(page).0[at.index()].load(Acquire));
+        let target = self.target(EntryRef::new(page, gva.index(LEVEL)), gfn);
+        let guest = walk.step(LEVEL).ok_or(Failed::Retry)?;
+        let now = Spte(target.entry.load(Acquire));
         if now == Spte::ABSENT {
-            self.install_absent::<LEVEL>(vcpu, at, gfn, value, || walk.step(LEVEL).still_true())?;
+            self.install_absent::<LEVEL>(vcpu, target, value, || guest.still_true())?;
             vcpu.stats.large_fills += 1;
         } else if now.present() && !now.is_large() {
             // Small entries that are not needed any more, or another table.
-            self.zap_link(at, now);
+            self.zap_link(target.at, now);
             return Err(Failed::Retry);
         } else {
-            self.change::<LEVEL>(vcpu, at, now, gfn, value, walk.step(LEVEL))?;
+            self.change::<LEVEL>(vcpu, target, now, value, guest)?;
         }
         Ok(true)
     }

@@ -2,25 +2,73 @@
 //! May: nothing. Context: run-loop.
 //!
 //! The key is the frame alone: a note or a write names a frame, and every page that shadows it, in
-//! whatever role, must hear of it. Pages of one frame form a chain, rarely longer than two.
+//! whatever role, must hear of it. Pages of one frame form a chain, rarely longer than two. An array
+//! has the head of each frame's chain, and a lock bit for those who change the chain.
+//!
+//! Who only looks takes no lock. A page that has left its chain still leads on to the next one until it
+//! is reused, and that is after the reader's quiescent point. Looking is an exchange all the same:
+//! so it comes before somebody's change of the head, who then sees what the reader has seen of the guest's
+//! tables, or after it.
 
 use crate::{
     page::{NONE, PageId, Pages, Role},
-    primitive::{Mutex, Ordering::Relaxed},
+    primitive::{
+        AtomicU32,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+        spin_loop,
+    },
 };
-use arrayvec::ArrayVec;
-use core::array;
-use hashbrown::HashMap;
+use alloc::boxed::Box;
+use core::iter;
 use pv_abi::addr::Gfn;
-use rustc_hash::FxBuildHasher;
 
-const SHARDS: usize = 16;
+/// Somebody changes the chain.
+const LOCK: u32 = 1 << 31;
 
-type Shard = HashMap<u64, PageId, FxBuildHasher>;
+/// The first page of a chain, and the lock of the chain. The number is stored plus one, zero is none.
+#[derive(Debug, Default)]
+struct Head(AtomicU32);
 
+/// The head of a chain that the owner changes; unlocks when dropped.
+struct Locked<'a> {
+    head: &'a Head,
+    first: PageId,
+}
+
+impl Head {
+    const fn page(word: u32) -> PageId {
+        (word & !LOCK).wrapping_sub(1)
+    }
+
+    fn lock(&self) -> Locked<'_> {
+        loop {
+            let word = self.0.load(Relaxed) & !LOCK;
+            if self.0.compare_exchange_weak(word, word | LOCK, Acquire, Relaxed).is_ok() {
+                return Locked { head: self, first: Self::page(word) };
+            }
+            spin_loop();
+        }
+    }
+
+    fn look(&self) -> PageId {
+        Self::page(self.0.fetch_or(0, AcqRel))
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // An exchange: who looked before has let the owner see what it saw.
+        self.head.0.swap(self.first.wrapping_add(1), AcqRel);
+    }
+}
+
+/// The chains of all guest frames.
 #[derive(Debug)]
 pub(crate) struct PageMap {
-    shards: [Mutex<Shard>; SHARDS],
+    tables: Box<[Head]>,
+    /// Pages that stand for a large guest page shadow no table: chains of their own, by the block
+    /// that they map, of 2 MiB and of 1 GiB.
+    direct: [Box<[Head]>; 2],
 }
 
 /// How [`PageMap::find_or_make`] came by its page.
@@ -32,21 +80,23 @@ pub(crate) enum Origin {
     Made,
 }
 
-/// A copy of a frame's chain. A frame has at most four levels times four roles.
-pub(crate) type Chain = ArrayVec<PageId, 16>;
-
-/// Pages that stand for a large guest page shadow no table: they live in a key space of their own.
-fn key(gfn: Gfn, role: Role) -> u64 {
-    gfn.0 | u64::from(role.contains(Role::DIRECT)) << 63
+fn heads(count: u64) -> Box<[Head]> {
+    (0..count).map(|_| Head::default()).collect()
 }
 
 impl PageMap {
-    pub(crate) fn new() -> Self {
-        Self { shards: array::from_fn(|_| Mutex::new(Shard::default())) }
+    pub(crate) fn new(frames: u64) -> Self {
+        let direct = [1, 2].map(|level| heads(frames.div_ceil(1 << (9 * level))));
+        Self { tables: heads(frames), direct }
     }
 
-    fn shard(&self, key: u64) -> &Mutex<Shard> {
-        &self.shards[key as usize % SHARDS]
+    fn head(&self, gfn: Gfn, role: Role) -> Option<&Head> {
+        if role.contains(Role::DIRECT) {
+            let level = role.level();
+            self.direct[usize::from(level) - 1].get((gfn.0 >> (9 * level)) as usize)
+        } else {
+            self.tables.get(gfn.0 as usize)
+        }
     }
 
     /// The live page for `gfn` in `role`, made if there is none; `None` when pages ran out.
@@ -60,67 +110,53 @@ impl PageMap {
         first: impl FnOnce(),
         fill: impl FnOnce(PageId),
     ) -> Option<(PageId, Origin)> {
-        let key = key(gfn, role);
-        let mut shard = self.shard(key).lock();
-        let head = shard.get(&key).copied().unwrap_or(NONE);
-        let mut id = head;
-        while id != NONE {
-            let page = pages.get(id);
-            if page.role() == role && !page.is_dead() {
-                return Some((id, Origin::Found));
-            }
-            id = page.next.load(Relaxed);
+        let mut head = self.head(gfn, role)?.lock();
+        let same = |&id: &PageId| pages.get(id).role() == role && !pages.get(id).is_dead();
+        if let Some(id) = chain(pages, head.first).find(same) {
+            return Some((id, Origin::Found));
         }
         let made = pages.alloc(gfn, role, fill)?;
-        pages.get(made).next.store(head, Relaxed);
-        shard.insert(key, made);
-        if head == NONE {
+        pages.get(made).next.store(head.first, Relaxed);
+        if head.first == NONE {
             first();
         }
+        head.first = made;
         Some((made, Origin::Made))
     }
 
     /// Every live page that shadows the table in `gfn`. A page may die while the caller looks at
     /// it; its table stays readable until the caller's quiescent point.
-    pub(crate) fn chain(&self, pages: &Pages, gfn: Gfn) -> Chain {
-        let mut chain = Chain::new();
-        let shard = self.shard(gfn.0).lock();
-        let mut id = shard.get(&gfn.0).copied().unwrap_or(NONE);
-        while id != NONE {
-            let page = pages.get(id);
-            if !page.is_dead() {
-                chain.push(id);
-            }
-            id = page.next.load(Relaxed);
-        }
-        chain
+    pub(crate) fn chain<'a>(
+        &self,
+        pages: &'a Pages,
+        gfn: Gfn,
+    ) -> impl Iterator<Item = PageId> + 'a {
+        let first = self.tables.get(gfn.0 as usize).map_or(NONE, Head::look);
+        chain(pages, first).filter(|&id| !pages.get(id).is_dead())
     }
 
     /// Forgets a dead page. `last` is called if no page is left for its frame.
     pub(crate) fn remove(&self, pages: &Pages, id: PageId, last: impl FnOnce()) {
         let page = pages.get(id);
-        let key = key(page.gfn(), page.role());
-        let mut shard = self.shard(key).lock();
+        let Some(head) = self.head(page.gfn(), page.role()) else { return };
+        let mut head = head.lock();
         let next = page.next.load(Relaxed);
-        let head = shard.get(&key).copied().unwrap_or(NONE);
-        if head == id {
+        if head.first == id {
+            head.first = next;
             if next == NONE {
-                shard.remove(&key);
                 last();
-            } else {
-                shard.insert(key, next);
             }
             return;
         }
-        let mut before = head;
-        while before != NONE {
-            let candidate = pages.get(before);
-            let after = candidate.next.load(Relaxed);
-            if after == id {
-                candidate.next.store(next, Relaxed);
-                return;
-            }
-            before = after;
+        let leads_here = |&before: &PageId| pages.get(before).next.load(Relaxed) == id;
+        if let Some(before) = chain(pages, head.first).find(leads_here) {
+            pages.get(before).next.store(next, Release);
         }
     }
+}
+
+/// The pages from `first` on.
+fn chain(pages: &Pages, first: PageId) -> impl Iterator<Item = PageId> {
+    let some = |id: PageId| (id != NONE).then_some(id);
+    iter::successors(some(first), move |&id| some(pages.get(id).next.load(Acquire)))
 }

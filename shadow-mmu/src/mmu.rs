@@ -8,12 +8,12 @@ use crate::{
     hot::{Bitmap, HotList},
     large::Blocks,
     map::PageMap,
-    page::{PageId, Pages},
+    page::{MOST, PageId, Pages, Retired, ShadowPage},
     primitive::{
         AtomicBool, AtomicU32, AtomicU64, Mutex,
         Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
-    refs::{Chunks, RefList},
+    refs::{CHUNK_SIZE, Chunks, RefList},
     walk::Paging,
 };
 use alloc::{boxed::Box, vec::Vec};
@@ -64,13 +64,17 @@ pub struct Mmu<E> {
     notes: AtomicBool,
     /// PML4 slots of the upper half that the guest may use: first, and one past the last.
     upper_slots: [AtomicU32; 2],
-    retired: Mutex<Vec<(u64, PageId)>>,
+    retired: Mutex<Retired>,
     /// Where [`Mmu::shrink`] goes on.
     pub(crate) hand: AtomicU32,
     epoch: AtomicU64,
-    /// Epoch each vCPU has passed a quiescent point in; `IDLE` while it cannot use any table.
-    seen: Box<[AtomicU64]>,
+    seen: Box<[Seen]>,
 }
+
+/// Epoch in which a vCPU has passed a quiescent point; `IDLE` while it cannot use any table. It is
+/// written at every entry to the guest: each has its cache line, and the one that is fetched with it.
+#[repr(align(128))]
+struct Seen(AtomicU64);
 
 const IDLE: u64 = u64::MAX;
 
@@ -117,16 +121,20 @@ impl Stats {
 
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// An MMU without a single shadow page. `vcpus` bounds the vCPU numbers.
+    ///
+    /// # Panics
+    /// If the pool has 2^22 tables (16 GiB) or more.
     #[must_use]
     pub fn new(env: E, config: Config, vcpus: usize) -> Self {
         let capacity = env.capacity();
+        assert!(capacity <= MOST, "a VM has at most {MOST} shadow pages");
         let frames = config.frames;
         let Range { start, end } = config.upper_slots;
         Self {
             env,
             config,
             pages: Pages::new(capacity),
-            map: PageMap::new(),
+            map: PageMap::new(frames),
             rmaps: (0..frames).map(|_| RefList::new()).collect(),
             chunks: Chunks::new(Self::chunk_count(frames, capacity)),
             blocks: Blocks::new(frames),
@@ -138,25 +146,28 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             pins: Bitmap::new(frames),
             notes: AtomicBool::new(false),
             upper_slots: [AtomicU32::new(start as u32), AtomicU32::new(end as u32)],
-            retired: Mutex::new(Vec::with_capacity(capacity as usize)),
+            retired: Mutex::new(Retired::new()),
             hand: AtomicU32::new(0),
             epoch: AtomicU64::new(0),
-            seen: (0..vcpus).map(|_| AtomicU64::new(IDLE)).collect(),
+            seen: (0..vcpus).map(|_| Seen(AtomicU64::new(IDLE))).collect(),
         }
     }
 
     /// A frame mapped more than twice costs a chunk of references: shared libraries, mostly.
     const fn chunk_count(frames: u64, capacity: u32) -> u32 {
-        (frames / 8) as u32 + capacity
+        (frames * 3 / 16) as u32 + capacity / 4
     }
 
     /// Memory outside the tables themselves that [`Mmu::new`] will take, bytes.
     #[must_use]
     pub const fn overhead(frames: u64, capacity: u32) -> u64 {
-        frames * 16
-            + frames / 2
-            + capacity as u64 * 80
-            + Self::chunk_count(frames, capacity) as u64 * 64
+        let per_frame = size_of::<RefList>() + size_of::<AtomicU32>();
+        // Five bitmaps, and what is kept of blocks of 2 MiB and more.
+        let bits_per_frame = 5 + 1;
+        frames * per_frame as u64
+            + frames * bits_per_frame / 8
+            + capacity as u64 * size_of::<ShadowPage>() as u64
+            + Self::chunk_count(frames, capacity) as u64 * CHUNK_SIZE as u64
     }
 
     /// The environment.
@@ -203,40 +214,38 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Hands a dead page over. Its frame is reused once no vCPU can walk it (deferred freeing).
     pub(crate) fn retire(&self, id: PageId) {
-        self.retired.lock().push((self.epoch.load(Relaxed), id));
+        let mut retired = self.retired.lock();
+        retired.push(&self.pages, id, self.epoch.load(Relaxed));
     }
 
     /// Pages that wait to be free.
     pub(crate) fn retired_count(&self) -> usize {
-        self.retired.lock().len()
+        self.retired.lock().count()
     }
 
     /// A quiescent point: vCPU `vcpu` is about to run the guest, its stale translations gone.
     #[inline]
     pub fn entering(&self, vcpu: usize) {
-        self.seen[vcpu].store(self.epoch.load(Acquire), Release);
+        self.seen[vcpu].0.store(self.epoch.load(Acquire), Release);
     }
 
     /// vCPU `vcpu` stops running for a while: nothing waits for it.
     pub fn idle(&self, vcpu: usize) {
-        self.seen[vcpu].store(IDLE, Release);
+        self.seen[vcpu].0.store(IDLE, Release);
     }
 
     /// Frees what every vCPU has passed by. Cheap when nothing is retired.
     pub fn reclaim(&self) {
         let mut retired = self.retired.lock();
-        if retired.is_empty() {
+        if retired.count() == 0 {
             return;
         }
         // What is retired from here on waits for entries that happen from here on.
         self.epoch.fetch_add(1, AcqRel);
-        let passed = self.seen.iter().map(|seen| seen.load(Acquire)).min().unwrap_or(IDLE);
-        retired.retain(|&(epoch, id)| {
-            if epoch < passed {
-                self.pages.free(id);
-            }
-            epoch >= passed
-        });
+        let passed = self.seen.iter().map(|seen| seen.0.load(Acquire)).min().unwrap_or(IDLE);
+        while let Some(id) = retired.pop(&self.pages, passed) {
+            self.pages.free(id);
+        }
     }
 }
 

@@ -16,19 +16,19 @@ pub type PageId = u32;
 
 /// One entry of one shadow table: `page * 512 + index`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryRef(pub u64);
+pub struct EntryRef(pub u32);
 
 impl EntryRef {
     /// Names entry `index` of page `page`.
     #[must_use]
     pub const fn new(page: PageId, index: usize) -> Self {
-        Self((page as u64) << 9 | index as u64)
+        Self(page << 9 | index as u32)
     }
 
     /// The page.
     #[must_use]
     pub const fn page(self) -> PageId {
-        (self.0 >> 9) as PageId
+        self.0 >> 9
     }
 
     /// The index in it.
@@ -99,20 +99,27 @@ impl Key {
 
 /// What is known of one shadow table.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(align(16))]
 pub struct ShadowPage {
     key: AtomicU64,
     state: AtomicU32,
-    /// Next page with the same guest frame (in the map), or next free page.
+    /// Next page with the same guest frame (in the map), or next free page. Stays what it is from
+    /// the page's end to its reuse, for those who still look at the chain.
     pub(crate) next: AtomicU32,
     /// Bit n: entries 8n..8n+8 may be nonzero. Lets a sweep cost what is there.
     used: AtomicU64,
     /// Entries that link here.
     pub(crate) parents: RefList,
+    /// Epoch in which the page was retired.
+    retired_in: AtomicU64,
+    /// Next page in the order of retirement.
+    next_retired: AtomicU32,
 }
 
 /// No page: ends a chain.
 pub(crate) const NONE: PageId = u32::MAX;
+/// More pages than this cannot be numbered by an [`EntryRef`] in a list of references.
+pub(crate) const MOST: u32 = (1 << 22) - 1;
 
 /// The page is being torn down: it must not be linked any more.
 const DEAD: u32 = 1 << 31;
@@ -127,6 +134,8 @@ impl ShadowPage {
             next: AtomicU32::new(NONE),
             used: AtomicU64::new(0),
             parents: RefList::new(),
+            retired_in: AtomicU64::new(0),
+            next_retired: AtomicU32::new(NONE),
         }
     }
 
@@ -255,5 +264,52 @@ impl Pages {
     }
 }
 
+/// Pages that have died and wait until every vCPU has passed a quiescent point, oldest first.
+#[derive(Debug)]
+pub(crate) struct Retired {
+    first: PageId,
+    last: PageId,
+    count: usize,
+}
+
+impl Retired {
+    pub(crate) const fn new() -> Self {
+        Self { first: NONE, last: NONE, count: 0 }
+    }
+
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Adds page `id`, which died in `epoch`, not before those that are here already.
+    pub(crate) fn push(&mut self, pages: &Pages, id: PageId, epoch: u64) {
+        let page = pages.get(id);
+        page.retired_in.store(epoch, Relaxed);
+        page.next_retired.store(NONE, Relaxed);
+        if self.last == NONE {
+            self.first = id;
+        } else {
+            pages.get(self.last).next_retired.store(id, Relaxed);
+        }
+        self.last = id;
+        self.count += 1;
+    }
+
+    /// Takes the oldest page if it died in an epoch before `passed`.
+    pub(crate) fn pop(&mut self, pages: &Pages, passed: u64) -> Option<PageId> {
+        let id = self.first;
+        let page = (id != NONE).then(|| pages.get(id))?;
+        if page.retired_in.load(Relaxed) >= passed {
+            return None;
+        }
+        self.first = page.next_retired.load(Relaxed);
+        if self.first == NONE {
+            self.last = NONE;
+        }
+        self.count -= 1;
+        Some(id)
+    }
+}
+
 #[cfg(not(all(test, loom)))]
-const _: () = assert!(size_of::<ShadowPage>() == 64);
+const _: () = assert!(size_of::<ShadowPage>() == 48);

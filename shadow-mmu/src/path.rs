@@ -10,6 +10,7 @@
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     fault::Access,
+    install::Target,
     mmu::Mmu,
     page::{EntryRef, Role},
     primitive::Ordering::{AcqRel, Acquire, Relaxed},
@@ -17,17 +18,16 @@ use crate::{
     root::Roots,
     walk::{Denied, Step},
 };
-use pv_abi::addr::{Gfn, Gva, Hpa};
+use pv_abi::addr::{Gva, Hpa};
 
 /// A leaf entry of the guest, and where its shadow goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leaf<'m> {
-    pub(crate) at: EntryRef,
-    /// Role of the table there.
-    pub(crate) role: Role,
     pub(crate) guest: Step<'m>,
-    /// The frame it maps, and the host's.
-    pub(crate) gfn: Gfn,
+    pub(crate) target: Target<'m>,
+    /// Role of the target's table.
+    pub(crate) role: Role,
+    /// The host's frame.
     pub(crate) hpa: Hpa,
 }
 
@@ -91,8 +91,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             }
             self.log.wrote(key.gfn());
         }
-        let guest = Step { slot: Some(slot), entry: marked };
-        Path::Leaf(Leaf { at: EntryRef::new(page, index), role, guest, gfn, hpa })
+        let entry = &self.env.linked(lower.hpa()).0[index];
+        let target = Target { at: EntryRef::new(page, index), entry, gfn };
+        Path::Leaf(Leaf { guest: Step { slot, entry: marked }, target, role, hpa })
     }
 
     /// The entry for `gva` in the table at `LEVEL` that `above` links, if it links one.

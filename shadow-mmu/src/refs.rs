@@ -1,7 +1,7 @@
 //! Lists of references to shadow entries: who maps a guest frame (rmap), who links a shadow page.
 //! May: nothing. Context: run-loop.
 //!
-//! A list is two words: a lock bit and up to two references, or the number of a chunk that starts
+//! A list is one word: a lock bit and up to two references, or the number of the chunk that starts
 //! a chain. Two references, one from the kernel's map of all memory and one from user space, are
 //! the common case and need no memory.
 
@@ -9,48 +9,38 @@ use crate::{
     page::EntryRef,
     primitive::{
         AtomicU32, AtomicU64, Mutex,
-        Ordering::{Acquire, Relaxed, Release},
-        spin_loop,
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
+        fence, spin_loop,
     },
 };
 use alloc::{boxed::Box, vec::Vec};
 use core::array;
 
-const LOCK: u64 = 1;
-const CHAIN: u64 = 2;
-const SHIFT: u32 = 2;
-/// A present reference is stored plus one, so that zero stays "nothing".
-const BIAS: u64 = 1;
-/// References in a chunk.
-const PER_CHUNK: usize = 7;
-const NO_CHUNK: u32 = u32::MAX;
+const LOCK: u64 = 1 << 63;
+const CHAIN: u64 = 1 << 62;
+/// A reference takes so many bits. It is stored plus one, so that zero is none.
+const BITS: u32 = 31;
+/// The first reference, or in a chain the first chunk; above it the second reference, or the
+/// number of references in the first chunk.
+const FIRST: u64 = (1 << BITS) - 1;
+/// References in a chunk: as many as an entry must have to need one.
+const PER_CHUNK: usize = 3;
+const NO_CHUNK: u32 = FIRST as u32;
 
 /// A lockable list of references.
 #[derive(Debug)]
-pub(crate) struct RefList {
-    /// Lock bit; nothing, the only or the first reference, or (CHAIN) the first chunk.
-    first: AtomicU64,
-    /// The second reference; nothing in a chain. Changed under the lock only.
-    second: AtomicU64,
-}
+pub(crate) struct RefList(AtomicU64);
 
-/// A cache line of references. The newest chunk comes first, and the newest reference last in it:
-/// short-lived mappings are found at once.
+/// Some references. The newest chunk comes first, and the newest reference last in it: short-lived
+/// mappings are found at once. Only the first chunk is partly filled.
 #[derive(Debug)]
-#[repr(align(64))]
 struct Chunk {
     next: AtomicU32,
-    len: AtomicU32,
-    refs: [AtomicU64; PER_CHUNK],
+    refs: [AtomicU32; PER_CHUNK],
 }
 
-impl Chunk {
-    fn push(&self, entry: EntryRef) {
-        let len = self.len.load(Relaxed);
-        self.refs[len as usize].store(entry.0, Relaxed);
-        self.len.store(len + 1, Relaxed);
-    }
-}
+/// Bytes that a chunk takes.
+pub(crate) const CHUNK_SIZE: usize = size_of::<Chunk>();
 
 /// All chunks of a VM.
 #[derive(Debug)]
@@ -64,8 +54,7 @@ impl Chunks {
         let chunks: Vec<_> = (0..capacity)
             .map(|id| Chunk {
                 next: AtomicU32::new(if id + 1 == capacity { NO_CHUNK } else { id + 1 }),
-                len: AtomicU32::new(0),
-                refs: array::from_fn(|_| AtomicU64::new(0)),
+                refs: array::from_fn(|_| AtomicU32::new(0)),
             })
             .collect();
         let head = if capacity == 0 { NO_CHUNK } else { 0 };
@@ -102,53 +91,66 @@ pub(crate) struct Locked<'a> {
 
 impl RefList {
     pub(crate) fn new() -> Self {
-        Self { first: AtomicU64::new(0), second: AtomicU64::new(0) }
+        Self(AtomicU64::new(0))
     }
 
     #[inline]
     pub(crate) fn lock<'a>(&'a self, chunks: &'a Chunks) -> Locked<'a> {
         loop {
-            let word = self.first.load(Relaxed) & !LOCK;
-            if self.first.compare_exchange_weak(word, word | LOCK, Acquire, Relaxed).is_ok() {
+            let word = self.0.load(Relaxed) & !LOCK;
+            if self.0.compare_exchange_weak(word, word | LOCK, Acquire, Relaxed).is_ok() {
                 return Locked { list: self, chunks, word };
             }
             spin_loop();
         }
     }
+
+    /// True if nothing is in the list, and whoever adds something from now on sees what the caller
+    /// has stored before.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        fence(SeqCst);
+        self.0.load(Acquire) == 0
+    }
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.list.first.store(self.word, Release);
+        self.list.0.store(self.word, Release);
     }
 }
 
 const fn stored(entry: EntryRef) -> u64 {
-    (entry.0 + BIAS) << SHIFT
+    entry.0 as u64 + 1
 }
 
-const fn loaded(word: u64) -> EntryRef {
-    EntryRef((word >> SHIFT) - BIAS)
+const fn loaded(stored: u64) -> EntryRef {
+    EntryRef(stored as u32 - 1)
 }
 
 impl<'a> Locked<'a> {
-    fn head(&self) -> Option<u32> {
-        (self.word & CHAIN != 0).then_some((self.word >> SHIFT) as u32)
+    const fn first(&self) -> u64 {
+        self.word & FIRST
     }
 
-    fn set_head(&mut self, chunk: u32) {
-        self.word = u64::from(chunk) << SHIFT | CHAIN;
+    const fn second(&self) -> u64 {
+        self.word >> BITS & FIRST
     }
 
-    fn second(&self) -> u64 {
-        self.list.second.load(Relaxed)
+    const fn is_chain(&self) -> bool {
+        self.word & CHAIN != 0
     }
 
-    fn set_second(&self, word: u64) {
-        self.list.second.store(word, Relaxed);
+    /// The first chunk of the chain and the number of references in it.
+    fn head(&self) -> Option<(u32, usize)> {
+        self.is_chain().then_some((self.first() as u32, self.second() as usize))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    fn set_head(&mut self, chunk: u32, len: usize) {
+        self.word = u64::from(chunk) | (len as u64) << BITS | CHAIN;
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
         self.word == 0
     }
 
@@ -159,112 +161,102 @@ impl<'a> Locked<'a> {
             self.word = stored(entry);
             return Ok(());
         }
-        if self.word & CHAIN == 0 && self.second() == 0 {
-            self.set_second(stored(entry));
+        // Neither a chain nor a second reference.
+        if self.word <= FIRST {
+            self.word |= stored(entry) << BITS;
             return Ok(());
         }
         self.add_to_chain(entry)
     }
 
     fn add_to_chain(&mut self, entry: EntryRef) -> Result<(), NoMemory> {
-        let head = match self.head() {
-            Some(head) if (self.chunk(head).len.load(Relaxed) as usize) < PER_CHUNK => head,
-            other => {
+        let (chunk, len) = match self.head() {
+            Some((head, len)) if len < PER_CHUNK => (head, len),
+            full => {
                 let id = self.chunks.alloc().ok_or(NoMemory)?;
-                let chunk = self.chunk(id);
-                chunk.next.store(other.unwrap_or(NO_CHUNK), Relaxed);
-                chunk.len.store(0, Relaxed);
-                if other.is_none() {
-                    chunk.push(loaded(self.word));
-                    chunk.push(loaded(self.second()));
-                    self.set_second(0);
+                let (chunk, next) = (self.chunk(id), full.map_or(NO_CHUNK, |(head, _)| head));
+                chunk.next.store(next, Relaxed);
+                if full.is_none() {
+                    chunk.refs[0].store(loaded(self.first()).0, Relaxed);
+                    chunk.refs[1].store(loaded(self.second()).0, Relaxed);
                 }
-                self.set_head(id);
-                id
+                (id, if full.is_none() { 2 } else { 0 })
             }
         };
-        self.chunk(head).push(entry);
+        self.chunk(chunk).refs[len].store(entry.0, Relaxed);
+        self.set_head(chunk, len + 1);
         Ok(())
     }
 
     /// Removes `entry`; false if it was not there.
     #[inline]
     pub(crate) fn remove(&mut self, entry: EntryRef) -> bool {
-        if self.word == stored(entry) {
+        if self.is_chain() {
+            return self.remove_from_chain(entry);
+        }
+        if self.first() == stored(entry) {
             self.word = self.second();
-            self.set_second(0);
             return true;
         }
-        if self.second() == stored(entry) {
-            self.set_second(0);
-            return true;
+        let there = self.second() == stored(entry);
+        if there {
+            self.word = self.first();
         }
-        self.remove_from_chain(entry)
+        there
     }
 
     fn remove_from_chain(&mut self, entry: EntryRef) -> bool {
-        let mut id = match self.head() {
-            Some(head) => head,
-            None => return false,
-        };
-        let head = id;
-        loop {
+        let Some((head, newest)) = self.head() else { return false };
+        let (mut id, mut len) = (head, newest);
+        while id != NO_CHUNK {
             let chunk = self.chunk(id);
-            let len = chunk.len.load(Relaxed) as usize;
             let found = chunk.refs[..len].iter().rposition(|slot| slot.load(Relaxed) == entry.0);
             if let Some(index) = found {
-                // The hole is filled with the newest reference of all, so only the first chunk
-                // is ever partly filled.
-                let first = self.chunk(head);
-                let newest = first.len.load(Relaxed) as usize - 1;
-                chunk.refs[index].store(first.refs[newest].load(Relaxed), Relaxed);
-                self.pop(head);
+                // The hole is filled with the newest reference of all.
+                let last = self.chunk(head).refs[newest - 1].load(Relaxed);
+                chunk.refs[index].store(last, Relaxed);
+                self.pop(head, newest - 1);
                 return true;
             }
-            id = chunk.next.load(Relaxed);
-            if id == NO_CHUNK {
-                return false;
-            }
+            (id, len) = (chunk.next.load(Relaxed), PER_CHUNK);
         }
+        false
     }
 
-    /// Drops the newest reference of the chain, whose first chunk is `head`. A chain that is
-    /// left with two becomes a plain list again, so chunks are only held by lists that need them.
-    fn pop(&mut self, head: u32) {
+    /// Leaves the chain's first chunk, `head`, with `len` references. A chain that is left with two
+    /// becomes a plain list again, so chunks are only held by lists that need them.
+    fn pop(&mut self, head: u32, len: usize) {
         let chunk = self.chunk(head);
-        let len = chunk.len.load(Relaxed) - 1;
-        chunk.len.store(len, Relaxed);
         let next = chunk.next.load(Relaxed);
         if next == NO_CHUNK && len == 2 {
-            let [first, second] = [0, 1].map(|n| EntryRef(chunk.refs[n].load(Relaxed)));
-            self.word = stored(first);
-            self.set_second(stored(second));
+            let [first, second] = [0, 1].map(|n| stored(EntryRef(chunk.refs[n].load(Relaxed))));
+            self.word = first | second << BITS;
             self.chunks.free(head);
         } else if len == 0 {
-            self.set_head(next);
+            self.set_head(next, PER_CHUNK);
             self.chunks.free(head);
+        } else {
+            self.set_head(head, len);
         }
     }
 
     /// The newest reference.
     pub(crate) fn newest(&self) -> Option<EntryRef> {
-        match (self.word, self.second()) {
-            (0, _) => None,
-            (word, 0) if word & CHAIN == 0 => Some(loaded(word)),
-            (word, second) if word & CHAIN == 0 => Some(loaded(second)),
-            (word, _) => {
-                let chunk = self.chunk((word >> SHIFT) as u32);
-                let len = chunk.len.load(Relaxed) as usize;
-                Some(EntryRef(chunk.refs[len - 1].load(Relaxed)))
+        match (self.head(), self.first(), self.second()) {
+            (Some((head, len)), _, _) => {
+                Some(EntryRef(self.chunk(head).refs[len - 1].load(Relaxed)))
             }
+            (None, 0, _) => None,
+            (None, first, 0) => Some(loaded(first)),
+            (None, _, second) => Some(loaded(second)),
         }
     }
 
     /// Calls `visit` for every reference.
     #[inline]
     pub(crate) fn for_each(&self, mut visit: impl FnMut(EntryRef)) {
-        let Some(mut id) = self.head() else {
-            for word in [self.word, self.second()] {
+        let Some((mut id, mut len)) = self.head() else {
+            for word in [self.first(), self.second()] {
                 if word != 0 {
                     visit(loaded(word));
                 }
@@ -273,10 +265,10 @@ impl<'a> Locked<'a> {
         };
         while id != NO_CHUNK {
             let chunk = self.chunk(id);
-            for slot in &chunk.refs[..chunk.len.load(Relaxed) as usize] {
+            for slot in &chunk.refs[..len] {
                 visit(EntryRef(slot.load(Relaxed)));
             }
-            id = chunk.next.load(Relaxed);
+            (id, len) = (chunk.next.load(Relaxed), PER_CHUNK);
         }
     }
 
@@ -291,7 +283,7 @@ mod tests {
     use proptest::prelude::*;
     use std::{collections::BTreeSet, vec::Vec};
 
-    fn contents(list: &RefList, chunks: &Chunks) -> Vec<u64> {
+    fn contents(list: &RefList, chunks: &Chunks) -> Vec<u32> {
         let mut all = Vec::new();
         list.lock(chunks).for_each(|entry| all.push(entry.0));
         all.sort_unstable();
@@ -302,8 +294,8 @@ mod tests {
         /// Any sequence of additions and removals keeps the list equal to a set, and an emptied
         /// list gives all its chunks back.
         #[test]
-        fn a_list_is_a_set(ops in prop::collection::vec((any::<bool>(), 0u64..40), 0..400)) {
-            let (list, chunks) = (RefList::new(), Chunks::new(8));
+        fn a_list_is_a_set(ops in prop::collection::vec((any::<bool>(), 0u32..40), 0..400)) {
+            let (list, chunks) = (RefList::new(), Chunks::new(16));
             let mut model = BTreeSet::new();
             for (add, value) in ops {
                 let entry = EntryRef(value);
@@ -321,7 +313,7 @@ mod tests {
                 list.lock(&chunks).remove(EntryRef(value));
             }
             prop_assert!(list.lock(&chunks).is_empty());
-            prop_assert_eq!((0..9).filter(|_| chunks.alloc().is_some()).count(), 8);
+            prop_assert_eq!((0..17).filter(|_| chunks.alloc().is_some()).count(), 16);
         }
     }
 
@@ -329,10 +321,10 @@ mod tests {
     fn running_out_of_chunks_is_an_error() {
         let (list, chunks) = (RefList::new(), Chunks::new(1));
         let mut locked = list.lock(&chunks);
-        for value in 0..PER_CHUNK as u64 {
+        for value in 0..PER_CHUNK as u32 {
             locked.add(EntryRef(value)).unwrap();
         }
         assert_eq!(locked.add(EntryRef(99)), Err(NoMemory));
-        assert_eq!(locked.newest(), Some(EntryRef(6)));
+        assert_eq!(locked.newest(), Some(EntryRef(PER_CHUNK as u32 - 1)));
     }
 }

@@ -12,10 +12,7 @@ use crate::{
     map::Origin,
     mmu::{Mmu, Stats},
     page::{EntryRef, Key, PageId, Role},
-    primitive::{
-        Ordering::{Acquire, Relaxed},
-        spin_loop,
-    },
+    primitive::{Ordering::Relaxed, spin_loop},
     pte::{A, GuestPte, P, Spte},
 };
 use pv_abi::addr::{Gfn, Hpa};
@@ -115,6 +112,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// # Errors
     /// [`RootError`]; the old root stays loaded.
     pub fn load_root(&self, vcpu: &mut VcpuMmu, gfn: Gfn, flush: bool) -> Result<Roots, RootError> {
+        if vcpu.roots.is_none() {
+            // From here on it uses tables.
+            self.entering(vcpu.index);
+        }
         if flush {
             self.sync_hot(vcpu);
         }
@@ -246,21 +247,11 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// Links what the old root links in the upper half, where the guest's entries agree: kernels
     /// share it, and each link saved is a fault saved.
     fn copy_upper_half(&self, vcpu: &mut VcpuMmu, from: Roots, to: Roots) {
-        let old = self.env.table(from.smod);
-        let mut groups = self.pages.get(from.smod).used() >> 32;
-        let mut first = 256;
-        while groups != 0 {
-            let skip = groups.trailing_zeros() as usize;
-            first += 8 * skip;
-            for slot in first..first + 8 {
-                let entry = Spte(old.0[slot].load(Acquire));
-                if entry.present() && self.is_legal_upper(slot) {
-                    self.copy_link(vcpu, from, to, slot, entry);
-                }
+        self.for_each_entry(from.smod, |slot, entry| {
+            if slot >= 256 && entry.present() && self.is_legal_upper(slot) {
+                self.copy_link(vcpu, from, to, slot, entry);
             }
-            groups = groups.checked_shr(skip as u32 + 1).unwrap_or(0);
-            first += 8;
-        }
+        });
     }
 
     fn copy_link(&self, vcpu: &mut VcpuMmu, from: Roots, to: Roots, slot: usize, entry: Spte) {

@@ -5,6 +5,7 @@ use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     fault::leaf_value,
     hot::Look,
+    large::first,
     mmu::Mmu,
     page::{EntryRef, PageId, Role},
     primitive::{
@@ -17,14 +18,9 @@ use crate::{
 use pv_abi::addr::{Gfn, Gpa, Gva};
 
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
-    /// Brings entry `index` of page `id` back to what the guest's entry allows now.
+    /// Brings entry `index` of page `id`, which is `now`, back to what the guest's entry allows.
     #[inline]
-    pub(crate) fn sync_entry(&self, id: PageId, index: usize) {
-        let entry = &self.env.table(id).0[index];
-        let now = Spte(entry.load(Acquire));
-        if now == Spte::ABSENT {
-            return;
-        }
+    fn sync_entry(&self, id: PageId, index: usize, now: Spte) {
         let page = self.pages.get(id);
         let (role, at) = (page.role(), EntryRef::new(id, index));
         let guest = GuestPte(self.env.load(page.gfn().gpa().offset(8 * index as u64)).unwrap_or(0));
@@ -34,6 +30,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             self.sync_large(at, now, role, guest);
         } else if !now.present() || !self.link_is_true(now, role, guest) {
             self.zap_link(at, now);
+        }
+    }
+
+    /// Syncs entry `index` of page `id` if it is not absent.
+    #[inline]
+    fn sync_one(&self, id: PageId, index: usize) {
+        let now = Spte(self.env.table(id).0[index].load(Acquire));
+        if now != Spte::ABSENT {
+            self.sync_entry(id, index, now);
         }
     }
 
@@ -73,9 +78,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             && role.contains(Role::USER_PATH) == user_path;
         let mirrored = (now.0 ^ guest.0) & (W | NX) == 0;
         let kind = if direct {
-            let pages = 1u64 << (9 * (u32::from(level) - 1));
             guest.is_large(level)
-                && guest.gfn().0 & !(pages - 1) == child.gfn().0
+                && first(guest.gfn(), level) == child.gfn()
                 && role.contains(Role::DIRECT_WRITE) == guest.has(W | D)
         } else {
             !(level < 4 && guest.has(PS)) && guest.gfn() == child.gfn()
@@ -90,22 +94,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// Syncs every entry of page `id`. A large page's table shadows no guest table: its link
     /// says it all.
     pub(crate) fn sync_page(&self, id: PageId) {
-        let page = self.pages.get(id);
-        let role = page.role();
-        if role.contains(Role::DIRECT) {
-            return;
-        }
-        let table = self.env.table(id);
-        let mut groups = page.used();
-        while groups != 0 {
-            let group = groups.trailing_zeros() as usize;
-            groups &= groups - 1;
-            for index in 8 * group..8 * group + 8 {
-                let fixed = role.level() == 4 && self.config.reserved_slots.contains(&index);
-                if table.0[index].load(Acquire) != 0 && !fixed {
-                    self.sync_entry(id, index);
-                }
-            }
+        if !self.pages.get(id).role().contains(Role::DIRECT) {
+            self.for_each_entry(id, |index, now| self.sync_entry(id, index, now));
         }
     }
 
@@ -181,10 +171,6 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             self.cool(other);
             spin_loop();
         }
-        if !self.tables.get(gfn) {
-            // It lost its last page meanwhile, perhaps to what cooling down another one synced.
-            self.hot.remove_if(gfn, || !self.tables.get(gfn));
-        }
     }
 
     /// Protects hot table `gfn` and looks at it a last time. It leaves the list only then, so
@@ -256,7 +242,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             && let Some(page) = self.sync_step::<FROM, 3>(page, gva)
             && let Some(page) = self.sync_step::<FROM, 2>(page, gva)
         {
-            self.sync_entry(page, gva.index(1));
+            self.sync_one(page, gva.index(1));
         }
         below_root
     }
@@ -267,7 +253,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     fn sync_step<const FROM: u8, const LEVEL: u8>(&self, page: PageId, gva: Gva) -> Option<PageId> {
         let index = gva.index(LEVEL);
         if LEVEL <= FROM {
-            self.sync_entry(page, index);
+            self.sync_one(page, index);
         }
         let entry = Spte(self.env.table(page).0[index].load(Acquire));
         let child = (entry.0 & (P | PS) == P).then(|| self.env.id(entry.hpa()))?;
@@ -284,7 +270,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         for id in self.map.chain(&self.pages, gpa.gfn()) {
             let level = self.pages.get(id).role().level();
             if level < 4 || !self.config.reserved_slots.contains(&index) {
-                self.sync_entry(id, index);
+                self.sync_one(id, index);
             }
         }
     }

@@ -6,6 +6,7 @@ use crate::{
     dirty::DirtyLog,
     env::GuestMemory,
     fault::Access,
+    large::{first, frames},
     primitive::{
         AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed},
@@ -57,22 +58,22 @@ impl Walk<'_> {
     #[inline(always)]
     #[must_use]
     pub fn gfn(&self, gva: Gva) -> Gfn {
-        let pages = 1u64 << (9 * (self.leaf as u32 - 1));
-        Gfn((self.entry(self.leaf).gfn().0 & !(pages - 1)) | (gva.0 >> 12 & (pages - 1)))
+        let within = gva.0 >> 12 & (frames(self.leaf) - 1);
+        Gfn(first(self.entry(self.leaf).gfn(), self.leaf).0 | within)
     }
 
-    /// The entry that decides at `level`, and where it lies.
+    /// The entry that decides at `level`, and where it lies; nothing where no walk has been.
     #[inline(always)]
-    pub(crate) fn step(&self, level: u8) -> Step<'_> {
+    pub(crate) fn step(&self, level: u8) -> Option<Step<'_>> {
         let index = level.max(self.leaf) as usize - 1;
-        Step { slot: self.slots[index], entry: self.entries[index] }
+        self.slots[index].map(|slot| Step { slot, entry: self.entries[index] })
     }
 }
 
 /// A guest entry as it was walked, and where it lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step<'m> {
-    pub(crate) slot: Option<&'m AtomicU64>,
+    pub(crate) slot: &'m AtomicU64,
     pub(crate) entry: GuestPte,
 }
 
@@ -81,8 +82,7 @@ impl Step<'_> {
     /// was flushed, must be marked again.
     #[inline(always)]
     pub(crate) fn still_true(self) -> bool {
-        let Some(slot) = self.slot else { return false };
-        let (now, then) = (slot.load(Acquire), self.entry.0);
+        let (now, then) = (self.slot.load(Acquire), self.entry.0);
         (now ^ then) & !(A | D) | then & !now == 0
     }
 }

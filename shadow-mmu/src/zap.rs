@@ -10,7 +10,10 @@ use crate::{
     map::Origin,
     mmu::Mmu,
     page::{EntryRef, PageId, Role},
-    primitive::Ordering::{AcqRel, Acquire, Relaxed},
+    primitive::{
+        Ordering::{AcqRel, Acquire, Relaxed},
+        spin_loop,
+    },
     pte::{D, Spte, W},
     refs::RefList,
 };
@@ -129,27 +132,54 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Removes every entry of page `id` in `range`, L1's own slots aside.
     pub(crate) fn clear_entries(&self, id: PageId, range: Range<usize>) {
+        let level = self.pages.get(id).role().level();
+        self.for_each_entry(id, |index, now| {
+            let at = EntryRef::new(id, index);
+            if !range.contains(&index) {
+            } else if level == 1 || now.is_large() {
+                self.zap_leaf(at, now);
+            } else {
+                self.zap_link(at, now);
+            }
+        });
+    }
+
+    /// Calls `visit` with the index and the value of each entry of page `id` that is not absent,
+    /// L1's own slots aside.
+    #[inline]
+    pub(crate) fn for_each_entry(&self, id: PageId, mut visit: impl FnMut(usize, Spte)) {
         let page = self.pages.get(id);
-        let level = page.role().level();
+        let root = page.role().level() == 4;
         let table = self.env.table(id);
         let mut groups = page.used();
         while groups != 0 {
-            let group = groups.trailing_zeros() as usize;
+            let first = 8 * groups.trailing_zeros() as usize;
             groups &= groups - 1;
-            for index in 8 * group..8 * group + 8 {
-                let fixed = level == 4 && self.config.reserved_slots.contains(&index);
+            for index in first..first + 8 {
                 let now = Spte(table.0[index].load(Acquire));
-                if now == Spte::ABSENT || !range.contains(&index) || fixed {
-                    continue;
-                }
-                let at = EntryRef::new(id, index);
-                if level == 1 || now.is_large() {
-                    self.zap_leaf(at, now);
-                } else {
-                    self.zap_link(at, now);
+                let own = root && self.config.reserved_slots.contains(&index);
+                if now != Spte::ABSENT && !own {
+                    visit(index, now);
                 }
             }
         }
+    }
+
+    /// Calls `zap` with the newest reference of `list`, and the entry there, until none is left;
+    /// true if there was one.
+    pub(crate) fn empty(&self, list: &RefList, zap: impl Fn(EntryRef, Spte)) -> bool {
+        let newest = || list.lock(&self.chunks).newest();
+        let mut any = false;
+        while let Some(at) = newest() {
+            let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
+            if !now.present() {
+                // It is being made or changed: the reference goes if that fails.
+                spin_loop();
+            }
+            zap(at, now);
+            any = true;
+        }
+        any
     }
 
     /// The page for `gfn` in `role`, made if there is none. Its frame, if it is a table, is
@@ -161,9 +191,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let first = || {
             self.protected.clear(gfn);
             self.tables.set(gfn);
+            self.add_table(gfn);
             // Entries that are gone may still be in TLBs, and dirty there.
             self.env.flush_all();
-            self.add_table(gfn);
             self.env.show_table(gfn, true);
         };
         let fill = |id| {
@@ -208,8 +238,13 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// new one, or none, from before the call; [`GuestMemory::guest_frame`] knows the old one until
     /// it returns.
     pub fn zap_frame(&self, gfn: Gfn) {
-        self.zap_list(self.rmap(gfn));
+        self.zap_leaves(self.rmap(gfn));
         self.zap_large(gfn);
         self.env.flush_all();
+    }
+
+    /// Removes every leaf entry that `list` names; true if there was one, so that a flush is due.
+    pub(crate) fn zap_leaves(&self, list: &RefList) -> bool {
+        self.empty(list, |at, now| self.zap_leaf(at, now))
     }
 }

@@ -19,13 +19,13 @@ pub mod threads;
 // The reverse maps are private to the shadow MMU. What is measured is their own source.
 extern crate alloc;
 #[path = "../../../shadow-mmu/src/refs.rs"]
-#[cfg_attr(not(test), expect(dead_code, reason = "the MMU uses all of it, this a part"))]
+#[expect(dead_code, reason = "the MMU uses all of it, this a part")]
 mod refs;
 mod primitive {
     //! What `refs` takes from its neighbour of this name.
     pub(crate) use core::{
         hint::spin_loop,
-        sync::atomic::{AtomicU32, AtomicU64, Ordering},
+        sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
     };
     pub(crate) use spin::Mutex;
 }

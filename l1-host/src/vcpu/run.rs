@@ -96,6 +96,7 @@ impl Vcpu {
             // It may have been the timer, and early.
             self.armed = None;
         }
+        self.vm.mmu.entering(self.index);
         self.halted = false;
     }
 

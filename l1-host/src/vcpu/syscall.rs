@@ -226,7 +226,6 @@ impl Vcpu {
         if gva.is_canonical() {
             self.tags.flush_address(&crate::hw::cpu::Invpcid, gva);
         }
-        self.cr3_stale = true;
     }
 
     /// IRQ_HALT: IF := 1 and wait, as one step.

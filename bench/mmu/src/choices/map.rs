@@ -11,7 +11,10 @@ use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU32,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
 };
 
 /// Tables of each thread, and how often each is looked for.
@@ -104,7 +107,8 @@ impl Map for DashMap<u64, u32, FxBuildHasher> {
     }
 }
 
-/// A word for each guest frame, locked by its top bit: the head of the frame's chain of pages.
+/// The MMU's: a word for each guest frame, the head of the frame's chain of pages. Its top bit is a lock
+/// for those who change it.
 struct Array(Box<[AtomicU32]>);
 
 const LOCK: u32 = 1 << 31;
@@ -117,15 +121,14 @@ impl Default for Array {
 }
 
 impl Array {
-    /// Reads a word under its lock, and leaves what `change` makes of it.
-    fn locked(&self, gfn: u64, change: impl FnOnce(u32) -> u32) -> u32 {
-        use std::sync::atomic::Ordering::{Acquire, Release};
+    /// Leaves in a word, under its lock, what `change` makes of it.
+    fn locked(&self, gfn: u64, change: impl FnOnce(u32) -> u32) {
         let word = &self.0[gfn as usize];
         loop {
             let now = word.load(Relaxed) & !LOCK;
             if word.compare_exchange_weak(now, now | LOCK, Acquire, Relaxed).is_ok() {
-                word.store(change(now), Release);
-                return now;
+                word.swap(change(now), AcqRel);
+                return;
             }
             std::hint::spin_loop();
         }
@@ -138,7 +141,7 @@ impl Map for Array {
     }
 
     fn get(&self, gfn: u64) -> Option<u32> {
-        let page = self.locked(gfn, |page| page);
+        let page = self.0[gfn as usize].fetch_or(0, AcqRel) & !LOCK;
         (page != NONE).then_some(page)
     }
 
@@ -183,9 +186,10 @@ type Padded = CachePadded<Fx>;
 pub(super) fn alternatives() -> Vec<Alternative> {
     let way = |name, make| Alternative { part: MAP, name, make };
     vec![
-        way("16 shards, Fx hash, spin locks (present)", |_| {
-            Box::new(Mix(Sharded::<Fx, 16>::default()))
+        way("an array with a word for every guest frame (present)", |_| {
+            Box::new(Mix(Array::default()))
         }),
+        way("16 shards, Fx hash, spin locks", |_| Box::new(Mix(Sharded::<Fx, 16>::default()))),
         way("the same, each shard in a cache line", |_| {
             Box::new(Mix(Sharded::<Padded, 16>::default()))
         }),
@@ -194,6 +198,5 @@ pub(super) fn alternatives() -> Vec<Alternative> {
         way("one map, spin lock", |_| Box::new(Mix(Sharded::<Fx, 1>::default()))),
         way("one map, reader-writer lock", |_| Box::new(Mix(ReaderWriter::default()))),
         way("dashmap, Fx hash", |_| Box::new(Mix(DashMap::<u64, u32, FxBuildHasher>::default()))),
-        way("an array with a word for every guest frame", |_| Box::new(Mix(Array::default()))),
     ]
 }

@@ -171,8 +171,11 @@ impl<R: Reclaim> Phased for Mix<R> {
 pub(super) fn alternatives() -> Vec<Alternative> {
     let way = |name, make| Alternative { part: RECLAIM, name, make };
     vec![
-        way("epochs, a word for each vCPU (present)", Mix::<Epochs<AtomicU64>>::boxed),
-        way("the same, each word in a cache line", Mix::<Epochs<CachePadded<AtomicU64>>>::boxed),
+        way(
+            "epochs, a cache line for each vCPU (present)",
+            Mix::<Epochs<CachePadded<AtomicU64>>>::boxed,
+        ),
+        way("the same, words side by side", Mix::<Epochs<AtomicU64>>::boxed),
         way("crossbeam-epoch", Mix::<Crossbeam>::boxed),
     ]
 }

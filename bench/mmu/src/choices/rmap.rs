@@ -23,7 +23,7 @@ trait Rmaps: Sync {
     fn remove(&self, frame: usize, entry: EntryRef);
 }
 
-/// The MMU's own: two words a frame, chunks for more.
+/// The MMU's own: a word a frame, chunks for more.
 struct Own {
     lists: Box<[RefList]>,
     chunks: Chunks,
@@ -31,7 +31,7 @@ struct Own {
 
 impl Rmaps for Own {
     fn new(frames: usize) -> Self {
-        let chunks = Chunks::new((frames * (MAPPINGS / 7 + 1)) as u32);
+        let chunks = Chunks::new((frames * (MAPPINGS / 3 + 1)) as u32);
         Self { lists: (0..frames).map(|_| RefList::new()).collect(), chunks }
     }
 
@@ -147,10 +147,10 @@ type Small = Lists<SmallVec<[EntryRef; 2]>>;
 pub(super) fn alternatives() -> Vec<Alternative> {
     let way = |part, name, make| Alternative { part, name, make };
     vec![
-        way(RMAP, "two inline, chunks of 7 (present)", Mix::<Own, 2>::boxed),
+        way(RMAP, "a word for two, chunks of 3 (present)", Mix::<Own, 2>::boxed),
         way(RMAP, "Vec and spin lock per frame", Mix::<Lists<Vec<EntryRef>>, 2>::boxed),
         way(RMAP, "SmallVec of 2 and spin lock per frame", Mix::<Small, 2>::boxed),
-        way(SHARED_RMAP, "two inline, chunks of 7 (present)", Mix::<Own, MAPPINGS>::boxed),
+        way(SHARED_RMAP, "a word for two, chunks of 3 (present)", Mix::<Own, MAPPINGS>::boxed),
         way(
             SHARED_RMAP,
             "Vec and spin lock per frame",

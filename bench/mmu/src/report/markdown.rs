@@ -139,16 +139,13 @@ fn row(text: &mut String, curve: &Curve, threads: usize) {
 fn memory(text: &mut String) {
     let memory = Memory::of_roost();
     let rest = memory.per_page - memory.page_record;
-    let [least, most] = memory.map;
     let _ = writeln!(
         text,
         "## Memory\n\nThe MMU's records, tables aside:\n\n\
          | per | bytes | of which |\n| --- | ---: | --- |\n\
-         | shadow page, reserved | {} | {} record; {rest} a chunk of references and a place among \
-         the retired |\n\
-         | shadow page, in the map | {least:.0} to {most:.0} | taken when it is used |\n\
-         | guest frame, reserved | {:.1} | 16 reverse map; the rest chunks, bitmaps and large \
-         pages |\n\
+         | shadow page | {} | {} record; {rest} chunks of references |\n\
+         | guest frame | {:.1} | 8 reverse map, 4 map of shadow pages; the rest chunks, bitmaps and \
+         large pages |\n\
          | leaf, if each frame is mapped once | {:.1} | |\n\
          | leaf, if each is mapped twice | {:.1} | |\n",
         memory.per_page,

@@ -60,6 +60,16 @@ macro_rules! atomic {
                 result
             }
 
+            pub fn compare_exchange_weak(
+                &self,
+                old: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.compare_exchange(old, new, success, failure)
+            }
+
             pub fn fetch_update(
                 &self,
                 success: Ordering,
@@ -75,17 +85,11 @@ macro_rules! atomic {
 }
 
 atomic!(AtomicU64, u64, [swap fetch_add fetch_sub fetch_and fetch_or]);
-atomic!(AtomicU32, u32, [fetch_add fetch_sub]);
+atomic!(AtomicU32, u32, [swap fetch_add fetch_sub fetch_or]);
 
-impl AtomicU64 {
-    pub fn compare_exchange_weak(
-        &self,
-        old: u64,
-        new: u64,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<u64, u64> {
-        self.compare_exchange(old, new, success, failure)
+impl Default for AtomicU32 {
+    fn default() -> Self {
+        Self::new(0)
     }
 }
 
