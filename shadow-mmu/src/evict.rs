@@ -61,6 +61,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Removes every link to page `id`, which dies with the last.
     pub(crate) fn unlink(&self, id: PageId) {
-        self.empty(&self.pages.get(id).parents, |at, now| self.zap_link(at, now));
+        if self.zap_links(id) {
+            self.env.flush_all();
+        }
+        // It is still alive if somebody took it for a root for a moment when its last link went.
+        self.kill(id);
     }
 }

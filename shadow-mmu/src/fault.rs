@@ -296,12 +296,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         key: Key,
         guest: Step<'_>,
     ) -> Result<PageId, Failed> {
-        if entry.is_large() {
-            self.zap_leaf(at, entry);
-            return Err(Failed::Retry);
-        }
         if entry.present() {
-            self.zap_link(at, entry);
+            self.zap(at, entry);
             return Err(Failed::Retry);
         }
         if entry != Spte::ABSENT {

@@ -133,7 +133,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return Err(Failed::Retry);
         }
         if now.hpa() != value.hpa() {
-            self.zap_leaf(at, now);
+            self.zap(at, now);
             return Err(Failed::Retry);
         }
         // The same frame: only permissions change, what the hardware noted stays.
@@ -235,7 +235,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let newest = self.rmap(gfn).lock(&self.chunks).newest();
         if let Some(at) = newest {
             let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
-            self.zap_leaf(at, now);
+            self.zap(at, now);
             self.env.flush_all();
         }
     }

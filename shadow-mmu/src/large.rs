@@ -142,7 +142,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             vcpu.stats.large_fills += 1;
         } else if now.present() && !now.is_large() {
             // Small entries that are not needed any more, or another table.
-            self.zap_link(target.at, now);
+            self.zap(target.at, now);
             return Err(Failed::Retry);
         } else {
             self.change::<LEVEL>(vcpu, target, now, value, guest)?;
@@ -160,13 +160,13 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             && !self.config.paging.is_reserved(guest, level)
             && self.env.host_block(first(guest.gfn(), level), level) == Some(now.hpa());
         if !same {
-            self.zap_leaf(at, now);
+            self.zap(at, now);
             return;
         }
         let want = leaf_value(role, guest, now.hpa());
         if (want.0 ^ now.0) & (W | NX) != 0 {
             // Rare: the next access brings it back.
-            self.zap_leaf(at, now);
+            self.zap(at, now);
         }
     }
 }

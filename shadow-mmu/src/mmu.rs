@@ -226,7 +226,14 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// A quiescent point: vCPU `vcpu` is about to run the guest, its stale translations gone.
     #[inline]
     pub fn entering(&self, vcpu: usize) {
-        self.seen[vcpu].0.store(self.epoch.load(Acquire), Release);
+        let seen = &self.seen[vcpu].0;
+        let epoch = self.epoch.load(Acquire);
+        if seen.load(Relaxed) == IDLE {
+            // Before it looks at any table.
+            seen.swap(epoch, AcqRel);
+        } else {
+            seen.store(epoch, Release);
+        }
     }
 
     /// vCPU `vcpu` stops running for a while: nothing waits for it.

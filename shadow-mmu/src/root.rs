@@ -165,10 +165,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     #[inline]
     fn hold(&self, id: PageId, gfn: Gfn, user: bool) -> bool {
         let page = self.pages.get(id);
-        if !page.load() {
+        let key = Key::new(gfn, self.root_role(user));
+        if page.key() != key || !page.load() {
             return false;
         }
-        let same = page.key() == Key::new(gfn, self.root_role(user));
+        // It may have been reused in between.
+        let same = page.key() == key;
         if !same {
             self.let_go(id);
         }

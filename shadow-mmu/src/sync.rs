@@ -29,7 +29,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         } else if now.is_large() {
             self.sync_large(at, now, role, guest);
         } else if !now.present() || !self.link_is_true(now, role, guest) {
-            self.zap_link(at, now);
+            self.zap(at, now);
         }
     }
 
@@ -52,7 +52,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             && !self.config.paging.is_reserved(guest, 1)
             && self.env.host_frame(guest.gfn()) == Some(now.hpa());
         if !same_frame {
-            self.zap_leaf(at, now);
+            self.zap(at, now);
             return;
         }
         // Only taken away: what is given takes the three steps of an install, and a fault.
@@ -61,7 +61,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if next != now.0 {
             let entry = &self.env.table(at.page()).0[at.index()];
             if entry.compare_exchange(now.0, next, AcqRel, Acquire).is_err() {
-                self.zap_leaf(at, Spte(entry.load(Acquire)));
+                self.zap(at, Spte(entry.load(Acquire)));
             }
         }
     }

@@ -45,9 +45,20 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         now.present().then_some(now)
     }
 
-    /// Removes leaf entry `at` if it still is `now`, or what an install has made of that.
-    pub(crate) fn zap_leaf(&self, at: EntryRef, now: Spte) {
+    /// Removes entry `at` if it still is `now`, or what an install has made of that. The child of a link
+    /// dies if it has no other.
+    #[inline]
+    pub(crate) fn zap(&self, at: EntryRef, now: Spte) {
         let Some(now) = self.cancel(at, now) else { return };
+        // Asked only now: a large entry and a link may follow each other in one place.
+        if now.is_large() || self.pages.get(at.page()).role().level() == 1 {
+            self.zap_leaf(at, now);
+        } else {
+            self.zap_link(at, now);
+        }
+    }
+
+    fn zap_leaf(&self, at: EntryRef, now: Spte) {
         let gfn = self.env.guest_frame(now.hpa());
         // Locked before the entry goes: under the lock the list names exactly the entries that map
         // the frame, and no D bit is on its way from an entry to `written`.
@@ -56,6 +67,21 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             self.keep_dirty(gfn, now);
             mappings.remove(at);
         }
+    }
+
+    fn zap_link(&self, at: EntryRef, now: Spte) {
+        let child = self.env.id(now.hpa());
+        {
+            // As for leaves. A reference to an entry that is gone would be to a page that may have
+            // been retired before the vCPU entered L1 that finds it here.
+            let mut parents = self.pages.get(child).parents.lock(&self.chunks);
+            if self.take(at, now).is_none() {
+                return;
+            }
+            parents.remove(at);
+        }
+        self.env.flush_all();
+        self.kill_if_unused(child);
     }
 
     /// References to the entries that map what `at`, which is `now`, maps.
@@ -76,23 +102,6 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             self.env.flush_all();
             self.written.set(gfn);
         }
-    }
-
-    /// Removes link `at` if it still is `now`, or what an install has made of that; a child
-    /// without other links dies.
-    pub(crate) fn zap_link(&self, at: EntryRef, now: Spte) {
-        let Some(now) = self.cancel(at, now) else { return };
-        if now.is_large() {
-            self.zap_leaf(at, now);
-            return;
-        }
-        if self.take(at, now).is_none() {
-            return;
-        }
-        let child = self.env.id(now.hpa());
-        self.pages.get(child).parents.lock(&self.chunks).remove(at);
-        self.env.flush_all();
-        self.kill_if_unused(child);
     }
 
     /// Ends page `id` if nothing links it, loads it or pins it. True if it died.
@@ -132,14 +141,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Removes every entry of page `id` in `range`, L1's own slots aside.
     pub(crate) fn clear_entries(&self, id: PageId, range: Range<usize>) {
-        let level = self.pages.get(id).role().level();
         self.for_each_entry(id, |index, now| {
-            let at = EntryRef::new(id, index);
-            if !range.contains(&index) {
-            } else if level == 1 || now.is_large() {
-                self.zap_leaf(at, now);
-            } else {
-                self.zap_link(at, now);
+            if range.contains(&index) {
+                self.zap(EntryRef::new(id, index), now);
             }
         });
     }
@@ -165,21 +169,46 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
-    /// Calls `zap` with the newest reference of `list`, and the entry there, until none is left;
-    /// true if there was one.
-    pub(crate) fn empty(&self, list: &RefList, zap: impl Fn(EntryRef, Spte)) -> bool {
-        let newest = || list.lock(&self.chunks).newest();
+    /// Removes every leaf entry that `list` names; true if there was one, so that a flush is due.
+    pub(crate) fn zap_leaves(&self, list: &RefList) -> bool {
+        let mut list = list.lock(&self.chunks);
         let mut any = false;
-        while let Some(at) = newest() {
+        while let Some(at) = list.newest() {
             let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
-            if !now.present() {
-                // It is being made or changed: the reference goes if that fails.
-                spin_loop();
+            // It succeeds: present entries are in their lists, and go under their locks.
+            if let Some(now) = self.take(at, now) {
+                self.keep_dirty(self.env.guest_frame(now.hpa()), now);
+                list.remove(at);
+                any = true;
             }
-            zap(at, now);
-            any = true;
         }
         any
+    }
+
+    /// Removes every link to page `id`; true if there was one, so that a flush is due.
+    pub(crate) fn zap_links(&self, id: PageId) -> bool {
+        let (page, hpa) = (self.pages.get(id), self.env.hpa(id));
+        let mut any = false;
+        loop {
+            let mut parents = page.parents.lock(&self.chunks);
+            let Some(at) = parents.newest() else { return any };
+            let entry = &self.env.table(at.page()).0[at.index()];
+            let now = Spte(entry.load(Acquire));
+            if now.present() && now.hpa() == hpa {
+                if self.take(at, now).is_some() {
+                    parents.remove(at);
+                    any = true;
+                }
+                continue;
+            }
+            // Somebody is making this link, or has failed to. If it still has its token it fails now,
+            // and it takes the reference out.
+            if !now.present() {
+                let _ = entry.compare_exchange(now.0, 0, AcqRel, Acquire);
+            }
+            drop(parents);
+            spin_loop();
+        }
     }
 
     /// The page for `gfn` in `role`, made if there is none. Its frame, if it is a table, is
@@ -241,10 +270,5 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         self.zap_leaves(self.rmap(gfn));
         self.zap_large(gfn);
         self.env.flush_all();
-    }
-
-    /// Removes every leaf entry that `list` names; true if there was one, so that a flush is due.
-    pub(crate) fn zap_leaves(&self, list: &RefList) -> bool {
-        self.empty(list, |at, now| self.zap_leaf(at, now))
     }
 }

@@ -48,7 +48,7 @@ fn a_flush_waits_for_nobody_elses_compare() {
 
 /// A flush against the removal of the mapping that has the D bit.
 ///
-/// Fails if `zap_leaf` takes the entry before it has the lock, or drops its D bit.
+/// Fails if `zap` takes the entry before it has the lock, or drops its D bit.
 #[test]
 fn a_mapping_that_goes_takes_no_dirt_along() {
     explore(3, || {
