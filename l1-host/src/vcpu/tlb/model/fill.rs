@@ -4,10 +4,12 @@
 use super::{
     cache::{Leaf, Link, Page},
     judge::{Broken, Rule},
+    tags::Tag,
     tlb::Tlb,
     walk::{self, Shadow, USED},
 };
 use crate::vm::Vm;
+use alloc::vec::Vec;
 use pv_abi::addr::{Gva, Hpa};
 use shadow_mmu::{
     GuestMemory,
@@ -59,7 +61,7 @@ impl Tlb {
         let time = caches.tick();
         let cache = caches.cache(view.tag);
         if cache.len() >= self.most {
-            let mut oldest = alloc::vec::Vec::new();
+            let mut oldest = Vec::new();
             cache.next(1, &mut oldest);
             oldest.into_iter().for_each(|page| cache.forget(page));
             self.counts.forgotten += 1;
@@ -69,9 +71,25 @@ impl Tlb {
         let cached = cache.leaf(page);
         let gfn = vm.env().guest_frame(Hpa(found.entry & ADDRESS));
         if found.level == 1 && found.entry & W != 0 && vm.mmu.watch(gfn) != Watch::No {
-            caches.tag(view.tag).tables.push(page);
+            caches.tag(view.tag).tables.insert(page);
         }
         Ok(cached)
+    }
+
+    /// Caches the pages that are page tables before others: what the guest writes to them must not
+    /// go unnoticed.
+    pub(super) fn fill_tables(&mut self, vm: &Vm, view: View) -> Result<(), Broken> {
+        let Tag { cache, tables, .. } = self.caches.get_mut().tag(view.tag);
+        let missing = tables.iter().copied().filter(|&page| cache.leaf(page).is_none());
+        for page in missing.collect::<Vec<_>>() {
+            let watched = self.fill(vm, view, page)?.is_some_and(|(start, leaf)| {
+                vm.mmu.watch(vm.env().guest_frame(leaf.frame(start, page))) != Watch::No
+            });
+            if !watched {
+                self.caches.get_mut().tag(view.tag).tables.remove(&page);
+            }
+        }
+        Ok(())
     }
 
     /// Walks as the hardware does: below a cached link, or from the root.

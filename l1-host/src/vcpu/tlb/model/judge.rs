@@ -5,13 +5,13 @@
 //! |---|---|
 //! | always | a tag holds translations of its own address space only |
 //! | | nothing is cached that is older than a flush which covers it (F3) |
+//! | | the PVCS page is where L1 has put it |
 //! | after a flush | what can be cached now is what the guest's tables allow (F1, F2, F6) |
-//! | when the MMU has done something | cached links lead to live tables (I4); writes to tables cannot go unnoticed; L1's own pages are up to date |
+//! | when the MMU has done something | cached links lead to live tables (I4); writes to tables cannot go unnoticed |
 
 use super::{
     cache::{Leaf, Page},
     fill::View,
-    tags::Tag,
     tlb::Tlb,
     walk,
 };
@@ -120,10 +120,12 @@ impl Tlb {
         for view in views {
             self.judge_owner(view)?;
             self.judge_age(vm, view)?;
+            self.judge_pvcs(view, mmu.index)?;
             self.counts.kept += self.caches.get_mut().cache(view.tag).live();
         }
         for view in views {
             self.fill_touched(vm, view)?;
+            self.fill_tables(vm, view)?;
             self.judge_requests(vm, view)?;
             let mut pages = Vec::new();
             self.caches.get_mut().cache(view.tag).next(TURN, &mut pages);
@@ -143,7 +145,7 @@ impl Tlb {
         if done != self.inspected || self.entries.is_multiple_of(OFTEN) {
             self.inspected = done;
             for view in views {
-                self.inspect(vm, view, mmu.index)?;
+                self.inspect(vm, view)?;
             }
         }
         Ok(())
@@ -257,11 +259,24 @@ impl Tlb {
         Err(Broken { rule, what, page, view, cached: Some(leaf), link: None })
     }
 
+    /// The PVCS page is where L1 has put it.
+    fn judge_pvcs(&mut self, view: View, vcpu: usize) -> Result<(), Broken> {
+        let page = layout::pvcs(vcpu) >> 12;
+        let entry = walk::shadow(view.root, 4, walk::UNLIMITED, page, P).map(|now| now.entry);
+        let cached = &mut self.caches.get_mut().tag(view.tag).pvcs;
+        if cached.is_some() && *cached != entry {
+            let what = "is not the PVCS any more";
+            return Err(Broken { rule: Rule::Window, what, page, view, cached: None, link: None });
+        }
+        *cached = entry;
+        Ok(())
+    }
+
     /// Looks at everything that is cached, for what no flush of the guest's excuses.
-    fn inspect(&mut self, vm: &Vm, view: View, vcpu: usize) -> Result<(), Broken> {
+    fn inspect(&mut self, vm: &Vm, view: View) -> Result<(), Broken> {
         let broken =
             |rule, what, page, cached, link| Err(Broken { rule, what, page, view, cached, link });
-        let Tag { cache, window, .. } = self.caches.get_mut().tag(view.tag);
+        let cache = self.caches.get_mut().cache(view.tag);
         for (page, link) in cache.links() {
             self.counts.inspected += 1;
             if vm.mmu.key_of(link.table) != Some(link.key) {
@@ -273,18 +288,6 @@ impl Tlb {
             self.counts.inspected += 1;
             if let Some(what) = unnoticed(vm, view, page, &leaf) {
                 return broken(Rule::Hot, what, page, Some(leaf), None);
-            }
-        }
-        for address in core::iter::once(layout::pvcs(vcpu))
-            .chain((0..layout::LDT_PAGES).map(|page| layout::ldt(vcpu) + page * 4096))
-        {
-            let page = address >> 12;
-            let entry = walk::shadow(view.root, 4, walk::UNLIMITED, page, P).map(|now| now.entry);
-            if window.get(&page).is_some_and(|&cached| Some(cached) != entry) {
-                return broken(Rule::Window, "is not L1's page any more", page, None, None);
-            }
-            if let Some(entry) = entry {
-                window.insert(page, entry);
             }
         }
         Ok(())

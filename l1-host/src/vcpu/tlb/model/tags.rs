@@ -6,7 +6,7 @@ use super::{
     flaw::Flaw,
 };
 use crate::hw::cpu::Invpcid;
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::{collections::BTreeSet, vec::Vec};
 use core::cell::RefCell;
 use pv_abi::addr::{Gfn, Gva};
 use shadow_mmu::tlb::TagOps;
@@ -19,9 +19,9 @@ pub struct Tag {
     /// The root that it was last used with.
     pub owner: Option<Gfn>,
     /// Pages that were cached writable and are page tables.
-    pub tables: Vec<Page>,
-    /// Entries of L1's own pages that were cached.
-    pub window: BTreeMap<Page, u64>,
+    pub tables: BTreeSet<Page>,
+    /// The entry of the PVCS page that was cached.
+    pub pvcs: Option<u64>,
 }
 
 /// All tags, and the clock.
@@ -58,7 +58,7 @@ impl Caches {
     pub fn clear(&mut self, tag: u16) {
         let now = self.tick();
         let tag = self.tag(tag);
-        tag.window.clear();
+        tag.pvcs = None;
         let dropped = tag.cache.clear(now);
         self.dropped += dropped;
     }

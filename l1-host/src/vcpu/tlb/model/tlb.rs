@@ -2,7 +2,7 @@
 //! May: take-frame, alloc. Context: run-loop.
 
 use super::{
-    cache::{Page, Time},
+    cache::{Leaf, Page, Time},
     fill::View,
     flaw::{self, Flaw},
     tags::{Caches, ModelOps, Tag, UPPER},
@@ -22,7 +22,7 @@ use core::{
 use pv_abi::addr::{Gfn, Gva, Hpa};
 use shadow_mmu::{
     VcpuMmu,
-    pte::{ADDRESS, D, P, U},
+    pte::{ADDRESS, D, P, U, W},
     tlb::{Cr3Pair, Tags},
 };
 
@@ -199,20 +199,20 @@ impl Tlb {
     pub fn left(&mut self, vm: &Vm, mmu: &VcpuMmu) {
         for view in self.views(vm, mmu) {
             let Tag { cache, tables, .. } = self.caches.get_mut().tag(view.tag);
-            tables.retain(|&page| {
-                let Some((start, leaf)) = cache.leaf(page) else { return false };
+            for &page in &*tables {
+                let clean = |&(_, leaf): &(Page, Leaf)| leaf.entry & (W | D) == W;
+                let Some((start, leaf)) = cache.leaf(page).filter(clean) else { continue };
                 let now = walk::shadow(view.root, 4, walk::UNLIMITED, page, P | U);
                 if let Some(now) = now.filter(|now| now.entry & D != 0)
                     && Hpa(now.entry & ADDRESS) == leaf.frame(start, page)
                 {
                     if self.flaw == Some(Flaw::DirtyBits) {
                         physmap::frame(now.at.0)[now.at.1].fetch_and(!D, AcqRel);
-                        return cache.drop_page(page) == 0;
+                    } else {
+                        cache.set_dirty(page);
                     }
-                    cache.set_dirty(page);
                 }
-                true
-            });
+            }
         }
     }
 
