@@ -1,6 +1,18 @@
 #!/bin/sh
 # Builds the images into target/roost and the host tool. Needs what setup.sh installs.
+#
+# scripts/build.sh [--tlb-model]
+#
+# --tlb-model  also builds L1 with its model of the TLB, into target/roost/tlb-model
 set -eu
+case "$#:${1-}" in
+0:) tlb_model=no ;;
+1:--tlb-model) tlb_model=yes ;;
+*)
+    echo "usage: scripts/build.sh [--tlb-model]" >&2
+    exit 2
+    ;;
+esac
 cd "$(dirname "$0")/.."
 . scripts/toolchain.sh
 need_rust
@@ -9,15 +21,27 @@ target=${CARGO_TARGET_DIR:-target}
 # The first build takes a minute or two and shows how far it is.
 quiet=--quiet
 [ -e "$target/tool/roost" ] || quiet=
-mkdir -p "$target/roost"
-# shellcheck disable=SC2086 # $quiet is a word or none
-for image in $bare_images; do
-    package=${image%:*} binary=${image#*:}
-    # One call each: built together, an image would get the features of another's dependencies.
-    bare build $quiet --release --package "$package" --bin "$binary"
+
+# image PACKAGE BINARY FOLDER [OPTION...]: builds an image with cargo's OPTIONs into FOLDER.
+image() {
+    package=$1 binary=$2 folder=$3
+    shift 3
+    # shellcheck disable=SC2086 # $quiet is a word or none
+    bare build $quiet --release --package "$package" --bin "$binary" "$@"
+    mkdir -p "$folder"
     # A new name each time, so that a running QEMU keeps the file it has open.
-    cp "$target/$bare_target/release/$binary" "$target/roost/$binary.new"
-    mv "$target/roost/$binary.new" "$target/roost/$binary"
+    cp "$target/$bare_target/release/$binary" "$folder/$binary.new"
+    mv "$folder/$binary.new" "$folder/$binary"
+}
+
+# Before the others, which leave in cargo's folder what is expected there.
+if [ "$tlb_model" = yes ]; then
+    image l1-host l1 "$target/roost/tlb-model" --features tlb-model
+    ln -sf ../shim "$target/roost/tlb-model/shim"
+fi
+for image in $bare_images; do
+    # One call each: built together, an image would get the features of another's dependencies.
+    image "${image%:*}" "${image#*:}" "$target/roost"
 done
-# shellcheck disable=SC2086
+# shellcheck disable=SC2086 # $quiet is a word or none
 "$CARGO" build $quiet --profile tool --package roost

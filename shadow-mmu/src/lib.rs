@@ -32,6 +32,7 @@ pub mod env;
 mod evict;
 pub mod fault;
 mod hot;
+pub mod inspect;
 mod install;
 mod large;
 mod map;

@@ -23,6 +23,12 @@ pub fn native_guest() -> PathBuf {
     existing(images.join("c1-guest"), "scripts/build.sh")
 }
 
+/// The folder of the images with L1's model of the TLB.
+#[must_use]
+pub fn tlb_model() -> PathBuf {
+    existing(target().join("roost/tlb-model"), "scripts/build.sh --tlb-model")
+}
+
 /// The program that checks a Linux guest from inside.
 #[must_use]
 pub fn guest_checks() -> PathBuf {

@@ -7,7 +7,13 @@ use crate::{
     slot::Slot,
     stats::Stats,
 };
-use std::{ffi::OsString, fs, path::Path, process::Command, time::Duration};
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 /// Seconds that a run may take unless a test says otherwise.
 const LIMIT: u64 = 120;
@@ -24,11 +30,18 @@ pub struct Run<'a> {
     arguments: Vec<OsString>,
     append: String,
     limit: u64,
+    images: Option<PathBuf>,
 }
 
 impl<'a> Run<'a> {
     pub(crate) fn new(folder: &'a Folder, kernel: &Path) -> Self {
-        let run = Self { folder, arguments: Vec::new(), append: String::new(), limit: LIMIT };
+        let run = Self {
+            folder,
+            arguments: Vec::new(),
+            append: String::new(),
+            limit: LIMIT,
+            images: None,
+        };
         // The emulator shows what any CPU model has, on any machine.
         run.option("--accel", "tcg").option("--kernel", kernel)
     }
@@ -63,6 +76,13 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn append(mut self, words: &str) -> Self {
         self.append = format!("{} {words}", self.append).trim_start().to_owned();
+        self
+    }
+
+    /// Takes L1 and the shim from another folder.
+    #[must_use]
+    pub fn images(mut self, folder: PathBuf) -> Self {
+        self.images = Some(folder);
         self
     }
 
@@ -113,6 +133,7 @@ impl<'a> Run<'a> {
             let _ = fs::remove_file(self.folder.path(name));
         }
         let mut command = self.folder.command(&["run"]);
+        command.envs(self.images.as_ref().map(|folder| ("ROOST_IMAGES", folder)));
         command.args(&self.arguments).args(["--append", &self.append, "--l1-log", LOG]);
         command.arg(format!("--stats=json:{STATS}")).arg(format!("--timeout={}", self.limit));
         command

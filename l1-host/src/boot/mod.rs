@@ -186,6 +186,13 @@ fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &[u8], window: &paging::
     let [guest] = bundle.guests.as_slice() else {
         refuse(bundle::exit::L1_FAILED, format_args!("this version of L1 runs exactly one guest"));
     };
+    #[cfg(feature = "tlb-model")]
+    if let Err(names) = vcpu::flaw::plant(&guest.cmdline) {
+        refuse(
+            bundle::exit::L1_FAILED,
+            format_args!("there is no such flaw; take one of: {names}"),
+        );
+    }
     let context = build::Context {
         file,
         window,

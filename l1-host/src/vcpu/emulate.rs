@@ -2,7 +2,7 @@
 //! May: guest-memory, msr. Context: run-loop. Input: guest-controlled instruction bytes, copied
 //! once and then decoded.
 
-use super::{Vcpu, access::GuestFault, state::Mode, stop::Stop};
+use super::{Vcpu, access::GuestFault, state::Mode, stop::Stop, tlb::Request};
 use crate::{
     hw::{percpu::Cpu, serial},
     stats::Reason,
@@ -246,6 +246,7 @@ impl Vcpu {
         if self.register(cpu, instruction.op0_register()) > 3 {
             return Done::Fault;
         }
+        self.tlb.asked(Request::All);
         self.flush_all();
         Done::Next
     }

@@ -11,6 +11,7 @@ impl Vcpu {
     #[inline]
     pub(super) fn page_fault(&mut self, cpu: &Cpu, gva: u64, error: u64) -> Result<Reason, Stop> {
         let gva = Gva(gva);
+        self.tlb.faulted(gva, self.mode);
         let access = self.as_guest(Access::from_error(error));
         match self.resolve(gva, access) {
             Outcome::Mapped => Ok(Reason::PageFaultFilled),

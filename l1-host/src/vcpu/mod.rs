@@ -10,6 +10,7 @@
 //! | `registers` | MSRs | `cpuid` | CPUID leaves |
 //! | `emulate`, `mmio` | instructions that trap |
 //! | `segments`, `debug` | descriptors, breakpoints |
+//! | `tlb` | what the CPU has cached of their translations |
 //! | [`apic`] | the virtual local APIC |
 
 pub mod apic;
@@ -43,8 +44,11 @@ mod segments;
 mod state;
 #[cfg(target_os = "none")]
 mod syscall;
+mod tlb;
 
 #[cfg(target_os = "none")]
 pub use run::run;
 #[cfg(target_os = "none")]
 pub use state::Vcpu;
+#[cfg(all(target_os = "none", feature = "tlb-model"))]
+pub use tlb::flaw;

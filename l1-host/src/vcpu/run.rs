@@ -50,7 +50,7 @@ impl Vcpu {
         if self.cr3_stale {
             self.refresh_cr3(cpu);
         }
-        Ok(())
+        self.tlb.judge(&self.vm, &self.mmu)
     }
 
     /// Timer, waiting, interrupts.
@@ -75,7 +75,7 @@ impl Vcpu {
     fn refresh_cr3(&mut self, cpu: &Cpu) {
         let roots = self.mmu.roots().expect("a running vCPU has a root");
         let (smod, umod) = self.vm.mmu.root_addresses(roots);
-        self.cr3 = self.tags.prepare(&cpu::Invpcid, smod, umod);
+        self.cr3 = self.tlb.prepare(smod, umod);
         cpu.block.smod_cr3.store(self.cr3.smod, Relaxed);
         cpu.block.umod_cr3.store(self.cr3.umod, Relaxed);
         self.cr3_stale = false;
@@ -144,6 +144,7 @@ impl Vcpu {
     fn handle_exit(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
         const PAGE_FAULT: u64 = event::PF as u64;
         const GENERAL_PROTECTION: u64 = event::GP as u64;
+        self.tlb.left(&self.vm, &self.mmu);
         self.drain_notes();
         match self.context.reason {
             exit::SYSCALL => self.syscall(cpu),

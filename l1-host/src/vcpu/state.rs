@@ -3,7 +3,7 @@
 
 use super::{
     apic::VirtualApic, debug::DebugRegisters, extension::direct_switches, pvcs::PvcsPage,
-    registers::Msrs,
+    registers::Msrs, tlb::Tlb,
 };
 use crate::{
     hw::{percpu::Cpu, physmap::Frame},
@@ -19,10 +19,7 @@ use pv_abi::{
     ext::{Features, notes},
     selectors::{USER_CS, USER_DS},
 };
-use shadow_mmu::{
-    Access, VcpuMmu,
-    tlb::{Cr3Pair, Tags},
-};
+use shadow_mmu::{Access, VcpuMmu, tlb::Cr3Pair};
 use switcher::{Context, mode};
 
 /// The guest's mode.
@@ -45,7 +42,7 @@ pub struct Vcpu {
     pub context: Context,
     pub(super) mode: Mode,
     pub(super) mmu: VcpuMmu,
-    pub(super) tags: Tags,
+    pub(super) tlb: Tlb,
     pub(super) cr3: Cr3Pair,
     /// `cr3` must be made anew before the next entry.
     pub(super) cr3_stale: bool,
@@ -95,7 +92,7 @@ impl Vcpu {
             context,
             mode: Mode::Supervisor,
             mmu: VcpuMmu::new(index),
-            tags: Tags::new(cpu.features.pcid && cpu.features.invpcid),
+            tlb: Tlb::new(cpu),
             cr3: Cr3Pair { smod: 0, umod: 0 },
             cr3_stale: true,
             others_stale: false,
@@ -125,7 +122,7 @@ impl Vcpu {
     /// Everything else that was counted.
     pub fn counters(&self, cpu: &Cpu) -> Vec<(&'static str, u64)> {
         let mmu = &self.mmu.stats;
-        alloc::vec![
+        let mut counters = alloc::vec![
             ("exits", self.stats.total()),
             ("events", self.stats.events),
             ("direct_switches", direct_switches(cpu)),
@@ -140,7 +137,9 @@ impl Vcpu {
             ("tables_synced", mmu.synced),
             ("notes", mmu.notes),
             ("roots_built", mmu.roots),
-        ]
+        ];
+        counters.extend(self.tlb.counters());
+        counters
     }
 
     /// Tells the user where the guest was.
@@ -202,7 +201,7 @@ impl Vcpu {
         let requests = self.vm.env().flush_requests();
         if requests != self.flushes_seen {
             self.flushes_seen = requests;
-            self.tags.flush_all();
+            self.tlb.flush_requested();
             self.cr3_stale = true;
         }
     }

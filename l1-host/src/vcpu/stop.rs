@@ -20,6 +20,9 @@ pub enum Stop {
     TripleFault(&'static str),
     /// It executed something L1 does not emulate.
     Unsupported(&'static str),
+    /// The TLB model found a rule broken, by L1; the text says which.
+    #[cfg(feature = "tlb-model")]
+    BrokenRule(String),
 }
 
 impl Stop {
@@ -30,6 +33,8 @@ impl Stop {
             Self::PowerOff => exit::POWEROFF,
             Self::Reboot => exit::REBOOT,
             Self::BootFailed(_) => exit::BOOT_FAILED,
+            #[cfg(feature = "tlb-model")]
+            Self::BrokenRule(_) => exit::L1_FAILED,
             Self::Crash(_) | Self::TripleFault(_) | Self::Unsupported(_) => exit::GUEST_DIED,
         }
     }
@@ -37,6 +42,10 @@ impl Stop {
     /// True if the registers at the end are of interest.
     #[must_use]
     pub const fn is_death(&self) -> bool {
+        #[cfg(feature = "tlb-model")]
+        if matches!(self, Self::BrokenRule(_)) {
+            return true;
+        }
         matches!(self, Self::Crash(_) | Self::TripleFault(_) | Self::Unsupported(_))
     }
 }
@@ -51,6 +60,8 @@ impl fmt::Display for Stop {
             Self::BootFailed(text) => write!(f, "could not be started: {text}"),
             Self::TripleFault(how) => write!(f, "died: triple fault: {how}"),
             Self::Unsupported(what) => write!(f, "died: {what} is not emulated"),
+            #[cfg(feature = "tlb-model")]
+            Self::BrokenRule(text) => write!(f, "was stopped: L1 broke rule {text}"),
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     pvcs::{EventWord, Saved},
     state::Mode,
     stop::Stop,
+    tlb::Request,
 };
 use crate::{hw::percpu::Cpu, stats::Reason};
 use pv_abi::{
@@ -104,6 +105,7 @@ impl Vcpu {
             // A fault that is still one is left to the guest's own access, and so is one that
             // needs room.
             let _ = self.vm.mmu.prefault(&mut self.mmu, gva, access);
+            self.tlb.mapped(gva);
         }
         Ok(())
     }
@@ -132,12 +134,14 @@ impl Vcpu {
                 (self.read_msr(cpu, first as u32).unwrap_or(0), Reason::HypercallMsr)
             }
             hypercall::TLB_FLUSH => {
+                self.tlb.asked(Request::All);
                 self.flush_all();
                 (0, Reason::Flush)
             }
             hypercall::TLB_FLUSH_CURRENT => {
+                self.tlb.asked(Request::Current);
                 self.vm.mmu.flush(&mut self.mmu);
-                self.tags.flush_current();
+                self.tlb.flush_current();
                 self.cr3_stale = true;
                 (0, Reason::Flush)
             }
@@ -198,9 +202,10 @@ impl Vcpu {
         }
         match result {
             Ok(_) => {
-                self.tags.select(gfn);
+                self.tlb.select(gfn);
                 if flush {
-                    self.tags.flush_current();
+                    self.tlb.asked(Request::Load);
+                    self.tlb.flush_current();
                 }
                 self.cr3_stale = true;
                 Ok(())
@@ -213,7 +218,7 @@ impl Vcpu {
     /// Flushes every translation of this vCPU.
     pub(super) fn flush_all(&mut self) {
         self.vm.mmu.flush(&mut self.mmu);
-        self.tags.flush_all();
+        self.tlb.flush_all();
         self.cr3_stale = true;
         self.others_stale = false;
     }
@@ -221,10 +226,11 @@ impl Vcpu {
     /// Flushes one address everywhere it may be cached: at once in the current address space, and
     /// for an address of the lower half before the next one is used that was not flushed itself.
     pub(super) fn invlpg(&mut self, gva: Gva) {
+        self.tlb.asked(Request::Address(gva));
         self.others_stale |= gva.index(4) < 256;
         self.vm.mmu.flush_address(&self.mmu, gva);
         if gva.is_canonical() {
-            self.tags.flush_address(&crate::hw::cpu::Invpcid, gva);
+            self.tlb.flush_address(gva);
         }
     }
 

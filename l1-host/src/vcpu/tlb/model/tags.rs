@@ -1,0 +1,114 @@
+//! INVPCID as the model executes it, and as flaws would have it.
+//! May: nothing. Context: irq-off.
+
+use super::{
+    cache::{Cache, Page, Time},
+    flaw::Flaw,
+};
+use crate::hw::cpu::Invpcid;
+use alloc::{collections::BTreeSet, vec::Vec};
+use core::cell::RefCell;
+use pv_abi::addr::{Gfn, Gva};
+use shadow_mmu::tlb::TagOps;
+
+/// A tag.
+#[derive(Debug, Default)]
+pub struct Tag {
+    /// What it has cached.
+    pub cache: Cache,
+    /// The root that it was last used with.
+    pub owner: Option<Gfn>,
+    /// Pages that were cached writable and are page tables.
+    pub tables: BTreeSet<Page>,
+    /// The entry of the PVCS page that was cached.
+    pub pvcs: Option<u64>,
+}
+
+/// All tags, and the clock.
+#[derive(Debug, Default)]
+pub struct Caches {
+    tags: Vec<Tag>,
+    now: Time,
+    /// Translations that were dropped.
+    pub dropped: u64,
+}
+
+impl Caches {
+    /// Tag number `tag`.
+    pub fn tag(&mut self, tag: u16) -> &mut Tag {
+        let index = usize::from(tag);
+        if self.tags.len() <= index {
+            self.tags.resize_with(index + 1, Tag::default);
+        }
+        &mut self.tags[index]
+    }
+
+    /// What tag number `tag` has cached.
+    pub fn cache(&mut self, tag: u16) -> &mut Cache {
+        &mut self.tag(tag).cache
+    }
+
+    /// A moment after all others.
+    pub const fn tick(&mut self) -> Time {
+        self.now += 1;
+        self.now
+    }
+
+    /// Drops what `tag` has cached.
+    pub fn clear(&mut self, tag: u16) {
+        let now = self.tick();
+        let tag = self.tag(tag);
+        tag.pvcs = None;
+        let dropped = tag.cache.clear(now);
+        self.dropped += dropped;
+    }
+
+    /// Drops what `tag` has cached of `page`.
+    pub fn drop_page(&mut self, tag: u16, page: Page) {
+        self.dropped += self.cache(tag).drop_page(page);
+    }
+}
+
+/// What executes INVPCID for [`shadow_mmu::tlb::Tags`].
+#[derive(Debug)]
+pub struct ModelOps<'a> {
+    /// The model's caches.
+    pub caches: &'a RefCell<Caches>,
+    /// The address space that is loaded.
+    pub root: Gfn,
+    /// The CPU has tags too.
+    pub real: bool,
+    /// What is wrong with it.
+    pub flaw: Option<Flaw>,
+}
+
+impl TagOps for ModelOps<'_> {
+    fn invalidate(&self, tag: u16) {
+        let mut caches = self.caches.borrow_mut();
+        let taken = caches.tag(tag).owner.is_some_and(|owner| owner != self.root);
+        if !(taken && self.flaw == Some(Flaw::TakenTag)) {
+            caches.clear(tag);
+        }
+        if self.real {
+            Invpcid.invalidate(tag);
+        }
+    }
+
+    fn invalidate_address(&self, tag: u16, gva: Gva) {
+        let user = tag & 1 != 0;
+        let gva = match self.flaw {
+            Some(Flaw::Address) => return,
+            Some(Flaw::UserAddress) if user => return,
+            // `Tags` was shown an address of the lower half.
+            Some(Flaw::UpperAddress) => Gva(gva.0 | UPPER),
+            _ => gva,
+        };
+        self.caches.borrow_mut().drop_page(tag, gva.0 >> 12);
+        if self.real {
+            Invpcid.invalidate_address(tag, gva);
+        }
+    }
+}
+
+/// What an address of the upper half has set.
+pub const UPPER: u64 = 0xffff_8000_0000_0000;
