@@ -211,10 +211,14 @@ fn bounce(regs: &mut Regs, area: Area, gate: Gate, error: Option<u16>) {
     };
     let rflags = if masked { regs.rflags & !RFLAGS_IF } else { regs.rflags | RFLAGS_IF };
     let cs = cs | u64::from(masked) << 32;
-    let plain = [regs.rcx, regs.r11, regs.rip, cs, rflags, regs.rsp, regs.ss];
-    let with_error =
-        [regs.rcx, regs.r11, error.unwrap_or(0).into(), regs.rip, cs, rflags, regs.rsp, regs.ss];
-    let frame: &[u64] = if error.is_some() { &with_error } else { &plain };
+    let mut frame = [0, regs.rcx, regs.r11, regs.rip, cs, rflags, regs.rsp, regs.ss];
+    let frame = match error {
+        Some(error) => {
+            (frame[0], frame[1], frame[2]) = (regs.rcx, regs.r11, error.into());
+            &frame[..]
+        }
+        None => &frame[1..],
+    };
     let target = stack.wrapping_sub(8 * frame.len() as u64);
     if copy::write(target, frame).is_err() {
         die(format_args!(

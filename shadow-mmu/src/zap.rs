@@ -202,12 +202,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 continue;
             }
             // Somebody is making this link, or has failed to. If it still has its token it fails now,
-            // and it takes the reference out.
+            // and it takes the reference out. For that it needs the lock, so wait without.
             if !now.present() {
                 let _ = entry.compare_exchange(now.0, 0, AcqRel, Acquire);
             }
+            let (before, now) = (parents.snapshot(), entry.load(Acquire));
             drop(parents);
-            spin_loop();
+            while page.parents.snapshot() == before && entry.load(Acquire) == now {
+                spin_loop();
+            }
         }
     }
 

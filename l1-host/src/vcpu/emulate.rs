@@ -9,10 +9,18 @@ use crate::{
 };
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use pv_abi::{addr::Gva, cpuid, event, msr::x2apic, pvcs::flags};
-use x86_64::registers::xcontrol::XCr0;
+use x86_64::registers::{control::Cr4Flags, xcontrol::XCr0};
 
 /// Longest instruction.
 const LONGEST: usize = 15;
+
+/// Bits of CR4 whose change flushes all translations.
+const CR4_FLUSHES: u64 = Cr4Flags::PAGE_SIZE_EXTENSION
+    .union(Cr4Flags::PHYSICAL_ADDRESS_EXTENSION)
+    .union(Cr4Flags::PAGE_GLOBAL)
+    .union(Cr4Flags::PCID)
+    .union(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION)
+    .bits();
 
 /// How an emulated instruction ends.
 pub(super) enum Done {
@@ -216,7 +224,13 @@ impl Vcpu {
                 }
             }
             Register::CR3 => self.load_cr3(value, value >> 63 == 0)?,
-            Register::CR4 => self.msrs.cr4 = value | 1 << 5,
+            Register::CR4 => {
+                if (self.msrs.cr4 ^ value) & CR4_FLUSHES != 0 {
+                    self.tlb.asked(Request::All);
+                    self.flush_all();
+                }
+                self.msrs.cr4 = value | 1 << 5;
+            }
             Register::CR8 if value < 16 => {
                 self.apic.write(x2apic::TPR, value << 4, 0);
             }

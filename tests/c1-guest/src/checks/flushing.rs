@@ -41,7 +41,7 @@ const ADDRESS: u64 = 0x92_3456_7000;
 type Flush = (&'static str, fn(u64));
 
 /// Every way to flush `address` in the current space.
-const FLUSHES: [Flush; 7] = [
+const FLUSHES: [Flush; 8] = [
     ("TLB_INVLPG", paging::invlpg),
     ("INVLPG", |address| {
         Probe::of(privileged::kernel::code::invlpg()).with(|r| r.rbx = address).run();
@@ -59,6 +59,13 @@ const FLUSHES: [Flush; 7] = [
         let code = privileged::kernel::code::write_cr3();
         Probe::of(code).with(|r| r.rax = paging::cr3(1)).run();
         Probe::of(code).with(|r| r.rax = paging::cr3(0)).run();
+    }),
+    ("MOV CR4 with another PGE", |_| {
+        const PGE: u64 = 1 << 7;
+        let code = privileged::kernel::code::write_cr4();
+        let before = Probe::of(privileged::kernel::code::read_cr4()).run().registers.rax;
+        Probe::of(code).with(|r| r.rax = before ^ PGE).run();
+        Probe::of(code).with(|r| r.rax = before).run();
     }),
 ];
 
