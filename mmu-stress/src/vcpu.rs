@@ -18,6 +18,8 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 /// Times an access may fault before it is said to fault for ever. Other vCPUs can take away what
 /// a fault has built, but not so often.
 pub(crate) const FAULTS: u32 = 20_000;
+/// Milliseconds that tables may be short after so many tries.
+const PATIENCE_MS: u32 = 5_000;
 /// Notes that the ring holds.
 const RING: usize = 256;
 
@@ -295,8 +297,12 @@ impl<M: ShadowMmu> Vcpu<M> {
     ) -> Result<(), Box<Violation>> {
         *tries += 1;
         self.counts.rooms += 1;
-        if *tries > FAULTS && !self.vm.world.is_over() {
-            return Err(self.violation(Rule::S3, format!("no tables for ever: {}", what())));
+        if *tries > FAULTS {
+            // Another vCPU may be in the MMU and its thread not running: that takes time, not tries.
+            if *tries > FAULTS + PATIENCE_MS && !self.vm.world.is_over() {
+                return Err(self.violation(Rule::S3, format!("no tables for ever: {}", what())));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
         self.vm.mmu.make_room(&mut self.mmu);
         // Tables that others may still walk are free once those have entered the guest again.

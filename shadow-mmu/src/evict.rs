@@ -47,7 +47,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// The hardware went through a link to `page` since this was last asked.
     pub(crate) fn used_lately(&self, page: &ShadowPage) -> bool {
         let mut used = false;
-        page.parents.lock(&self.chunks).for_each(|at| {
+        page.parents.lock(&self.link_chunks).for_each(|at| {
             let entry = &self.env.table(at.page()).0[at.index()];
             let now = Spte(entry.load(Acquire));
             if now.has(P | A) {

@@ -74,7 +74,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         let page = self.pages.get(child);
         let added = {
-            let mut parents = page.parents.lock(&self.chunks);
+            let mut parents = page.parents.lock(&self.link_chunks);
             if page.is_dead() {
                 Err(Failed::Retry)
             } else {
@@ -90,7 +90,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         let _ = entry.compare_exchange(token.0, 0, AcqRel, Acquire);
         if added.is_ok() {
-            page.parents.lock(&self.chunks).remove(at);
+            page.parents.lock(&self.link_chunks).remove(at);
         }
         Err(added.err().unwrap_or(Failed::Retry))
     }

@@ -138,8 +138,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let guest = walk.step(LEVEL).ok_or(Failed::Retry)?;
         let now = Spte(target.entry.load(Acquire));
         if now == Spte::ABSENT {
-            self.install_absent::<LEVEL>(vcpu, target, value, || guest.still_true())?;
-            vcpu.stats.large_fills += 1;
+            match self.install_absent::<LEVEL>(vcpu, target, value, || guest.still_true()) {
+                Ok(()) => vcpu.stats.large_fills += 1,
+                // No memory for one reference more: small entries have their own.
+                Err(Failed::NoMemory) => return Ok(false),
+                Err(failed) => return Err(failed),
+            }
         } else if now.present() && !now.is_large() {
             // Small entries that are not needed any more, or another table.
             self.zap(target.at, now);

@@ -47,6 +47,8 @@ pub struct Mmu<E> {
     /// Who maps each guest frame.
     pub(crate) rmaps: Box<[RefList]>,
     pub(crate) chunks: Chunks,
+    /// Chunks for the links of shadow pages, which leaf entries must not use up.
+    pub(crate) link_chunks: Chunks,
     /// Who maps frames by large entries, and where none may.
     pub(crate) blocks: Blocks,
     /// Frames that were written, while somebody wants to know.
@@ -136,7 +138,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             pages: Pages::new(capacity),
             map: PageMap::new(frames),
             rmaps: (0..frames).map(|_| RefList::new()).collect(),
-            chunks: Chunks::new(Self::chunk_count(frames, capacity)),
+            chunks: Chunks::new(Self::leaf_chunks(frames)),
+            link_chunks: Chunks::new(Self::link_chunks(capacity)),
             blocks: Blocks::new(frames),
             log: DirtyLog::new(frames),
             tables: Bitmap::new(frames),
@@ -153,9 +156,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
-    /// A frame mapped more than twice costs a chunk of references: shared libraries, mostly.
-    const fn chunk_count(frames: u64, capacity: u32) -> u32 {
-        (frames * 3 / 16) as u32 + capacity / 4
+    /// A frame that is mapped more than twice costs a chunk: shared libraries, mostly, and what a
+    /// process shares with its children.
+    const fn leaf_chunks(frames: u64) -> u32 {
+        (frames * 3 / 16) as u32
+    }
+
+    /// So does a table that is linked more than twice: the kernel's.
+    const fn link_chunks(capacity: u32) -> u32 {
+        capacity / 2
     }
 
     /// Memory outside the tables themselves that [`Mmu::new`] will take, bytes.
@@ -167,7 +176,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         frames * per_frame as u64
             + frames * bits_per_frame / 8
             + capacity as u64 * size_of::<ShadowPage>() as u64
-            + Self::chunk_count(frames, capacity) as u64 * CHUNK_SIZE as u64
+            + (Self::leaf_chunks(frames) + Self::link_chunks(capacity)) as u64 * CHUNK_SIZE as u64
     }
 
     /// The environment.

@@ -74,7 +74,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         {
             // As for leaves. A reference to an entry that is gone would be to a page that may have
             // been retired before the vCPU entered L1 that finds it here.
-            let mut parents = self.pages.get(child).parents.lock(&self.chunks);
+            let mut parents = self.pages.get(child).parents.lock(&self.link_chunks);
             if self.take(at, now).is_none() {
                 return;
             }
@@ -116,7 +116,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     pub(crate) fn kill(&self, id: PageId) -> bool {
         let page = self.pages.get(id);
         {
-            let parents = page.parents.lock(&self.chunks);
+            let parents = page.parents.lock(&self.link_chunks);
             if !parents.is_empty() || !page.die() {
                 return false;
             }
@@ -190,7 +190,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let (page, hpa) = (self.pages.get(id), self.env.hpa(id));
         let mut any = false;
         loop {
-            let mut parents = page.parents.lock(&self.chunks);
+            let mut parents = page.parents.lock(&self.link_chunks);
             let Some(at) = parents.newest() else { return any };
             let entry = &self.env.table(at.page()).0[at.index()];
             let now = Spte(entry.load(Acquire));

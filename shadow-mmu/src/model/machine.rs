@@ -423,20 +423,20 @@ impl Machine {
     }
 
     fn check_reference(&self, at: EntryRef, entry: Spte, level: u8) {
-        let list = if entry.is_large() {
+        let (list, chunks) = if entry.is_large() {
             let gfn = self.world().guest_frame(entry.hpa());
             let inside = (0..large::frames(level)).map(|n| Gfn(gfn.0 + n));
             assert!(!inside.into_iter().any(|gfn| self.mmu.tables.get(gfn)), "a table is inside");
-            self.mmu.blocks.mappings(level, gfn)
+            (self.mmu.blocks.mappings(level, gfn), &self.mmu.chunks)
         } else if level == 1 {
-            self.mmu.rmap(self.world().guest_frame(entry.hpa()))
+            (self.mmu.rmap(self.world().guest_frame(entry.hpa())), &self.mmu.chunks)
         } else {
             let child = self.mmu.pages.get(self.world().id(entry.hpa()));
             assert!(!child.is_dead() && child.role().level() == level - 1);
-            &child.parents
+            (&child.parents, &self.mmu.link_chunks)
         };
         let mut found = 0;
-        list.lock(&self.mmu.chunks).for_each(|other| found += usize::from(other == at));
+        list.lock(chunks).for_each(|other| found += usize::from(other == at));
         assert_eq!(found, 1, "{at:?} is listed once");
     }
 }

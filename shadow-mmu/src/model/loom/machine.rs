@@ -253,15 +253,15 @@ pub fn check_structures(mmu: &Mmu<World>) {
 }
 
 fn check_reference(mmu: &Mmu<World>, at: EntryRef, entry: Spte, level: u8) {
-    let list = if level == 1 {
-        mmu.rmap(mmu.env().guest_frame(entry.hpa()))
+    let (list, chunks) = if level == 1 {
+        (mmu.rmap(mmu.env().guest_frame(entry.hpa())), &mmu.chunks)
     } else {
         let child: PageId = mmu.env().id(entry.hpa());
         assert!(!mmu.pages.get(child).is_dead(), "{at:?} links a dead page");
-        &mmu.pages.get(child).parents
+        (&mmu.pages.get(child).parents, &mmu.link_chunks)
     };
     let mut found = 0;
-    list.lock(&mmu.chunks).for_each(|other| found += usize::from(other == at));
+    list.lock(chunks).for_each(|other| found += usize::from(other == at));
     assert_eq!(found, 1, "{at:?} is listed once");
 }
 
