@@ -98,7 +98,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// The entry for `gva` in the table at `LEVEL` that `above` links, if it links one.
     #[inline(always)]
-    fn follow<const LEVEL: u8>(&self, above: Spte, gva: Gva) -> Option<Spte> {
+    pub(crate) fn follow<const LEVEL: u8>(&self, above: Spte, gva: Gva) -> Option<Spte> {
         let linked = above.0 & (P | PS) == P;
         linked.then(|| Spte(self.env.linked(above.hpa()).0[gva.index(LEVEL)].load(Acquire)))
     }
@@ -106,7 +106,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// True if what is linked under `roots` is what the guest's entries say now, as far as this
     /// vCPU can know: its own notes are drained, and others' stores are not flushed yet (N1, N4).
     #[inline(always)]
-    fn links_are_true(&self, roots: Roots) -> bool {
+    pub(crate) fn links_are_true(&self, roots: Roots) -> bool {
         self.notes_mode() && self.pins.get(roots.gfn)
     }
 }

@@ -218,47 +218,57 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if !self.is_legal(gva) {
             return;
         }
-        // Notes have kept the links of a pinned tree true already (N1): its leaf remains.
-        if self.notes_mode() && self.pins.get(roots.gfn) {
-            let shared = self.sync_path::<1>(roots.smod, gva, None);
-            self.sync_path::<1>(roots.umod, gva, shared);
+        if self.links_are_true(roots) {
+            // Notes have kept the links true already (N1): the leaf remains.
+            let below = |root| Spte(self.env.table(root).0[gva.index(4)].load(Acquire));
+            let (smod, umod) = (below(roots.smod), below(roots.umod));
+            self.sync_leaf_below(smod, gva);
+            if umod.hpa() != smod.hpa() {
+                self.sync_leaf_below(umod, gva);
+            }
         } else {
-            let shared = self.sync_path::<4>(roots.smod, gva, None);
-            self.sync_path::<4>(roots.umod, gva, shared);
+            let shared = self.sync_path(roots.smod, gva, None);
+            self.sync_path(roots.umod, gva, shared);
         }
     }
 
-    /// Syncs the entry for `gva` below `root` at each level from `FROM` down; stops at the table
-    /// `known`, which was looked at already. Returns the level-3 table.
+    /// Syncs the leaf entry for `gva` below root entry `upper`.
     #[inline(always)]
-    fn sync_path<const FROM: u8>(
-        &self,
-        root: PageId,
-        gva: Gva,
-        known: Option<PageId>,
-    ) -> Option<PageId> {
-        let below_root = self.sync_step::<FROM, 4>(root, gva).filter(|&id| Some(id) != known);
+    fn sync_leaf_below(&self, upper: Spte, gva: Gva) {
+        if let Some(middle) = self.follow::<3>(upper, gva)
+            && let Some(lower) = self.follow::<2>(middle, gva)
+            && let Some(page) = self.linked_table(lower)
+        {
+            self.sync_one(page, gva.index(1));
+        }
+    }
+
+    /// Syncs the entry for `gva` below `root` at each level; stops at the table `known`, which was
+    /// looked at already. Returns the level-3 table.
+    fn sync_path(&self, root: PageId, gva: Gva, known: Option<PageId>) -> Option<PageId> {
+        let below_root = self.sync_step(root, gva, 4).filter(|&id| Some(id) != known);
         if let Some(page) = below_root
-            && let Some(page) = self.sync_step::<FROM, 3>(page, gva)
-            && let Some(page) = self.sync_step::<FROM, 2>(page, gva)
+            && let Some(page) = self.sync_step(page, gva, 3)
+            && let Some(page) = self.sync_step(page, gva, 2)
         {
             self.sync_one(page, gva.index(1));
         }
         below_root
     }
 
-    /// Syncs the entry for `gva` in `page` at `LEVEL`, if that is not above `FROM`. Returns the
-    /// table it links, if that shadows one of the guest's.
+    /// Syncs the entry for `gva` in `page` at `level`. Returns the table it links then.
+    fn sync_step(&self, page: PageId, gva: Gva, level: u8) -> Option<PageId> {
+        let index = gva.index(level);
+        self.sync_one(page, index);
+        self.linked_table(Spte(self.env.table(page).0[index].load(Acquire)))
+    }
+
+    /// The table that `entry` links, if that shadows one of the guest's. What stands for a large page
+    /// goes with its link.
     #[inline(always)]
-    fn sync_step<const FROM: u8, const LEVEL: u8>(&self, page: PageId, gva: Gva) -> Option<PageId> {
-        let index = gva.index(LEVEL);
-        if LEVEL <= FROM {
-            self.sync_one(page, index);
-        }
-        let entry = Spte(self.env.table(page).0[index].load(Acquire));
-        let child = (entry.0 & (P | PS) == P).then(|| self.env.id(entry.hpa()))?;
-        // What stands for a large page goes with its link.
-        (!self.pages.get(child).role().contains(Role::DIRECT)).then_some(child)
+    fn linked_table(&self, entry: Spte) -> Option<PageId> {
+        let table = (entry.0 & (P | PS) == P).then(|| self.env.id(entry.hpa()))?;
+        (!self.pages.get(table).role().contains(Role::DIRECT)).then_some(table)
     }
 
     /// The guest announces that it stored the entry at `gpa` (rules N1, N2). What the shadow
