@@ -1,4 +1,4 @@
-//! Counts exits by reason, with a histogram of what each cost.
+//! Counts exits by reason and, where somebody wants to know, with a histogram of what each cost.
 //! May: nothing. Context: irq-off.
 
 use core::fmt;
@@ -7,11 +7,21 @@ pub use pv_abi::ext::counter::Reason;
 /// Buckets of a histogram: bucket n counts exits that took 2^n to 2^(n+1) ticks.
 const BUCKETS: usize = 32;
 
+/// Whether exits are timed: reading the clock twice costs more than some exits' own work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// They are.
+    On,
+    /// They are only counted.
+    Off,
+}
+
 /// The counters of one vCPU.
 #[derive(Debug)]
 pub struct ExitStats {
     counts: [u64; Reason::ALL.len()],
     ticks: [[u32; BUCKETS]; Reason::ALL.len()],
+    timing: Timing,
     /// Events delivered to the guest.
     pub events: u64,
 }
@@ -19,16 +29,30 @@ pub struct ExitStats {
 impl ExitStats {
     /// All zero.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { counts: [0; Reason::ALL.len()], ticks: [[0; BUCKETS]; Reason::ALL.len()], events: 0 }
+    pub const fn new(timing: Timing) -> Self {
+        Self {
+            counts: [0; Reason::ALL.len()],
+            ticks: [[0; BUCKETS]; Reason::ALL.len()],
+            timing,
+            events: 0,
+        }
     }
 
-    /// Counts one exit that took `ticks` of the TSC inside L1.
+    /// When an exit begins, by `clock` if exits are timed.
     #[inline]
-    pub fn record(&mut self, reason: Reason, ticks: u64) {
-        let bucket = (63 - (ticks | 1).leading_zeros() as usize).min(BUCKETS - 1);
+    pub fn begin(&self, clock: impl FnOnce() -> u64) -> Option<u64> {
+        (self.timing == Timing::On).then(clock)
+    }
+
+    /// Counts one exit, which began at `begin`.
+    #[inline]
+    pub fn record(&mut self, reason: Reason, begin: Option<u64>, clock: impl FnOnce() -> u64) {
         self.counts[reason as usize] += 1;
-        self.ticks[reason as usize][bucket] += 1;
+        if let Some(begin) = begin {
+            let ticks = clock().wrapping_sub(begin);
+            let bucket = (63 - (ticks | 1).leading_zeros() as usize).min(BUCKETS - 1);
+            self.ticks[reason as usize][bucket] += 1;
+        }
     }
 
     /// Exits for `reason`.
@@ -41,12 +65,6 @@ impl ExitStats {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
-    }
-}
-
-impl Default for ExitStats {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -97,15 +115,24 @@ mod tests {
 
     #[test]
     fn the_report_is_one_line_of_json() {
-        let mut exits = ExitStats::new();
-        exits.record(Reason::Timer, 0);
-        exits.record(Reason::Timer, 5);
-        exits.record(Reason::Halt, u64::MAX);
+        let mut exits = ExitStats::new(Timing::On);
+        for (reason, ticks) in [(Reason::Timer, 0), (Reason::Timer, 5), (Reason::Halt, u64::MAX)] {
+            let begin = exits.begin(|| 7);
+            exits.record(reason, begin, || ticks.wrapping_add(7));
+        }
         let report =
             Report { name: "g", exits: &exits, tsc_hz: 10, counters: &[("fills", 3), ("x", 4)] };
         let text = report.to_string();
         assert!(text.contains(r#""timer":{"count":2,"log2_ticks":[1,0,1]}"#), "{text}");
         assert!(text.contains(r#""counters":{"fills":3,"x":4}"#), "{text}");
         assert!(!text.contains('\n'));
+    }
+
+    #[test]
+    fn exits_that_are_not_timed_are_counted() {
+        let mut exits = ExitStats::new(Timing::Off);
+        assert_eq!(exits.begin(|| panic!("the clock is read")), None);
+        exits.record(Reason::Timer, None, || panic!("the clock is read"));
+        assert_eq!(exits.total(), 1);
     }
 }

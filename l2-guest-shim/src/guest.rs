@@ -8,7 +8,7 @@ use crate::{
     xen::{shared_info, vcpu_info},
 };
 use core::sync::atomic::{
-    AtomicU32, AtomicU64,
+    AtomicU8, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Relaxed},
 };
 use pv_abi::ext::window::MAX_VCPUS;
@@ -23,9 +23,35 @@ pub struct Gate {
     pub flags: u8,
 }
 
+/// An entry of a trap table. The kernel sets it before it lets the exception happen; one that
+/// changes it at that moment may get the new flags with the old handler.
+#[derive(Debug)]
+pub struct TrapGate {
+    address: AtomicU64,
+    flags: AtomicU8,
+}
+
+impl TrapGate {
+    const fn new() -> Self {
+        Self { address: AtomicU64::new(0), flags: AtomicU8::new(0) }
+    }
+
+    /// Reads it.
+    #[inline]
+    pub fn get(&self) -> Gate {
+        Gate { address: self.address.load(Relaxed), flags: self.flags.load(Relaxed) }
+    }
+
+    /// Writes it.
+    pub fn set(&self, gate: Gate) {
+        self.flags.store(gate.flags, Relaxed);
+        self.address.store(gate.address, Relaxed);
+    }
+}
+
 /// Trap tables, by vCPU.
-pub static TRAPS: Mutex<[[Gate; 256]; MAX_VCPUS]> =
-    Mutex::new([[Gate { address: 0, flags: 0 }; 256]; MAX_VCPUS]);
+pub static TRAPS: [[TrapGate; 256]; MAX_VCPUS] =
+    [const { [const { TrapGate::new() }; 256] }; MAX_VCPUS];
 
 /// Event channels.
 pub static PORTS: Mutex<Ports> = Mutex::new(Ports::new());
@@ -156,7 +182,7 @@ impl VcpuInfo {
         self.0 + offset as u64
     }
 
-    fn byte(self, offset: usize) -> &'static core::sync::atomic::AtomicU8 {
+    fn byte(self, offset: usize) -> &'static AtomicU8 {
         memory::byte(self.field(offset)).expect("vcpu_info is guest memory")
     }
 

@@ -186,7 +186,7 @@ const fn error_of(vector: u8, error: u16) -> Option<u16> {
 /// Gives an exception to the kernel's handler.
 fn exception(regs: &mut Regs, area: Area, vector: u8, error: Option<u16>) {
     let index = area.data().index.load(Relaxed) as usize;
-    let gate = TRAPS.lock()[index][usize::from(vector)];
+    let gate = TRAPS[index][usize::from(vector)].get();
     if gate.address == 0 {
         die(format_args!(
             "exception {vector} (error {:#x}, address {:#x}) at {:#x}, and the kernel has no handler",

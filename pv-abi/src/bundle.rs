@@ -90,7 +90,7 @@ pub struct Guest {
 pub struct Bundle {
     /// Guests, started in this order.
     pub guests: Vec<Guest>,
-    /// Print counters and histograms to the log when a guest ends.
+    /// Time each exit, and print counters and histograms to the log when a guest ends.
     pub stats: bool,
     /// Seconds since 1970 at start, from the tool's clock.
     pub wall_seconds: u64,

@@ -11,7 +11,7 @@
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     mmu::Mmu,
-    page::{EntryRef, PageId},
+    page::{EntryRef, PageId, ShadowPage},
     primitive::{
         AtomicU64,
         Ordering::{AcqRel, Acquire},
@@ -45,7 +45,8 @@ pub(crate) enum Filled {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'m> {
     pub(crate) at: EntryRef,
-    /// The entry that `at` names.
+    /// The table's record, and the entry in it.
+    pub(crate) page: &'m ShadowPage,
     pub(crate) entry: &'m AtomicU64,
     /// The frame, or the first one of a large page.
     pub(crate) gfn: Gfn,
@@ -55,7 +56,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// Entry `at`, to map `gfn`.
     #[inline(always)]
     pub(crate) fn target(&self, at: EntryRef, gfn: Gfn) -> Target<'_> {
-        Target { at, entry: &self.env.table(at.page()).0[at.index()], gfn }
+        let (page, table) = (self.pages.get(at.page()), self.env.table(at.page()));
+        Target { at, page, entry: &table.0[at.index()], gfn }
     }
 
     /// Puts `link` to `child` into the absent entry `at` (rules I1, I3).
@@ -128,7 +130,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         value: Spte,
         guest: Step<'_>,
     ) -> Result<(), Failed> {
-        let Target { at, entry, gfn } = target;
+        let Target { at, entry, gfn, .. } = target;
         if !now.present() {
             return Err(Failed::Retry);
         }
@@ -190,9 +192,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
-    /// Puts `value`, which maps a page at `LEVEL`, into the absent entry `target`. What forbids the entry, or a write through it, is looked at under the lock of the list
-    /// that the entry is added to: whoever forbids it comes before and is seen then, or comes after
-    /// and finds the entry.
+    /// Puts `value`, which maps a page at `LEVEL`, into the absent entry `target`. What forbids the
+    /// entry, or a write through it, is looked at under the lock of the list that the entry is added
+    /// to: whoever forbids it comes before and is seen then, or comes after and finds the entry.
     #[inline(always)]
     pub(crate) fn install_absent<const LEVEL: u8>(
         &self,
@@ -201,8 +203,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         value: Spte,
         still_true: impl FnOnce() -> bool,
     ) -> Result<(), Failed> {
-        let Target { at, entry, gfn } = target;
-        let page = self.pages.get(at.page());
+        let Target { at, page, entry, gfn } = target;
         page.mark_used(at.index());
         let token = vcpu.token();
         if entry.compare_exchange(0, token.0, AcqRel, Acquire).is_err() {

@@ -54,8 +54,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if lower.0 & (P | PS) != P {
             return Path::Unknown;
         }
-        let page = self.env.id(lower.hpa());
-        let (key, index) = (self.pages.get(page).key(), gva.index(1));
+        let id = self.env.id(lower.hpa());
+        let page = self.pages.get(id);
+        let (key, index) = (page.key(), gva.index(1));
         let role = key.role();
         // A large page taken apart has no leaf table. What SMEP forbids depends on U of the guest's
         // upper entries.
@@ -92,7 +93,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             self.log.wrote(key.gfn());
         }
         let entry = &self.env.linked(lower.hpa()).0[index];
-        let target = Target { at: EntryRef::new(page, index), entry, gfn };
+        let target = Target { at: EntryRef::new(id, index), page, entry, gfn };
         Path::Leaf(Leaf { guest: Step { slot, entry: marked }, target, role, hpa })
     }
 

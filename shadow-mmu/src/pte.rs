@@ -82,8 +82,11 @@ pub struct Spte(pub u64);
 /// Marks an absent entry as being installed. The token's address bits are all ones, so that a
 /// CPU that speculates past P=0 (L1TF) finds no memory there.
 const INSTALLING: u64 = 1 << 1 | ADDRESS;
-/// Where the token's identity lies: bits 2..12 and 52..63.
-const TOKEN_LOW_BITS: u32 = 10;
+/// Where a token says whose it is: bits 2..12. Bits 52..63 tell the tokens of a vCPU apart.
+const TOKEN_OWNER: u32 = 2;
+const TOKEN_NUMBER: u32 = 52;
+/// vCPUs that can have tokens.
+pub const OWNERS: usize = 1 << 10;
 
 impl Spte {
     /// No entry.
@@ -113,12 +116,17 @@ impl Spte {
         Hpa(self.0 & ADDRESS)
     }
 
-    /// The token of install number `serial`: unlike every other token in flight.
+    /// A token of vCPU `owner`, unlike those of all others.
     #[must_use]
-    pub const fn token(serial: u64) -> Self {
-        let low = (serial & ((1 << TOKEN_LOW_BITS) - 1)) << 2;
-        let high = (serial >> TOKEN_LOW_BITS) << 52 & !NX;
-        Self(INSTALLING | low | high)
+    pub const fn token(owner: usize) -> Self {
+        Self(INSTALLING | ((owner % OWNERS) as u64) << TOKEN_OWNER)
+    }
+
+    /// The owner's next token after this one. After 2048 they come again: who has kept one for so
+    /// long and takes it away makes an install fail, which every install may.
+    #[must_use]
+    pub const fn next_token(self) -> Self {
+        Self(self.0.wrapping_add(1 << TOKEN_NUMBER) & !NX)
     }
 
     /// An entry that points to the shadow table at `hpa` for guest entry `entry`: W and NX are
@@ -136,11 +144,14 @@ mod tests {
     #[test]
     fn tokens_are_absent_and_distinct() {
         let mut seen = std::collections::HashSet::new();
-        for serial in (0..1 << 21).step_by(97) {
-            let token = Spte::token(serial);
-            assert!(!token.present() && token != Spte::ABSENT);
-            assert_eq!(token.0 & ADDRESS, ADDRESS, "no real frame");
-            assert!(seen.insert(token.0));
+        for owner in (0..OWNERS).step_by(7) {
+            let mut token = Spte::token(owner);
+            for _ in 0..2048 {
+                token = token.next_token();
+                assert!(!token.present() && token != Spte::ABSENT);
+                assert_eq!(token.0 & ADDRESS, ADDRESS, "no real frame");
+                assert!(seen.insert(token.0));
+            }
         }
     }
 

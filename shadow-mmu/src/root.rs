@@ -44,7 +44,7 @@ pub struct VcpuMmu {
     pub index: usize,
     pub(crate) roots: Option<Roots>,
     recent: [Option<Roots>; RECENT],
-    serial: u64,
+    token: Spte,
     /// What happened so far.
     pub stats: Stats,
 }
@@ -66,7 +66,7 @@ impl VcpuMmu {
             index,
             roots: None,
             recent: [None; RECENT],
-            serial: index as u64,
+            token: Spte::token(index),
             stats: Stats::default(),
         }
     }
@@ -84,8 +84,8 @@ impl VcpuMmu {
 
     /// A token no other install in flight has.
     pub(crate) fn token(&mut self) -> Spte {
-        self.serial = self.serial.wrapping_add(64);
-        Spte::token(self.serial)
+        self.token = self.token.next_token();
+        self.token
     }
 }
 

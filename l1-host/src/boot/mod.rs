@@ -15,7 +15,7 @@ use crate::{
     interrupt, log,
     memory::{self, heap, paging},
     report,
-    stats::Report,
+    stats::{Report, Timing},
     vcpu::{self, Vcpu, stop::Stop},
     vm::{Vm, build},
 };
@@ -221,7 +221,8 @@ fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &[u8], window: &paging::
     interrupt::receive();
     apic::route(serial::CONSOLE_IRQ, vector::CONSOLE, cpu.apic.id());
 
-    let mut vcpu = Vcpu::new(cpu, vm.clone(), 0, start);
+    let timing = if bundle.stats { Timing::On } else { Timing::Off };
+    let mut vcpu = Vcpu::new(cpu, vm.clone(), 0, start, timing);
     let stop = vcpu::run(cpu, &mut vcpu);
     finish(cpu, &vm, &vcpu, &stop, bundle.stats)
 }

@@ -32,9 +32,9 @@ impl Vcpu {
                 return stop;
             }
             self.enter(cpu);
-            let start = cpu::tsc();
+            let begin = self.stats.begin(cpu::tsc);
             match self.handle_exit(cpu) {
-                Ok(reason) => self.stats.record(reason, cpu::tsc().wrapping_sub(start)),
+                Ok(reason) => self.stats.record(reason, begin, cpu::tsc),
                 Err(stop) => return stop,
             }
         }

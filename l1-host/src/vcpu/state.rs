@@ -8,7 +8,7 @@ use super::{
 use crate::{
     hw::{percpu::Cpu, physmap::Frame},
     report,
-    stats::ExitStats,
+    stats::{ExitStats, Timing},
     vm::{Kind, Vm, build::Start},
 };
 use alloc::{sync::Arc, vec::Vec};
@@ -71,7 +71,7 @@ pub struct Vcpu {
 impl Vcpu {
     /// vCPU `index` of `vm`, about to start at `start`.
     #[must_use]
-    pub fn new(cpu: &Cpu, vm: Arc<Vm>, index: usize, start: Start) -> Self {
+    pub fn new(cpu: &Cpu, vm: Arc<Vm>, index: usize, start: Start, timing: Timing) -> Self {
         let context = Context {
             rip: start.rip,
             rsp: start.rsp,
@@ -109,7 +109,7 @@ impl Vcpu {
             ring,
             ring_tail: 0,
             last_fault: None,
-            stats: ExitStats::new(),
+            stats: ExitStats::new(timing),
             vm,
         }
     }

@@ -36,8 +36,8 @@ pub extern "C" fn set_trap_table(table: u64, _: u64, _: u64, _: u64, _: u64, are
         if info.address == 0 {
             return 0;
         }
-        TRAPS.lock()[index][usize::from(info.vector)] =
-            Gate { address: info.address, flags: info.flags };
+        TRAPS[index][usize::from(info.vector)]
+            .set(Gate { address: info.address, flags: info.flags });
     }
     EINVAL
 }
