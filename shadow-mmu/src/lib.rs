@@ -17,7 +17,7 @@
 //! are set by compare-exchange on the very value that was walked.
 //!
 //! # Locks
-//! From the outside in: a shard of [`map`] → the free list; the lock bit of one reference list
+//! From the outside in: the lock bit of a chain in [`map`] → the free list; the lock bit of one reference list
 //! ([`refs`]) → the chunk list. Two locks of one kind are never held together. The fault path of
 //! an address whose tables are shadowed takes one lock bit, that of the frame it maps.
 #![no_std]
