@@ -221,9 +221,17 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return self.map.find_or_make(&self.pages, gfn, role, || (), |_| ());
         }
         let first = || {
-            self.protected.clear(gfn);
+            // Protected from the first on, until there is a place among the hot ones.
+            self.protected.set(gfn);
             self.tables.set(gfn);
             self.add_table(gfn);
+            let unprotect = || {
+                self.protected.clear(gfn);
+                true
+            };
+            if self.hot.add(gfn, unprotect).is_err() {
+                let _ = self.write_protect(gfn);
+            }
             // Entries that are gone may still be in TLBs, and dirty there.
             self.env.flush_all();
             self.env.show_table(gfn, true);
@@ -233,11 +241,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 self.fill_fixed(id, role);
             }
         };
-        let found = self.map.find_or_make(&self.pages, gfn, role, first, fill)?;
-        if !self.protected.get(gfn) {
-            self.make_hot(gfn);
-        }
-        Some(found)
+        self.map.find_or_make(&self.pages, gfn, role, first, fill)
     }
 
     /// `gfn` has lost its last shadow page.
