@@ -8,7 +8,10 @@ use crate::{
     world::{Lose, World},
 };
 use shadow_mmu::{
-    Config, GuestMemory, Mmu, TablePool, TlbOps, VcpuMmu, dirty::FRAMES_PER_WORD, root::RootError,
+    Config, GuestMemory, Mmu, TablePool, TlbOps, VcpuMmu,
+    dirty::FRAMES_PER_WORD,
+    mutant::{Mutant, planted},
+    root::RootError,
     walk::Paging,
 };
 use std::sync::{
@@ -62,7 +65,9 @@ impl TablePool for Env {
 
 impl TlbOps for Env {
     fn flush_all(&self) {
-        self.0.shoot_down();
+        if !planted(Mutant::LostShootdown) {
+            self.0.shoot_down();
+        }
     }
 }
 
@@ -145,7 +150,11 @@ impl ShadowMmu for Roost {
     }
 
     fn flush(&self, vcpu: &mut VcpuMmu, scope: Scope) {
+        let synced = vcpu.stats.synced;
         self.mmu.flush(vcpu);
+        if planted(Mutant::QuietFlush) && vcpu.stats.synced == synced {
+            return;
+        }
         let root = vcpu.roots().map_or(Gfn(0), |roots| roots.gfn);
         let lose = if scope == Scope::All { Lose::All } else { Lose::Space(root) };
         self.world().flush_hardware(vcpu.index, lose);
@@ -178,7 +187,9 @@ impl ShadowMmu for Roost {
     }
 
     fn notes_lost(&self, _: &mut VcpuMmu) {
-        self.mmu.notes_lost();
+        if !planted(Mutant::RingDropped) {
+            self.mmu.notes_lost();
+        }
     }
 
     fn pin_root(&self, root: Gfn) -> Answer {

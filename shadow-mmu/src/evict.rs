@@ -9,6 +9,7 @@
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     mmu::Mmu,
+    mutant::{Mutant, planted},
     page::{PageId, ShadowPage},
     primitive::Ordering::{AcqRel, Acquire, Relaxed},
     pte::{A, P, Spte},
@@ -53,6 +54,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             if now.has(P | A) {
                 used = true;
                 // It fails if the link goes, or is a token by now, which is none of our business.
+                if planted(Mutant::AgeDamages) {
+                    entry.fetch_and(!A, AcqRel);
+                }
                 let _ = entry.compare_exchange(now.0, now.0 & !A, AcqRel, Acquire);
             }
         });

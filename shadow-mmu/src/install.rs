@@ -11,6 +11,7 @@
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     mmu::Mmu,
+    mutant::{Mutant, planted},
     page::{EntryRef, PageId},
     primitive::{
         AtomicU64,
@@ -75,15 +76,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let page = self.pages.get(child);
         let added = {
             let mut parents = page.parents.lock(&self.chunks);
-            if page.is_dead() {
+            if page.is_dead() && !planted(Mutant::DeadTableLinked) {
                 Err(Failed::Retry)
             } else {
                 parents.add(at).map_err(|NoMemory| Failed::NoMemory)
             }
         };
         let installed = added.is_ok()
-            && still_true()
-            && !self.pages.get(at.page()).is_dead()
+            && (still_true() || planted(Mutant::LinkNotRechecked))
+            && (!self.pages.get(at.page()).is_dead() || planted(Mutant::DeadTableLinks))
             && entry.compare_exchange(token.0, link.0, AcqRel, Acquire).is_ok();
         if installed {
             return Ok(());
@@ -132,7 +133,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if !now.present() {
             return Err(Failed::Retry);
         }
-        if now.hpa() != value.hpa() {
+        if now.hpa() != value.hpa() && !planted(Mutant::Redirect) {
             self.zap_leaf(at, now);
             return Err(Failed::Retry);
         }
@@ -145,7 +146,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         // The three steps again: the flush of a permission must find it, or prevent it. The lock
         // hides the token from those who look for W and D.
         let mut mappings = self.mappings(at, now).lock(&self.chunks);
-        let token = vcpu.token();
+        let token =
+            if planted(Mutant::ChangeInPlace) { next().unwrap_or(now) } else { vcpu.token() };
         if entry.compare_exchange(now.0, token.0, AcqRel, Acquire).is_err() {
             return Err(Failed::Retry);
         }
@@ -175,7 +177,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if !self.tables.get(gfn) {
             return value;
         }
-        if self.protected.get(gfn) { Spte(value.0 & !(W | D)) } else { Spte(value.0 & !D) }
+        let protected = self.protected.get(gfn) && !planted(Mutant::ProtectedWritable);
+        if protected { Spte(value.0 & !(W | D)) } else { Spte(value.0 & !D) }
     }
 
     /// `value`, which maps the page at `LEVEL` that starts at `gfn`, as it may be installed now;
@@ -183,7 +186,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     #[inline(always)]
     fn permitted<const LEVEL: u8>(&self, gfn: Gfn, value: Spte) -> Option<Spte> {
         if LEVEL == 1 {
-            (self.env.host_frame(gfn) == Some(value.hpa())).then(|| self.tame(gfn, value))
+            let same = self.env.host_frame(gfn) == Some(value.hpa());
+            (same || planted(Mutant::FrameNotAsked)).then(|| self.tame(gfn, value))
         } else {
             let same = self.env.host_block(gfn, LEVEL) == Some(value.hpa());
             (same && self.may_be_large(LEVEL, gfn)).then_some(value)
@@ -204,7 +208,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let Target { at, entry, gfn } = target;
         let page = self.pages.get(at.page());
         page.mark_used(at.index());
-        let token = vcpu.token();
+        let token = if planted(Mutant::CheckLate) { value } else { vcpu.token() };
         if entry.compare_exchange(0, token.0, AcqRel, Acquire).is_err() {
             return Err(Failed::Retry);
         }
@@ -213,8 +217,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let result = match mappings.add(at) {
             Ok(()) => {
                 if let Some(value) = self.permitted::<LEVEL>(gfn, value)
-                    && still_true()
-                    && !page.is_dead()
+                    && (still_true() || planted(Mutant::LeafNotRechecked))
+                    && (!page.is_dead() || planted(Mutant::DeadTableFilled))
                     && entry.compare_exchange(token.0, value.0, AcqRel, Acquire).is_ok()
                 {
                     return Ok(());

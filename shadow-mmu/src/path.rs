@@ -12,6 +12,7 @@ use crate::{
     fault::Access,
     install::Target,
     mmu::Mmu,
+    mutant::{Mutant, planted},
     page::{EntryRef, Role},
     primitive::Ordering::{AcqRel, Acquire, Relaxed},
     pte::{A, GuestPte, P, PS, Spte, U},
@@ -79,17 +80,20 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             };
         }
         // A supervisor page is not for a USER_ONLY table.
-        if role.contains(Role::USER_ONLY) && !entry.has(U) {
+        if role.contains(Role::USER_ONLY) && !entry.has(U) && !planted(Mutant::KernelInUser) {
             return Path::Unknown;
         }
         let gfn = entry.gfn();
         let Some(hpa) = self.env.host_frame(gfn) else { return Path::Unknown };
-        let marked = GuestPte(entry.0 | A | access.dirties());
+        let accessed = if planted(Mutant::LostA) { 0 } else { A };
+        let marked = GuestPte(entry.0 | accessed | access.dirties());
         if marked != entry {
             if slot.compare_exchange(entry.0, marked.0, AcqRel, Relaxed).is_err() {
                 return Path::Unknown;
             }
-            self.log.wrote(key.gfn());
+            if !planted(Mutant::LogUntold) {
+                self.log.wrote(key.gfn());
+            }
         }
         let entry = &self.env.linked(lower.hpa()).0[index];
         let target = Target { at: EntryRef::new(page, index), entry, gfn };
@@ -107,6 +111,6 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// vCPU can know: its own notes are drained, and others' stores are not flushed yet (N1, N4).
     #[inline(always)]
     fn links_are_true(&self, roots: Roots) -> bool {
-        self.notes_mode() && self.pins.get(roots.gfn)
+        self.notes_mode() && self.pins.get(roots.gfn) || planted(Mutant::RefusalBelieved)
     }
 }
