@@ -71,6 +71,29 @@ impl TlbOps for Env {
     }
 }
 
+/// Allocations that fail on purpose.
+#[cfg(feature = "mutants")]
+pub mod famine {
+    use super::{Env, Mmu};
+    use shadow_mmu::failing::{Failures, Supply};
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    static ONE_IN: AtomicU32 = AtomicU32::new(0);
+
+    /// In MMUs made from now on, one in so many allocations of shadow pages and of chunks of
+    /// references fails; with zero none does.
+    pub fn fail_allocations(one_in: u32) {
+        ONE_IN.store(one_in, Relaxed);
+    }
+
+    pub(super) fn reach(mmu: &Mmu<Env>) {
+        let one_in = ONE_IN.load(Relaxed);
+        let failures = if one_in == 0 { Failures::Never } else { Failures::OneIn(one_in) };
+        mmu.fail(Supply::Pages, failures);
+        mmu.fail(Supply::Chunks, failures);
+    }
+}
+
 /// `shadow-mmu`, with L1's part of its contract.
 #[derive(Debug)]
 pub struct Roost {
@@ -97,6 +120,8 @@ impl ShadowMmu for Roost {
             reserved_slots: 256..272,
         };
         let mmu = Mmu::new(Env(world), config, setup.vcpus);
+        #[cfg(feature = "mutants")]
+        famine::reach(&mmu);
         if setup.tracking == Tracking::Notes {
             mmu.enable_notes();
         }

@@ -51,12 +51,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         page.parents.lock(&self.chunks).for_each(|at| {
             let entry = &self.env.table(at.page()).0[at.index()];
             let now = Spte(entry.load(Acquire));
+            if planted(Mutant::AgeDamages) {
+                entry.fetch_and(!A, AcqRel);
+            }
             if now.has(P | A) {
                 used = true;
                 // It fails if the link goes, or is a token by now, which is none of our business.
-                if planted(Mutant::AgeDamages) {
-                    entry.fetch_and(!A, AcqRel);
-                }
                 let _ = entry.compare_exchange(now.0, now.0 & !A, AcqRel, Acquire);
             }
         });

@@ -143,8 +143,6 @@ mutants! {
     UnlistedEarly, "unlisted-early", "F2", Threads;
     /// The D bit of a mapping that goes is forgotten.
     DirtForgotten, "dirt-forgotten", "hot tables", OneThread;
-    /// It is kept, but TLBs that have it go on writing.
-    DirtUnflushed, "dirt-unflushed", "hot tables", OneThread;
     /// Where a table is mapped already, it stays writable.
     ProtectNothing, "protect-nothing", "protected tables", OneThread;
     /// A new mapping of a protected table is writable.

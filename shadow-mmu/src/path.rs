@@ -15,7 +15,7 @@ use crate::{
     mutant::{Mutant, planted},
     page::{EntryRef, Role},
     primitive::Ordering::{AcqRel, Acquire, Relaxed},
-    pte::{A, GuestPte, P, PS, Spte, U},
+    pte::{A, D, GuestPte, P, PS, Spte, U},
     root::Roots,
     walk::{Denied, Step},
 };
@@ -88,7 +88,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let accessed = if planted(Mutant::LostA) { 0 } else { A };
         let marked = GuestPte(entry.0 | accessed | access.dirties());
         if marked != entry {
-            if slot.compare_exchange(entry.0, marked.0, AcqRel, Relaxed).is_err() {
+            if planted(Mutant::BlindMark) {
+                slot.fetch_or(marked.0 & (A | D), AcqRel);
+            } else if slot.compare_exchange(entry.0, marked.0, AcqRel, Relaxed).is_err() {
                 return Path::Unknown;
             }
             if !planted(Mutant::LogUntold) {

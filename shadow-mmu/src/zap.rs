@@ -82,9 +82,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         // No table is in a block that a large entry maps.
         if now.has(D) && !now.is_large() && self.tables.get(gfn) {
             // TLBs that have it dirty write on, and no D bit shows it any more.
-            if !planted(Mutant::DirtUnflushed) {
-                self.env.flush_all();
-            }
+            self.env.flush_all();
             if !planted(Mutant::DirtForgotten) {
                 self.written.set(gfn);
             }

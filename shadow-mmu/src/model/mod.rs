@@ -18,6 +18,8 @@ mod log;
 pub(crate) mod loom;
 #[cfg(not(loom))]
 mod machine;
+#[cfg(feature = "mutants")]
+mod mutation;
 #[cfg(not(loom))]
 mod oracle;
 #[cfg(not(loom))]
