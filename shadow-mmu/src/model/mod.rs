@@ -27,6 +27,8 @@ mod permissions;
 #[cfg(not(loom))]
 mod random;
 #[cfg(not(loom))]
+mod rules;
+#[cfg(not(loom))]
 mod world;
 
 #[cfg(not(loom))]

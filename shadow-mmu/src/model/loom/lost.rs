@@ -55,13 +55,16 @@ fn lost_notes_reach_the_tables_below() {
         let neighbours = [Gva(1 << 30), Gva(1 << 30 | 1 << 12)];
         first.fault(address(0, 0), READ);
         first.fault(neighbours[1], READ);
-        let faulting = thread::spawn(move || second.fault(neighbours[1], READ));
         // Nobody is told of it.
         mmu.env().store(LEVEL1, 0, entry(DATA[1], PAGE));
-        mmu.notes_lost();
+        let losing = thread::spawn(move || {
+            first.mmu.notes_lost();
+            first
+        });
+        second.fault(neighbours[1], READ);
+        let mut first = losing.join().unwrap();
         first.access(neighbours[1], READ);
         assert_eq!(first.access(neighbours[0], READ), DATA[1], "a lost note is missed");
-        faulting.join().unwrap();
         check_structures(&mmu);
     });
 }
