@@ -76,10 +76,16 @@ mod chosen {
         pub(crate) fn strikes(&self) -> bool {
             let number = self.count.fetch_add(1, Relaxed) + 1;
             let one_in = u64::from(self.one_in.load(Relaxed));
-            // Which ones looks random, and is the same every time.
-            let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-            number == self.only.load(Relaxed) || one_in != 0 && mixed.is_multiple_of(one_in)
+            number == self.only.load(Relaxed) || one_in != 0 && mixed(number).is_multiple_of(one_in)
         }
+    }
+
+    /// A number that looks random, and is the same every time (SplitMix64).
+    const fn mixed(number: u64) -> u64 {
+        let mut z = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
     }
 
     impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {

@@ -9,6 +9,8 @@
 #[cfg(not(loom))]
 mod evicting;
 #[cfg(not(loom))]
+mod famine;
+#[cfg(not(loom))]
 mod hot_tables;
 #[cfg(not(loom))]
 mod large_pages;
