@@ -25,7 +25,7 @@ const STEPS: u64 = 1000;
 /// A round of one thread that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(5);
 /// Time for threads.
-const HUNT: Duration = Duration::from_secs(15);
+const HUNT: Duration = Duration::from_secs(8);
 /// One in so many allocations fails in every fourth round.
 const FAILS: u32 = 5;
 

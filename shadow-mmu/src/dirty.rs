@@ -40,7 +40,7 @@ impl DirtyLog {
     /// A write to `gfn` would go unnoticed: its mappings stay read-only.
     #[inline(always)]
     pub(crate) fn watches(&self, gfn: Gfn) -> bool {
-        self.is_on() && !self.written.get(gfn) && !planted(Mutant::LogUnwatched)
+        !planted(Mutant::LogUnwatched) && self.is_on() && !self.written.get(gfn)
     }
 
     /// `gfn` is about to be mapped writable, or was written past every mapping.

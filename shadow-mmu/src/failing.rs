@@ -26,7 +26,7 @@ pub enum Supply {
 /// No failures.
 #[cfg(not(any(test, feature = "mutants")))]
 #[derive(Debug, Default)]
-pub(crate) struct Failing;
+pub(crate) struct Failing {}
 
 #[cfg(not(any(test, feature = "mutants")))]
 impl Failing {

@@ -153,8 +153,7 @@ impl HotList {
     #[inline]
     pub(crate) fn look(&self, look: &mut Look, mut written: impl FnMut(Gfn) -> bool) {
         for hot in &mut self.0.lock().tables {
-            let pending = hot.pending != 0 && !planted(Mutant::PendingIgnored);
-            if written(hot.gfn) || pending {
+            if written(hot.gfn) || hot.pending != 0 && !planted(Mutant::PendingIgnored) {
                 hot.clean = 0;
                 look.written.push(hot.take());
             } else {

@@ -177,17 +177,20 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if !self.tables.get(gfn) {
             return value;
         }
-        let protected = self.protected.get(gfn) && !planted(Mutant::ProtectedWritable);
-        if protected { Spte(value.0 & !(W | D)) } else { Spte(value.0 & !D) }
+        if planted(Mutant::ProtectedWritable) {
+            return Spte(value.0 & !D);
+        }
+        if self.protected.get(gfn) { Spte(value.0 & !(W | D)) } else { Spte(value.0 & !D) }
     }
 
     /// `value`, which maps the page at `LEVEL` that starts at `gfn`, as it may be installed now;
     /// `None` if small entries are asked for meanwhile, or the host's frames are others.
     #[inline(always)]
     fn permitted<const LEVEL: u8>(&self, gfn: Gfn, value: Spte) -> Option<Spte> {
-        if LEVEL == 1 {
-            let same = self.env.host_frame(gfn) == Some(value.hpa());
-            (same || planted(Mutant::FrameNotAsked)).then(|| self.tame(gfn, value))
+        if planted(Mutant::FrameNotAsked) && LEVEL == 1 {
+            Some(self.tame(gfn, value))
+        } else if LEVEL == 1 {
+            (self.env.host_frame(gfn) == Some(value.hpa())).then(|| self.tame(gfn, value))
         } else {
             let same = self.env.host_block(gfn, LEVEL) == Some(value.hpa());
             (same && self.may_be_large(LEVEL, gfn)).then_some(value)

@@ -80,7 +80,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             };
         }
         // A supervisor page is not for a USER_ONLY table.
-        if role.contains(Role::USER_ONLY) && !entry.has(U) && !planted(Mutant::KernelInUser) {
+        if !planted(Mutant::KernelInUser) && role.contains(Role::USER_ONLY) && !entry.has(U) {
             return Path::Unknown;
         }
         let gfn = entry.gfn();
@@ -113,6 +113,6 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// vCPU can know: its own notes are drained, and others' stores are not flushed yet (N1, N4).
     #[inline(always)]
     fn links_are_true(&self, roots: Roots) -> bool {
-        self.notes_mode() && self.pins.get(roots.gfn) || planted(Mutant::RefusalBelieved)
+        planted(Mutant::RefusalBelieved) || self.notes_mode() && self.pins.get(roots.gfn)
     }
 }

@@ -117,7 +117,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             // From here on it uses tables.
             self.entering(vcpu.index);
         }
-        if flush && !planted(Mutant::LoadSkipsHot) {
+        if !planted(Mutant::LoadSkipsHot) && flush {
             self.sync_hot(vcpu);
         }
         if let Some(current) = vcpu.roots.filter(|roots| roots.gfn == gfn) {
@@ -170,7 +170,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return false;
         }
         let same =
-            page.key() == Key::new(gfn, self.root_role(user)) || planted(Mutant::RecallUnchecked);
+            planted(Mutant::RecallUnchecked) || page.key() == Key::new(gfn, self.root_role(user));
         if !same {
             self.let_go(id);
         }
@@ -264,7 +264,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let same = ours.has(P | A)
             && theirs.same_mapping(ours)
             && self.pages.get(child).gfn() == ours.gfn();
-        if same || planted(Mutant::CopyUnchecked) {
+        if planted(Mutant::CopyUnchecked) || same {
             let at = EntryRef::new(to.smod, slot);
             let token = vcpu.token();
             // A link that fails is made by a fault later.
@@ -280,7 +280,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// [`RootError::NotRam`].
     pub fn pin_root(&self, gfn: Gfn) -> Result<(), RootError> {
         self.env.host_frame(gfn).ok_or(RootError::NotRam)?;
-        if !self.pins.get(gfn) && !planted(Mutant::PinKeeps) {
+        if !planted(Mutant::PinKeeps) && !self.pins.get(gfn) {
             // Where it is loaded already, stores that nobody announced may have changed it (N4).
             self.clear_lower_half(gfn);
         }

@@ -79,7 +79,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let user_path = parent.contains(Role::USER_PATH) && guest.has(U);
         let user = (guest.has(U) || !role.contains(Role::USER_ONLY))
             && role.contains(Role::USER_PATH) == user_path;
-        let mirrored = (now.0 ^ guest.0) & (W | NX) == 0 || planted(Mutant::LinkPermissions);
+        let mirrored = planted(Mutant::LinkPermissions) || (now.0 ^ guest.0) & (W | NX) == 0;
         let kind = if direct {
             guest.is_large(level)
                 && first(guest.gfn(), level) == child.gfn()
@@ -88,7 +88,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             !(level < 4 && guest.has(PS)) && guest.gfn() == child.gfn()
         };
         guest.has(P | A)
-            && (kind || planted(Mutant::LinkTarget))
+            && (planted(Mutant::LinkTarget) || kind)
             && user
             && mirrored
             && !self.config.paging.is_reserved(guest, level)
@@ -200,7 +200,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// A root whose stores nobody announces (rule N4) loses its lower half at every flush; its
     /// upper half is compared.
     pub(crate) fn sync_unpinned(&self, roots: Roots) {
-        if !self.notes_mode() || self.pins.get(roots.gfn) || planted(Mutant::UnpinnedKept) {
+        if planted(Mutant::UnpinnedKept) || !self.notes_mode() || self.pins.get(roots.gfn) {
             return;
         }
         for id in [roots.smod, roots.umod] {
@@ -227,10 +227,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return;
         }
         // Notes have kept the links of a pinned tree true already (N1): its leaf remains.
-        let links_are_true = self.notes_mode() && self.pins.get(roots.gfn);
         if planted(Mutant::OneRoot) {
             self.sync_path::<4>(roots.smod, gva, None);
-        } else if links_are_true || planted(Mutant::LeafOnly) {
+        } else if planted(Mutant::LeafOnly) || self.notes_mode() && self.pins.get(roots.gfn) {
             let shared = self.sync_path::<1>(roots.smod, gva, None);
             self.sync_path::<1>(roots.umod, gva, shared);
         } else {
@@ -278,11 +277,13 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         vcpu.stats.notes += 1;
         self.log.wrote(gpa.gfn());
         let index = (gpa.page_offset() / 8) as usize;
-        let most = if planted(Mutant::NoteReachesOne) { 1 } else { usize::MAX };
-        for id in self.map.chain(&self.pages, gpa.gfn()).take(most) {
+        for id in self.map.chain(&self.pages, gpa.gfn()) {
             let level = self.pages.get(id).role().level();
             if level < 4 || !self.config.reserved_slots.contains(&index) {
                 self.sync_one(id, index);
+            }
+            if planted(Mutant::NoteReachesOne) {
+                break;
             }
         }
     }

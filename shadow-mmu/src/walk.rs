@@ -84,8 +84,10 @@ impl Step<'_> {
     #[inline(always)]
     pub(crate) fn still_true(self) -> bool {
         let (now, then) = (self.slot.load(Acquire), self.entry.0);
-        let lost = if planted(Mutant::LostBitPasses) { 0 } else { then & !now };
-        (now ^ then) & !(A | D) | lost == 0
+        if planted(Mutant::LostBitPasses) {
+            return (now ^ then) & !(A | D) == 0;
+        }
+        (now ^ then) & !(A | D) | then & !now == 0
     }
 }
 

@@ -39,7 +39,7 @@ fn step() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn any_one_allocation_may_fail(

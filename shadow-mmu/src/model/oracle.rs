@@ -129,8 +129,8 @@ impl History {
         }
         add(&mut self.tables[3], Table::root(root));
         for level in (1..=4).rev() {
-            for table in self.tables[level - 1].clone() {
-                match table.next(world, gva, level as u32) {
+            for number in 0..self.tables[level - 1].len() {
+                match self.tables[level - 1][number].next(world, gva, level as u32) {
                     Next::Nowhere => {}
                     Next::Table(next) => add(&mut self.tables[level - 2], next),
                     Next::Page(found) => add(&mut self.translations, Some(found)),
