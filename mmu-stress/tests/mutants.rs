@@ -24,8 +24,9 @@ const ROUNDS: u64 = 2000;
 const STEPS: u64 = 1000;
 /// A round of one thread that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(5);
-/// Time for threads.
-const HUNT: Duration = Duration::from_secs(8);
+/// Time for threads to find a bug, and to find none.
+const HUNT: Duration = Duration::from_secs(30);
+const NO_HUNT: Duration = Duration::from_secs(8);
 /// One in so many allocations fails in every fourth round.
 const FAILS: u32 = 5;
 
@@ -46,10 +47,10 @@ impl Way {
         }
     }
 
-    fn hunt(self) -> Option<String> {
+    fn hunt(self, mutant: Option<Mutant>) -> Option<String> {
         match self {
             Self::OneThread => one_thread(),
-            Self::Threads => threads(),
+            Self::Threads => threads(if mutant.is_some() { HUNT } else { NO_HUNT }),
         }
     }
 }
@@ -78,9 +79,9 @@ fn one_thread() -> Option<String> {
 }
 
 /// Rounds of threads that run side by side.
-fn threads() -> Option<String> {
+fn threads(time: Duration) -> Option<String> {
     // Short rounds: what goes wrong between threads goes wrong early, or not in this VM.
-    let options = Options { threads: 3, steps: 2000, time: HUNT, ..Options::default() };
+    let options = Options { threads: 3, steps: 2000, time, ..Options::default() };
     let report = search::<Roost>(&options, |_| ());
     let rule = report.violation?.rule;
     Some(format!("{rule:?}, round {}, {:.1} s", report.rounds + 1, report.elapsed.as_secs_f32()))
@@ -166,9 +167,10 @@ fn main() -> ExitCode {
     if let [hunt, name, way] = &words[..]
         && hunt == "hunt"
     {
-        plant(name.parse().ok());
+        let mutant = name.parse().ok();
+        plant(mutant);
         let way = Way::ALL.into_iter().find(|known| known.name() == way).expect("a way");
-        return match way.hunt() {
+        return match way.hunt(mutant) {
             Some(found) => {
                 println!("{found}");
                 ExitCode::FAILURE

@@ -59,7 +59,7 @@ mutants! {
     ChildRole, "child-role", "I3", OneThread;
     /// A table found in the map is linked without being compared.
     FoundNotCompared, "found-not-compared", "I3", Model("model::random::a_found_table_is_compared_before_it_is_linked");
-    /// It is compared, but what the tables below it miss is not looked at before.
+    /// It is compared, but hot tables that it leads to are not looked at before.
     FoundNotDrained, "found-not-drained", "I3", OneThread;
     /// The entry goes in first, and is checked afterwards.
     CheckLate, "check-late", "I1", Loom("install::a_flushed_mapping_stays_away");
@@ -73,7 +73,7 @@ mutants! {
     LostBitPasses, "lost-bit-passes", "I1", Loom("marks::what_was_aged_is_marked_again");
     /// A sync and a zap leave a token alone.
     TokenLeft, "token-left", "I2", Loom("install::a_flushed_mapping_stays_away");
-    /// They take a token away, but not what it has become a moment before.
+    /// A sync and a zap take a token away, but not what it has become a moment before.
     SuccessorLeft, "successor-left", "I2", Loom("install::a_flushed_mapping_stays_away");
     /// An entry is not removed if the hardware sets A or D in it at that moment.
     TakeGivesUp, "take-gives-up", "I4", Loom("install::a_mapping_goes_though_it_becomes_dirty");
@@ -87,9 +87,10 @@ mutants! {
     StaleReference, "stale-reference", "reverse map", Model("model::hot_tables::a_table_that_cools_down_misses_no_store");
     /// A reference for which there is no memory is forgotten.
     ReferenceDropped, "reference-dropped", "reverse map", Model("refs::tests::running_out_of_chunks_is_an_error");
-    /// A table that is found linked nowhere is freed before the vCPUs have passed by.
-    FreedWhileWalked, "freed-while-walked", "quiescent points", Threads;
-    /// It is free at once.
+    /// The frame of a dead table is used again before every vCPU has passed by.
+    FreedWhileWalked, "freed-while-walked", "quiescent points",
+    Loom("reclaim::a_frame_is_not_reused_under_a_walk");
+    /// The frame of a dead table is free at once.
     FreedAtOnce, "freed-at-once", "quiescent points", Model("model::evicting::a_table_in_use_gets_a_second_chance");
     /// A leaf goes into a table that has died.
     DeadTableFilled, "dead-table-filled", "freeing", Loom("reclaim::a_dead_table_gets_no_mapping");
@@ -173,7 +174,7 @@ mutants! {
     SmepLost, "smep-lost", "two roots", OneThread;
     /// Large entries around a new table stay.
     SplitKeepsLarge, "split-keeps-large", "large pages", Model("model::large_pages::a_table_inside_takes_it_apart_until_it_is_gone");
-    /// They go before the table is counted, so that new ones can appear.
+    /// Large entries around a new table go before it is counted, so that new ones can appear.
     SplitGap, "split-gap", "large pages", Loom("split::a_block_with_a_table_is_not_mapped_large");
     /// The host frame is not asked for again under the lock.
     FrameNotAsked, "frame-not-asked", "frames that go", Loom("frame::a_frame_that_is_gone_stays_away");
