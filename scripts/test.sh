@@ -28,6 +28,8 @@ step "lints"
 {
     "$CARGO" clippy --quiet --workspace $(with --exclude) --all-targets -- -D warnings
     "$CARGO" clippy --quiet $(with --package) --tests -- -D warnings
+    "$CARGO" clippy --quiet --package shadow-mmu --package mmu-stress --package roost \
+        --features mutants --all-targets -- -D warnings
 }
 for image in $bare_images; do
     bare clippy --quiet --release --package "${image%:*}" --bin "${image#*:}" -- -D warnings
@@ -40,7 +42,12 @@ step "host tests"
 step "models of the shadow MMU"
 # A cache of its own: the flag would rebuild everything in the other.
 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/loom RUSTFLAGS='--cfg loom' \
-    "$CARGO" test --quiet --profile tool --package shadow-mmu --lib model::loom
+    "$CARGO" test --quiet --profile tool --package shadow-mmu --features mutants --lib model::
+
+step "planted bugs are found"
+# A call of its own: features are for all packages of a call. Loom's were above.
+"$CARGO" test --quiet --profile tool --package shadow-mmu --package mmu-stress \
+    --features mutants --lib --test mutants mutation
 
 step "whole-system tests"
 guest_program linux-guest guest-checks

@@ -48,6 +48,8 @@ pub use api::{
 pub use replay::{Replay, replay};
 pub use roost::Roost;
 pub use run::{Options, Progress, Report, stress};
+#[cfg(feature = "mutants")]
+pub use shadow_mmu::mutant;
 pub use simple::Simple;
 pub use violation::{Rule, Violation};
 pub use world::{Lose, World};

@@ -8,7 +8,10 @@ use crate::{
     world::{Lose, World},
 };
 use shadow_mmu::{
-    Config, GuestMemory, Mmu, TablePool, TlbOps, VcpuMmu, dirty::FRAMES_PER_WORD, root::RootError,
+    Config, GuestMemory, Mmu, TablePool, TlbOps, VcpuMmu,
+    dirty::FRAMES_PER_WORD,
+    mutant::{Mutant, planted},
+    root::RootError,
     walk::Paging,
 };
 use std::sync::{
@@ -62,7 +65,32 @@ impl TablePool for Env {
 
 impl TlbOps for Env {
     fn flush_all(&self) {
-        self.0.shoot_down();
+        if !planted(Mutant::LostShootdown) {
+            self.0.shoot_down();
+        }
+    }
+}
+
+/// Allocations that fail on purpose.
+#[cfg(feature = "mutants")]
+pub mod famine {
+    use super::{Env, Mmu};
+    use shadow_mmu::failing::{Failures, Supply};
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    static ONE_IN: AtomicU32 = AtomicU32::new(0);
+
+    /// In MMUs made from now on, one in so many allocations of shadow pages and of chunks of
+    /// references fails; with zero none does.
+    pub fn fail_allocations(one_in: u32) {
+        ONE_IN.store(one_in, Relaxed);
+    }
+
+    pub(super) fn reach(mmu: &Mmu<Env>) {
+        let one_in = ONE_IN.load(Relaxed);
+        let failures = if one_in == 0 { Failures::Never } else { Failures::OneIn(one_in) };
+        mmu.fail(Supply::Pages, failures);
+        mmu.fail(Supply::Chunks, failures);
     }
 }
 
@@ -92,6 +120,8 @@ impl ShadowMmu for Roost {
             reserved_slots: 256..272,
         };
         let mmu = Mmu::new(Env(world), config, setup.vcpus);
+        #[cfg(feature = "mutants")]
+        famine::reach(&mmu);
         if setup.tracking == Tracking::Notes {
             mmu.enable_notes();
         }
@@ -145,7 +175,11 @@ impl ShadowMmu for Roost {
     }
 
     fn flush(&self, vcpu: &mut VcpuMmu, scope: Scope) {
+        let synced = vcpu.stats.synced;
         self.mmu.flush(vcpu);
+        if planted(Mutant::QuietFlush) && vcpu.stats.synced == synced {
+            return;
+        }
         let root = vcpu.roots().map_or(Gfn(0), |roots| roots.gfn);
         let lose = if scope == Scope::All { Lose::All } else { Lose::Space(root) };
         self.world().flush_hardware(vcpu.index, lose);
@@ -178,7 +212,9 @@ impl ShadowMmu for Roost {
     }
 
     fn notes_lost(&self, _: &mut VcpuMmu) {
-        self.mmu.notes_lost();
+        if !planted(Mutant::RingDropped) {
+            self.mmu.notes_lost();
+        }
     }
 
     fn pin_root(&self, root: Gfn) -> Answer {

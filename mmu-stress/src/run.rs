@@ -161,8 +161,17 @@ struct Shared {
 
 type Ended<M> = (usize, Result<Vcpu<M>, Box<Violation>>);
 
+/// Stresses `M` until time is up or it breaks a rule, and then tries to break it in one thread.
+pub fn stress<M: ShadowMmu>(options: &Options, progress: impl FnMut(&Progress)) -> Report {
+    let mut report = search::<M>(options, progress);
+    if let (Some(violation), Some(seed)) = (&report.violation, report.seed) {
+        report.replay = Some(replay::find::<M>(options, seed, violation));
+    }
+    report
+}
+
 /// Stresses `M` until time is up or it breaks a rule.
-pub fn stress<M: ShadowMmu>(options: &Options, mut progress: impl FnMut(&Progress)) -> Report {
+pub fn search<M: ShadowMmu>(options: &Options, mut progress: impl FnMut(&Progress)) -> Report {
     let begin = Instant::now();
     let mut report = Report {
         options: options.clone(),
@@ -183,7 +192,6 @@ pub fn stress<M: ShadowMmu>(options: &Options, mut progress: impl FnMut(&Progres
         });
         report.elapsed = begin.elapsed();
         if let Err(violation) = result {
-            report.replay = Some(replay::find::<M>(options, seed, &violation));
             (report.violation, report.seed) = (Some(*violation), Some(seed));
             break;
         }

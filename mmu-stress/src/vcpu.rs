@@ -75,8 +75,14 @@ impl<M: ShadowMmu> Vcpu<M> {
             counts: Counts::default(),
         };
         vcpu.enter();
-        vcpu.load(vcpu.root, Translations::Flush)?;
-        Ok(vcpu)
+        // A vCPU without a root cannot run: other than a step, this is not given up for others.
+        for _ in 0..FAULTS {
+            vcpu.load(vcpu.root, Translations::Flush)?;
+            if !std::mem::take(&mut vcpu.starved) {
+                return Ok(vcpu);
+            }
+        }
+        Err(vcpu.violation(Rule::S3, "no tables for the first root".into()))
     }
 
     /// A violation of `rule` seen by this vCPU.

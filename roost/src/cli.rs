@@ -180,6 +180,13 @@ pub struct MmuStressArgs {
     /// Replay the round of --seed in one thread, and shrink it to the steps that matter
     #[arg(long, conflicts_with = "seconds")]
     pub replay: bool,
+    /// Plant a bug in the MMU, to see that it is found; a wrong name lists all (builds with the
+    /// feature `mutants`)
+    #[arg(long, value_name = "NAME")]
+    pub mutant: Option<String>,
+    /// Let one in N allocations of the MMU fail (builds with the feature `mutants`)
+    #[arg(long, value_name = "N")]
+    pub fail_allocations: Option<u32>,
     /// Write what was done and found to FILE as JSON
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,

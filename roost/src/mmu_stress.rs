@@ -34,10 +34,38 @@ impl From<Verdict> for u8 {
 pub fn run(args: &MmuStressArgs) -> Result<Verdict> {
     let options = options(args);
     options.check().map_err(|why| anyhow!(why))?;
+    sabotage(args)?;
     match args.mmu {
         StressMmu::Roost => with::<Roost>(args, &options),
         StressMmu::Simple => with::<Simple>(args, &options),
     }
+}
+
+/// Plants the bug and the failures that are asked for.
+#[cfg(feature = "mutants")]
+fn sabotage(args: &MmuStressArgs) -> Result<()> {
+    use mmu_stress::mutant::{Mutant, plant};
+    let planted = args.mutant.as_deref().map(|name| {
+        name.parse().map_err(|_| {
+            let names: Vec<_> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
+            anyhow!("no mutant is called {name}; there are {}", names.join(", "))
+        })
+    });
+    plant(planted.transpose()?);
+    mmu_stress::roost::famine::fail_allocations(args.fail_allocations.unwrap_or(0));
+    Ok(())
+}
+
+/// Refuses what this build cannot do.
+#[cfg(not(feature = "mutants"))]
+fn sabotage(args: &MmuStressArgs) -> Result<()> {
+    if args.mutant.is_none() && args.fail_allocations.is_none() {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "this roost cannot spoil its MMU: build one that can, with `cargo build --profile tool \
+         --package roost --features mutants`"
+    ))
 }
 
 fn options(args: &MmuStressArgs) -> Options {
@@ -164,6 +192,8 @@ mod tests {
         assert!(refused(&["--threads", "0"]).contains("threads"));
         assert!(refused(&["--threads", "2", "--vms", "3"]).contains("3 VMs need a thread each"));
         assert!(refused(&["--seconds", "0"]).contains("seconds"));
+        // Not in this build, or no such mutant.
+        assert!(refused(&["--mutant", "x"]).contains("mutant"));
     }
 
     #[test]

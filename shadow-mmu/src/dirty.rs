@@ -9,6 +9,7 @@ use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     hot::Bitmap,
     mmu::Mmu,
+    mutant::{Mutant, planted},
     primitive::{
         AtomicBool,
         Ordering::{Acquire, Release},
@@ -39,7 +40,7 @@ impl DirtyLog {
     /// A write to `gfn` would go unnoticed: its mappings stay read-only.
     #[inline(always)]
     pub(crate) fn watches(&self, gfn: Gfn) -> bool {
-        self.is_on() && !self.written.get(gfn)
+        !planted(Mutant::LogUnwatched) && self.is_on() && !self.written.get(gfn)
     }
 
     /// `gfn` is about to be mapped writable, or was written past every mapping.
@@ -89,7 +90,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         // W is gone from the entries; now from the TLBs. Some may have it though no entry had: of a
         // mapping that is gone, which the guest has not flushed everywhere yet.
-        if any {
+        if any && !planted(Mutant::LogUnflushed) {
             self.env.flush_all();
         }
     }

@@ -9,6 +9,7 @@
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     mmu::Mmu,
+    mutant::{Mutant, planted},
     page::{PageId, ShadowPage},
     primitive::Ordering::{AcqRel, Acquire, Relaxed},
     pte::{A, P, Spte},
@@ -50,6 +51,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         page.parents.lock(&self.link_chunks).for_each(|at| {
             let entry = &self.env.table(at.page()).0[at.index()];
             let now = Spte(entry.load(Acquire));
+            if planted(Mutant::AgeDamages) {
+                entry.fetch_and(!A, AcqRel);
+            }
             if now.has(P | A) {
                 used = true;
                 // It fails if the link goes, or is a token by now, which is none of our business.

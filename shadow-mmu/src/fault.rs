@@ -11,6 +11,7 @@ use crate::{
     large::first,
     map::Origin,
     mmu::Mmu,
+    mutant::{Mutant, planted},
     page::{EntryRef, Key, PageId, Role},
     path::{Leaf, Path},
     primitive::{
@@ -67,8 +68,8 @@ impl Access {
 
     /// The D bit, for a write.
     #[inline(always)]
-    pub(crate) const fn dirties(self) -> u64 {
-        if self.contains(Self::WRITE) { D } else { 0 }
+    pub(crate) fn dirties(self) -> u64 {
+        if self.contains(Self::WRITE) && !planted(Mutant::LostD) { D } else { 0 }
     }
 }
 
@@ -276,7 +277,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if entry.0 & (P | PS) == P && (entry.0 ^ guest.0) & (W | NX) == 0 {
             let id = self.env.id(entry.hpa());
             let key = self.pages.get(id).key();
-            if key == Key::new(gfn, wanted) {
+            let unseen = planted(Mutant::ChildRole) && key.gfn() == gfn;
+            if key == Key::new(gfn, wanted) || unseen {
                 return Ok((id, wanted));
             }
             if shares && key == Key::new(gfn, wanted | Role::USER_ONLY) {
@@ -312,8 +314,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             // I3: what was there may be older than the guest's table, and so may the tables it
             // links. Compared with the token in place: a flush of one address that comes later
             // takes it away, and does not look at what is not linked.
-            if origin == Origin::Found {
-                if key.role().level() > 1 {
+            if origin == Origin::Found && !planted(Mutant::FoundNotCompared) {
+                if key.role().level() > 1 && !planted(Mutant::FoundNotDrained) {
                     self.sync_hot(vcpu);
                 }
                 self.sync_page(id);
@@ -341,7 +343,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if (first..first + AROUND).map(touched).sum::<u64>() <= A {
             return;
         }
-        let needed = if role.contains(Role::USER_ONLY) { P | A | U } else { P | A };
+        let user = role.contains(Role::USER_ONLY) && !planted(Mutant::AroundUser);
+        let needed = if user { P | A | U } else { P | A };
         for index in first..first + AROUND {
             let slot = &guest_table.0[index];
             let guest = GuestPte(slot.load(Acquire));
@@ -390,10 +393,11 @@ fn child_role(role: Role, level: u8, gva: Gva, walk: &Walk<'_>, guest: GuestPte)
 #[inline(always)]
 pub(crate) fn leaf_value(role: Role, guest: GuestPte, hpa: Hpa) -> Spte {
     let mut value = hpa.0 | P | U | A | guest.0 & NX;
-    if guest.has(W | D) {
+    let clean = planted(Mutant::CleanWritable) || planted(Mutant::LostD);
+    if guest.has(if clean { W } else { W | D }) {
         value |= W | D;
     }
-    if role.contains(Role::USER_PATH) && guest.has(U) {
+    if role.contains(Role::USER_PATH) && guest.has(U) && !planted(Mutant::SmepLost) {
         value |= NX;
     }
     Spte(value)

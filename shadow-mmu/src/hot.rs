@@ -8,9 +8,12 @@
 //! as the fault they saved is protected (at most twice the cost of knowing the future: the rule
 //! for renting or buying skis), and so is the one clean for longest when the list is full.
 
-use crate::primitive::{
-    AtomicU64, Mutex,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+use crate::{
+    mutant::{Mutant, planted},
+    primitive::{
+        AtomicU64, Mutex,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
 };
 use alloc::{boxed::Box, vec::Vec};
 use arrayvec::ArrayVec;
@@ -150,7 +153,7 @@ impl HotList {
     #[inline]
     pub(crate) fn look(&self, look: &mut Look, mut written: impl FnMut(Gfn) -> bool) {
         for hot in &mut self.0.lock().tables {
-            if written(hot.gfn) || hot.pending != 0 {
+            if written(hot.gfn) || hot.pending != 0 && !planted(Mutant::PendingIgnored) {
                 hot.clean = 0;
                 look.written.push(hot.take());
             } else {

@@ -11,6 +11,7 @@
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     mmu::Mmu,
+    mutant::{Mutant, planted},
     page::{EntryRef, PageId, ShadowPage},
     primitive::{
         AtomicU64,
@@ -77,15 +78,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let page = self.pages.get(child);
         let added = {
             let mut parents = page.parents.lock(&self.link_chunks);
-            if page.is_dead() {
+            if page.is_dead() && !planted(Mutant::DeadTableLinked) {
                 Err(Failed::Retry)
             } else {
                 parents.add(at).map_err(|NoMemory| Failed::NoMemory)
             }
         };
         let installed = added.is_ok()
-            && still_true()
-            && !self.pages.get(at.page()).is_dead()
+            && (still_true() || planted(Mutant::LinkNotRechecked))
+            && (!self.pages.get(at.page()).is_dead() || planted(Mutant::DeadTableLinks))
             && entry.compare_exchange(token.0, link.0, AcqRel, Acquire).is_ok();
         if installed {
             return Ok(());
@@ -134,7 +135,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if !now.present() {
             return Err(Failed::Retry);
         }
-        if now.hpa() != value.hpa() {
+        if now.hpa() != value.hpa() && !planted(Mutant::Redirect) {
             self.zap(at, now);
             return Err(Failed::Retry);
         }
@@ -147,7 +148,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         // The three steps again: the flush of a permission must find it, or prevent it. The lock
         // hides the token from those who look for W and D.
         let mut mappings = self.mappings(at, now).lock(&self.chunks);
-        let token = vcpu.token();
+        let token =
+            if planted(Mutant::ChangeInPlace) { next().unwrap_or(now) } else { vcpu.token() };
         if entry.compare_exchange(now.0, token.0, AcqRel, Acquire).is_err() {
             return Err(Failed::Retry);
         }
@@ -177,6 +179,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if !self.tables.get(gfn) {
             return value;
         }
+        if planted(Mutant::ProtectedWritable) {
+            return Spte(value.0 & !D);
+        }
         if self.protected.get(gfn) { Spte(value.0 & !(W | D)) } else { Spte(value.0 & !D) }
     }
 
@@ -184,7 +189,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// `None` if small entries are asked for meanwhile, or the host's frames are others.
     #[inline(always)]
     fn permitted<const LEVEL: u8>(&self, gfn: Gfn, value: Spte) -> Option<Spte> {
-        if LEVEL == 1 {
+        if planted(Mutant::FrameNotAsked) && LEVEL == 1 {
+            Some(self.tame(gfn, value))
+        } else if LEVEL == 1 {
             (self.env.host_frame(gfn) == Some(value.hpa())).then(|| self.tame(gfn, value))
         } else {
             let same = self.env.host_block(gfn, LEVEL) == Some(value.hpa());
@@ -205,7 +212,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     ) -> Result<(), Failed> {
         let Target { at, page, entry, gfn } = target;
         page.mark_used(at.index());
-        let token = vcpu.token();
+        let token = if planted(Mutant::CheckLate) { value } else { vcpu.token() };
         if entry.compare_exchange(0, token.0, AcqRel, Acquire).is_err() {
             return Err(Failed::Retry);
         }
@@ -214,8 +221,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let result = match mappings.add(at) {
             Ok(()) => {
                 if let Some(value) = self.permitted::<LEVEL>(gfn, value)
-                    && still_true()
-                    && !page.is_dead()
+                    && (still_true() || planted(Mutant::LeafNotRechecked))
+                    && (!page.is_dead() || planted(Mutant::DeadTableFilled))
                     && entry.compare_exchange(token.0, value.0, AcqRel, Acquire).is_ok()
                 {
                     return Ok(());

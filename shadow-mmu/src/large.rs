@@ -12,6 +12,7 @@ use crate::{
     fault::{direct_value, leaf_value},
     install::Failed,
     mmu::Mmu,
+    mutant::{Mutant, planted},
     page::{EntryRef, PageId, Role},
     primitive::{
         AtomicU32,
@@ -91,10 +92,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     pub(crate) fn add_table(&self, gfn: Gfn) {
         // Whoever installs a large entry looks at the count under the lock of the list: it comes
         // first and is found here, or it sees the count.
+        if planted(Mutant::SplitGap) {
+            let _ = self.zap_large(gfn);
+        }
         for block in self.blocks.around(gfn) {
             block.tables.fetch_add(1, AcqRel);
         }
-        let _ = self.zap_large(gfn);
+        if !(planted(Mutant::SplitGap) || planted(Mutant::SplitKeepsLarge)) {
+            let _ = self.zap_large(gfn);
+        }
     }
 
     /// Removes the large entries that map `gfn`; true if there was one, so that a flush is due.

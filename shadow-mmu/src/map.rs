@@ -11,6 +11,7 @@
 //! tables, or after it.
 
 use crate::{
+    mutant::{Mutant, planted},
     page::{NONE, PageId, Pages, Role},
     primitive::{
         AtomicU32,
@@ -51,6 +52,9 @@ impl Head {
     }
 
     fn look(&self) -> PageId {
+        if planted(Mutant::PlainLook) {
+            return Self::page(self.0.load(Acquire));
+        }
         Self::page(self.0.fetch_or(0, AcqRel))
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     hot::{Bitmap, HotList},
     large::Blocks,
     map::PageMap,
+    mutant::{Mutant, planted},
     page::{MOST, PageId, Pages, Retired, ShadowPage},
     primitive::{
         AtomicBool, AtomicU32, AtomicU64, Mutex,
@@ -224,6 +225,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// Hands a dead page over. Its frame is reused once no vCPU can walk it (deferred freeing).
     pub(crate) fn retire(&self, id: PageId) {
         let mut retired = self.retired.lock();
+        if planted(Mutant::FreedAtOnce) {
+            return self.pages.free(id);
+        }
         retired.push(&self.pages, id, self.epoch.load(Relaxed));
     }
 
@@ -259,6 +263,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         // What is retired from here on waits for entries that happen from here on.
         self.epoch.fetch_add(1, AcqRel);
         let passed = self.seen.iter().map(|seen| seen.0.load(Acquire)).min().unwrap_or(IDLE);
+        let passed = if planted(Mutant::FreedWhileWalked) { IDLE } else { passed };
         while let Some(id) = retired.pop(&self.pages, passed) {
             self.pages.free(id);
         }

@@ -2,6 +2,8 @@
 //! May: take-frame. Context: run-loop.
 
 use crate::{
+    failing::Failing,
+    mutant::{Mutant, planted},
     primitive::{
         AtomicU32, AtomicU64, Mutex,
         Ordering::{Acquire, Relaxed, Release},
@@ -179,7 +181,8 @@ impl ShadowPage {
 
     /// Ends the page unless it is loaded somewhere; false if it is, or is dead already.
     pub(crate) fn die(&self) -> bool {
-        self.state.compare_exchange(0, DEAD, Acquire, Relaxed).is_ok()
+        let alive = if planted(Mutant::LoadedEvicted) { self.loaded() } else { 0 };
+        self.state.compare_exchange(alive, DEAD, Acquire, Relaxed).is_ok()
     }
 
     pub(crate) fn loaded(&self) -> u32 {
@@ -203,6 +206,8 @@ impl ShadowPage {
 pub(crate) struct Pages {
     pages: Box<[ShadowPage]>,
     free: Mutex<Free>,
+    /// Makes allocations fail, in tests.
+    pub(crate) failing: Failing,
 }
 
 #[derive(Debug)]
@@ -218,7 +223,8 @@ impl Pages {
             page.next.store(id as u32 + 1, Relaxed);
         }
         let head = if capacity == 0 { NONE } else { 0 };
-        Self { pages: pages.into_boxed_slice(), free: Mutex::new(Free { head, count: capacity }) }
+        let free = Mutex::new(Free { head, count: capacity });
+        Self { pages: pages.into_boxed_slice(), free, failing: Failing::default() }
     }
 
     pub(crate) fn capacity(&self) -> u32 {
@@ -237,6 +243,9 @@ impl Pages {
     /// Takes a free page for `gfn` in `role`; its table is all zero but for what `fill` puts
     /// there. A vCPU that remembers the number may use the page as soon as it is not dead.
     pub(crate) fn alloc(&self, gfn: Gfn, role: Role, fill: impl FnOnce(PageId)) -> Option<PageId> {
+        if self.failing.strikes() {
+            return None;
+        }
         let id = {
             let mut free = self.free.lock();
             let id = free.head;
@@ -250,6 +259,9 @@ impl Pages {
         let page = self.get(id);
         page.key.store(Key::new(gfn, role).0, Relaxed);
         page.next.store(NONE, Relaxed);
+        if planted(Mutant::FilledLate) {
+            page.state.store(0, Release);
+        }
         fill(id);
         page.state.store(0, Release);
         Some(id)

@@ -12,9 +12,10 @@ use crate::{
     fault::Access,
     install::Target,
     mmu::Mmu,
+    mutant::{Mutant, planted},
     page::{EntryRef, Role},
     primitive::Ordering::{AcqRel, Acquire, Relaxed},
-    pte::{A, GuestPte, P, PS, Spte, U},
+    pte::{A, D, GuestPte, P, PS, Spte, U},
     root::Roots,
     walk::{Denied, Step},
 };
@@ -73,24 +74,30 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let every = upper.0 & middle.0 & lower.0 & entry.0;
         let any = upper.0 | middle.0 | lower.0 | entry.0;
         if every & access.needed() != access.needed() || any & access.never() != 0 {
-            return match (self.links_are_true(roots), entry.present()) {
+            let sure = planted(Mutant::RefusalBelieved) || self.links_are_true(roots);
+            return match (sure, entry.present()) {
                 (false, _) => Path::Unknown,
                 (true, false) => Path::Denied(Denied::NOT_PRESENT),
                 (true, true) => Path::Denied(Denied::PROTECTION),
             };
         }
         // A supervisor page is not for a USER_ONLY table.
-        if role.contains(Role::USER_ONLY) && !entry.has(U) {
+        if !planted(Mutant::KernelInUser) && role.contains(Role::USER_ONLY) && !entry.has(U) {
             return Path::Unknown;
         }
         let gfn = entry.gfn();
         let Some(hpa) = self.env.host_frame(gfn) else { return Path::Unknown };
-        let marked = GuestPte(entry.0 | A | access.dirties());
+        let accessed = if planted(Mutant::LostA) { 0 } else { A };
+        let marked = GuestPte(entry.0 | accessed | access.dirties());
         if marked != entry {
-            if slot.compare_exchange(entry.0, marked.0, AcqRel, Relaxed).is_err() {
+            if planted(Mutant::BlindMark) {
+                slot.fetch_or(marked.0 & (A | D), AcqRel);
+            } else if slot.compare_exchange(entry.0, marked.0, AcqRel, Relaxed).is_err() {
                 return Path::Unknown;
             }
-            self.log.wrote(key.gfn());
+            if !planted(Mutant::LogUntold) {
+                self.log.wrote(key.gfn());
+            }
         }
         let entry = &self.env.linked(lower.hpa()).0[index];
         let target = Target { at: EntryRef::new(id, index), page, entry, gfn };

@@ -6,6 +6,8 @@
 //! the common case and need no memory.
 
 use crate::{
+    failing::Failing,
+    mutant::{Mutant, planted},
     page::EntryRef,
     primitive::{
         AtomicU32, AtomicU64, Mutex,
@@ -47,6 +49,8 @@ pub(crate) const CHUNK_SIZE: usize = size_of::<Chunk>();
 pub(crate) struct Chunks {
     chunks: Box<[Chunk]>,
     free: Mutex<u32>,
+    /// Makes allocations fail, in tests.
+    pub(crate) failing: Failing,
 }
 
 impl Chunks {
@@ -58,13 +62,14 @@ impl Chunks {
             })
             .collect();
         let head = if capacity == 0 { NO_CHUNK } else { 0 };
-        Self { chunks: chunks.into_boxed_slice(), free: Mutex::new(head) }
+        let free = Mutex::new(head);
+        Self { chunks: chunks.into_boxed_slice(), free, failing: Failing::default() }
     }
 
     fn alloc(&self) -> Option<u32> {
         let mut free = self.free.lock();
         let id = *free;
-        if id == NO_CHUNK {
+        if id == NO_CHUNK || self.failing.strikes() {
             return None;
         }
         *free = self.chunks[id as usize].next.load(Relaxed);
@@ -179,7 +184,8 @@ impl<'a> Locked<'a> {
             self.word |= stored(entry) << BITS;
             return Ok(());
         }
-        self.add_to_chain(entry)
+        let added = self.add_to_chain(entry);
+        if planted(Mutant::ReferenceDropped) { Ok(()) } else { added }
     }
 
     fn add_to_chain(&mut self, entry: EntryRef) -> Result<(), NoMemory> {

@@ -11,6 +11,7 @@ use crate::{
     fault::Access,
     map::Origin,
     mmu::{Mmu, Stats},
+    mutant::{Mutant, planted},
     page::{EntryRef, Key, PageId, Role},
     primitive::{Ordering::Relaxed, spin_loop},
     pte::{A, GuestPte, P, Spte},
@@ -116,7 +117,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             // From here on it uses tables.
             self.entering(vcpu.index);
         }
-        if flush {
+        if !planted(Mutant::LoadSkipsHot) && flush {
             self.sync_hot(vcpu);
         }
         if let Some(current) = vcpu.roots.filter(|roots| roots.gfn == gfn) {
@@ -166,11 +167,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     fn hold(&self, id: PageId, gfn: Gfn, user: bool) -> bool {
         let page = self.pages.get(id);
         let key = Key::new(gfn, self.root_role(user));
-        if page.key() != key || !page.load() {
+        let other = page.key() != key && !planted(Mutant::RecallUnchecked);
+        if other || !page.load() {
             return false;
         }
         // It may have been reused in between.
-        let same = page.key() == key;
+        let same = planted(Mutant::RecallUnchecked) || page.key() == key;
         if !same {
             self.let_go(id);
         }
@@ -261,8 +263,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let (Some(theirs), Some(ours)) = (guest(from.gfn), guest(to.gfn)) else { return };
         let child = self.env.id(entry.hpa());
         // What is not accessed yet is linked by a fault, which sets A.
-        if ours.has(P | A) && theirs.same_mapping(ours) && self.pages.get(child).gfn() == ours.gfn()
-        {
+        let same = ours.has(P | A)
+            && theirs.same_mapping(ours)
+            && self.pages.get(child).gfn() == ours.gfn();
+        if planted(Mutant::CopyUnchecked) || same {
             let at = EntryRef::new(to.smod, slot);
             let token = vcpu.token();
             // A link that fails is made by a fault later.
@@ -278,7 +282,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// [`RootError::NotRam`].
     pub fn pin_root(&self, gfn: Gfn) -> Result<(), RootError> {
         self.env.host_frame(gfn).ok_or(RootError::NotRam)?;
-        if !self.pins.get(gfn) {
+        if !planted(Mutant::PinKeeps) && !self.pins.get(gfn) {
             // Where it is loaded already, stores that nobody announced may have changed it (N4).
             self.clear_lower_half(gfn);
         }
@@ -297,7 +301,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             }
             if page.loaded() == 0 {
                 self.kill_if_unused(id);
-            } else {
+            } else if !planted(Mutant::UnpinKeeps) {
                 self.clear_entries(id, 0..256);
             }
         }

@@ -7,6 +7,7 @@ use crate::{
     hot::Look,
     large::first,
     mmu::Mmu,
+    mutant::{Mutant, planted},
     page::{EntryRef, PageId, Role},
     primitive::{
         Ordering::{AcqRel, Acquire, SeqCst},
@@ -46,8 +47,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// goes. An entry whose guest A bit is clear goes too, so that the next access sets it (F5).
     #[inline]
     fn sync_leaf(&self, at: EntryRef, now: Spte, role: Role, guest: GuestPte) {
+        let accessed = if planted(Mutant::ClearAPasses) { 0 } else { A };
         let same_frame = now.present()
-            && guest.has(P | A)
+            && guest.has(P | accessed)
             && (guest.has(U) || !role.contains(Role::USER_ONLY))
             && !self.config.paging.is_reserved(guest, 1)
             && self.env.host_frame(guest.gfn()) == Some(now.hpa());
@@ -57,7 +59,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         // Only taken away: what is given takes the three steps of an install, and a fault.
         let want = leaf_value(role, guest, now.hpa());
-        let next = now.0 & (want.0 | !W) | want.0 & NX;
+        let taken = now.0 & (want.0 | !W) | want.0 & NX;
+        let next = if planted(Mutant::SyncGives) { want.0 } else { taken };
         if next != now.0 {
             let entry = &self.env.table(at.page()).0[at.index()];
             if entry.compare_exchange(now.0, next, AcqRel, Acquire).is_err() {
@@ -76,7 +79,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let user_path = parent.contains(Role::USER_PATH) && guest.has(U);
         let user = (guest.has(U) || !role.contains(Role::USER_ONLY))
             && role.contains(Role::USER_PATH) == user_path;
-        let mirrored = (now.0 ^ guest.0) & (W | NX) == 0;
+        let mirrored = planted(Mutant::LinkPermissions) || (now.0 ^ guest.0) & (W | NX) == 0;
         let kind = if direct {
             guest.is_large(level)
                 && first(guest.gfn(), level) == child.gfn()
@@ -85,7 +88,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             !(level < 4 && guest.has(PS)) && guest.gfn() == child.gfn()
         };
         guest.has(P | A)
-            && kind
+            && (planted(Mutant::LinkTarget) || kind)
             && user
             && mirrored
             && !self.config.paging.is_reserved(guest, level)
@@ -113,7 +116,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if !look.written.is_empty() {
             // A clean D bit counts only once no translation with a set one is left: flush, then
             // compare.
-            self.env.flush_all();
+            if !planted(Mutant::SyncUnflushed) {
+                self.env.flush_all();
+            }
         }
         for taken in &look.written {
             vcpu.stats.synced += 1;
@@ -180,6 +185,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if self.write_protect(gfn) {
             self.env.flush_all();
         }
+        if planted(Mutant::UnlistedEarly) {
+            self.hot.remove(gfn);
+        }
         if self.take_dirty(gfn) {
             // As in `sync_hot`: the entry may be newer than our flush, and its store not done.
             self.env.flush_all();
@@ -192,7 +200,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// A root whose stores nobody announces (rule N4) loses its lower half at every flush; its
     /// upper half is compared.
     pub(crate) fn sync_unpinned(&self, roots: Roots) {
-        if !self.notes_mode() || self.pins.get(roots.gfn) {
+        if planted(Mutant::UnpinnedKept) || !self.notes_mode() || self.pins.get(roots.gfn) {
             return;
         }
         for id in [roots.smod, roots.umod] {
@@ -218,7 +226,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if !self.is_legal(gva) {
             return;
         }
-        if self.links_are_true(roots) {
+        if planted(Mutant::OneRoot) {
+            self.sync_path(roots.smod, gva, None);
+        } else if planted(Mutant::LeafOnly) || self.links_are_true(roots) {
             // Notes have kept the links true already (N1): the leaf remains.
             let below = |root| Spte(self.env.table(root).0[gva.index(4)].load(Acquire));
             let (smod, umod) = (below(roots.smod), below(roots.umod));
@@ -282,6 +292,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             if level < 4 || !self.config.reserved_slots.contains(&index) {
                 self.sync_one(id, index);
             }
+            if planted(Mutant::NoteReachesOne) {
+                break;
+            }
         }
     }
 
@@ -290,7 +303,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         for id in 0..self.pages.capacity() {
             let page = self.pages.get(id);
             // Not only roots: a table below may be linked anew before its last link is gone.
-            if !page.is_dead() && page.role().level() > 1 {
+            let least = if planted(Mutant::RootsOnly) { 4 } else { 2 };
+            if !page.is_dead() && page.role().level() >= least {
                 self.clear_entries(id, 0..512);
             }
         }

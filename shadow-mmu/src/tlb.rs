@@ -6,6 +6,7 @@
 //! spaces that are not running costs a bit. A slot taken over by another address space is stale
 //! too: that is all there is to tag reuse.
 
+use crate::mutant::{Mutant, planted};
 use pv_abi::addr::{Gfn, Gva, Hpa};
 
 /// INVPCID, or a model of it.
@@ -68,7 +69,9 @@ impl Tags {
                 let slot = self.next;
                 self.next = (slot + 1) % SLOTS;
                 self.owners[slot] = Some(root);
-                self.stale |= 1 << slot;
+                if !planted(Mutant::TagKept) {
+                    self.stale |= 1 << slot;
+                }
                 slot
             }
         };
@@ -90,7 +93,7 @@ impl Tags {
         if !self.enabled {
             return;
         }
-        if gva.index(4) >= 256 {
+        if gva.index(4) >= 256 && !planted(Mutant::TagShared) {
             self.stale |= ALL & !(1 << self.current);
         }
         if self.stale >> self.current & 1 == 0 {

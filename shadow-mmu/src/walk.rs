@@ -7,6 +7,7 @@ use crate::{
     env::GuestMemory,
     fault::Access,
     large::{first, frames},
+    mutant::{Mutant, planted},
     primitive::{
         AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed},
@@ -83,6 +84,9 @@ impl Step<'_> {
     #[inline(always)]
     pub(crate) fn still_true(self) -> bool {
         let (now, then) = (self.slot.load(Acquire), self.entry.0);
+        if planted(Mutant::LostBitPasses) {
+            return (now ^ then) & !(A | D) == 0;
+        }
         (now ^ then) & !(A | D) | then & !now == 0
     }
 }
@@ -220,14 +224,19 @@ fn mark(walk: &mut Walk<'_>, root: Gfn, dirty: bool, log: &DirtyLog) -> bool {
         let index = level as usize - 1;
         let dirty = if level == walk.leaf && dirty { D } else { 0 };
         let entry = walk.entries[index].0;
-        let marked = entry | A | dirty;
+        let lost = if level == walk.leaf { Mutant::LostA } else { Mutant::LostUpperA };
+        let marked = entry | dirty | if planted(lost) { 0 } else { A };
         let Some(slot) = walk.slots[index] else { return false };
         if marked != entry {
-            if slot.compare_exchange(entry, marked, AcqRel, Relaxed).is_err() {
+            if planted(Mutant::BlindMark) {
+                slot.fetch_or(marked & (A | D), AcqRel);
+            } else if slot.compare_exchange(entry, marked, AcqRel, Relaxed).is_err() {
                 return false;
             }
             let above = walk.entries.get(index + 1);
-            log.wrote(above.map_or(root, |entry| entry.gfn()));
+            if !planted(Mutant::LogUntold) {
+                log.wrote(above.map_or(root, |entry| entry.gfn()));
+            }
         }
         walk.entries[index] = GuestPte(marked);
     }

@@ -9,6 +9,7 @@ use crate::{
     env::{ENTRIES, GuestMemory, TablePool, TlbOps},
     map::Origin,
     mmu::Mmu,
+    mutant::{Mutant, planted},
     page::{EntryRef, PageId, Role},
     primitive::{
         Ordering::{AcqRel, Acquire, Relaxed},
@@ -28,6 +29,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let entry = &self.env.table(at.page()).0[at.index()];
         while let Err(other) = entry.compare_exchange(now.0, 0, AcqRel, Acquire) {
             let other = Spte(other);
+            if planted(Mutant::TakeGivesUp) {
+                return None;
+            }
             let same = other.present() && other.hpa() == now.hpa();
             now = same.then_some(other)?;
         }
@@ -40,9 +44,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if now.present() {
             return Some(now);
         }
+        if planted(Mutant::TokenLeft) {
+            return None;
+        }
         let entry = &self.env.table(at.page()).0[at.index()];
         let now = entry.compare_exchange(now.0, 0, AcqRel, Acquire).err().map(Spte)?;
-        now.present().then_some(now)
+        (now.present() && !planted(Mutant::SuccessorLeft)).then_some(now)
     }
 
     /// Removes entry `at` if it still is `now`, or what an install has made of that. The child of a link
@@ -65,7 +72,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let mut mappings = self.mappings(at, now).lock(&self.chunks);
         if let Some(now) = self.take(at, now) {
             self.keep_dirty(gfn, now);
-            mappings.remove(at);
+            if !planted(Mutant::StaleReference) {
+                mappings.remove(at);
+            }
         }
     }
 
@@ -80,7 +89,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             }
             parents.remove(at);
         }
-        self.env.flush_all();
+        if !planted(Mutant::LinkUnflushed) {
+            self.env.flush_all();
+        }
         self.kill_if_unused(child);
     }
 
@@ -100,7 +111,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if now.has(D) && !now.is_large() && self.tables.get(gfn) {
             // TLBs that have it dirty write on, and no D bit shows it any more.
             self.env.flush_all();
-            self.written.set(gfn);
+            if !planted(Mutant::DirtForgotten) {
+                self.written.set(gfn);
+            }
         }
     }
 
@@ -134,7 +147,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             }
         }
         page.clear_used();
-        self.env.flush_all();
+        if !planted(Mutant::LinkUnflushed) {
+            self.env.flush_all();
+        }
         self.retire(id);
         true
     }
@@ -233,7 +248,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 let _ = self.write_protect(gfn);
             }
             // Entries that are gone may still be in TLBs, and dirty there.
-            self.env.flush_all();
+            if !planted(Mutant::TableUnflushed) {
+                self.env.flush_all();
+            }
             self.env.show_table(gfn, true);
         };
         let fill = |id| {
@@ -262,7 +279,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         self.rmap(gfn).lock(&self.chunks).for_each(|at| {
             let entry = &self.env.table(at.page()).0[at.index()];
             let now = Spte(entry.load(Acquire));
-            if now.present() && now.has(W) {
+            if now.present() && now.has(W) && !planted(Mutant::ProtectNothing) {
                 entry.fetch_and(!W, AcqRel);
                 changed = true;
             }
@@ -276,6 +293,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     pub fn zap_frame(&self, gfn: Gfn) {
         self.zap_leaves(self.rmap(gfn));
         self.zap_large(gfn);
-        self.env.flush_all();
+        if !planted(Mutant::FrameUnflushed) {
+            self.env.flush_all();
+        }
     }
 }

@@ -269,7 +269,10 @@ impl Machine {
             let truth = oracle::walk(self.world(), self.root, gva);
             let permitted = truth.filter(|t| t.permits(access, self.smep));
             match outcome {
-                Outcome::Mapped => assert!(permitted.is_some(), "mapped {gva:?}: {truth:?}"),
+                Outcome::Mapped => {
+                    let may = self.oracle.may_succeed(gva, access, self.smep);
+                    assert!(may, "mapped {gva:?}: {truth:?}");
+                }
                 Outcome::Reflect(_) => {
                     assert!(permitted.is_none(), "reflected {gva:?} {access:?}: {truth:?}");
                     self.enter();

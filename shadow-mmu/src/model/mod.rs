@@ -9,6 +9,8 @@
 #[cfg(not(loom))]
 mod evicting;
 #[cfg(not(loom))]
+mod famine;
+#[cfg(not(loom))]
 mod hot_tables;
 #[cfg(not(loom))]
 mod large_pages;
@@ -18,12 +20,16 @@ mod log;
 pub(crate) mod loom;
 #[cfg(not(loom))]
 mod machine;
+#[cfg(feature = "mutants")]
+mod mutation;
 #[cfg(not(loom))]
 mod oracle;
 #[cfg(not(loom))]
 mod permissions;
 #[cfg(not(loom))]
 mod random;
+#[cfg(not(loom))]
+mod rules;
 #[cfg(not(loom))]
 mod world;
 

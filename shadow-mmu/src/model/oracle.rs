@@ -22,42 +22,74 @@ fn bit(entry: u64, number: u32) -> bool {
     entry >> number & 1 == 1
 }
 
-/// Reads `gva`'s translation out of the tables at `root`.
-pub fn walk(world: &World, root: Gfn, gva: Gva) -> Option<Translation> {
-    if !gva.is_canonical() || (256..272).contains(&gva.index(4)) {
-        return None;
+/// A table on the way to an address, and what the entries above it permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Table {
+    gfn: u64,
+    user: bool,
+    write: bool,
+    fetch: bool,
+    accessed: bool,
+}
+
+/// Where an entry leads.
+enum Next {
+    Nowhere,
+    Table(Table),
+    Page(Translation),
+}
+
+impl Table {
+    const fn root(gfn: Gfn) -> Self {
+        Self { gfn: gfn.0, user: true, write: true, fetch: true, accessed: true }
     }
-    let mut t = Translation {
-        gfn: root.0,
-        user: true,
-        write: true,
-        fetch: true,
-        accessed: true,
-        dirty: false,
-    };
-    for level in (1..=4u32).rev() {
+
+    /// Reads the entry for `gva` in this table of `level`.
+    fn next(self, world: &World, gva: Gva, level: u32) -> Next {
         let index = gva.0 >> (12 + 9 * (level - 1)) & 511;
-        let entry = world.load(Gpa((t.gfn << 12) + 8 * index))?;
+        let Some(entry) = world.load(Gpa((self.gfn << 12) + 8 * index)) else {
+            return Next::Nowhere;
+        };
         let large = (level == 2 || level == 3) && bit(entry, 7);
         let reserved = entry >> 40 & 0xfff != 0
             || level == 4 && bit(entry, 7)
             || large && entry >> 13 & ((1 << (9 * (level - 1) - 1)) - 1) != 0;
         if !bit(entry, 0) || reserved {
-            return None;
+            return Next::Nowhere;
         }
-        t.user &= bit(entry, 2);
-        t.write &= bit(entry, 1);
-        t.fetch &= !bit(entry, 63);
-        t.accessed &= bit(entry, 5);
-        t.dirty = bit(entry, 6);
-        t.gfn = entry >> 12 & 0xff_ffff_ffff;
-        if large {
-            let pages = 1 << (9 * (level - 1));
-            t.gfn = t.gfn & !(pages - 1) | gva.0 >> 12 & (pages - 1);
-            break;
+        let gfn = entry >> 12 & 0xff_ffff_ffff;
+        let user = self.user && bit(entry, 2);
+        let write = self.write && bit(entry, 1);
+        let fetch = self.fetch && !bit(entry, 63);
+        let accessed = self.accessed && bit(entry, 5);
+        if level > 1 && !large {
+            return Next::Table(Self { gfn, user, write, fetch, accessed });
+        }
+        let pages = 1 << (9 * (level - 1));
+        let gfn = gfn & !(pages - 1) | gva.0 >> 12 & (pages - 1);
+        Next::Page(Translation { gfn, user, write, fetch, accessed, dirty: bit(entry, 6) })
+    }
+}
+
+/// The guest may have no translation for `gva`, whatever its tables say.
+fn is_off_limits(gva: Gva) -> bool {
+    !gva.is_canonical() || (256..272).contains(&gva.index(4))
+}
+
+/// Reads `gva`'s translation out of the tables at `root`.
+pub fn walk(world: &World, root: Gfn, gva: Gva) -> Option<Translation> {
+    if is_off_limits(gva) {
+        return None;
+    }
+    let mut table = Table::root(root);
+    for level in (1..=4).rev() {
+        match table.next(world, gva, level) {
+            Next::Nowhere => return None,
+            Next::Table(next) => table = next,
+            Next::Page(found) => return Some(found),
         }
     }
-    Some(t)
+    None
 }
 
 impl Translation {
@@ -72,15 +104,51 @@ impl Translation {
     }
 }
 
-/// For each address of the test, every translation since its last flush.
+/// What counts for an address.
+#[derive(Debug, Default)]
+struct History {
+    /// Tables that have been on the way, by level from 1.
+    tables: [Vec<Table>; 4],
+    /// Every translation; `None` if there was none.
+    translations: Vec<Option<Translation>>,
+}
+
+fn add<T: PartialEq>(to: &mut Vec<T>, what: T) {
+    if !to.contains(&what) {
+        to.push(what);
+    }
+}
+
+impl History {
+    /// Reads every table that has been on the way to `gva`. A CPU caches each level on its own, so
+    /// an old entry of an upper table leads on to new ones below.
+    fn observe(&mut self, world: &World, root: Gfn, gva: Gva) {
+        add(&mut self.translations, walk(world, root, gva));
+        if is_off_limits(gva) {
+            return;
+        }
+        add(&mut self.tables[3], Table::root(root));
+        for level in (1..=4).rev() {
+            for number in 0..self.tables[level - 1].len() {
+                match self.tables[level - 1][number].next(world, gva, level as u32) {
+                    Next::Nowhere => {}
+                    Next::Table(next) => add(&mut self.tables[level - 2], next),
+                    Next::Page(found) => add(&mut self.translations, Some(found)),
+                }
+            }
+        }
+    }
+}
+
+/// For each address of the test, what it may lead to since its last flush.
 #[derive(Debug, Default)]
 pub struct Oracle {
-    allowed: BTreeMap<u64, Vec<Option<Translation>>>,
+    allowed: BTreeMap<u64, History>,
 }
 
 impl Oracle {
     pub fn new(addresses: &[Gva]) -> Self {
-        Self { allowed: addresses.iter().map(|gva| (gva.0, Vec::new())).collect() }
+        Self { allowed: addresses.iter().map(|gva| (gva.0, History::default())).collect() }
     }
 
     /// Looks at `gva` as well.
@@ -91,10 +159,7 @@ impl Oracle {
     /// The tables may have changed: what they say now counts as well.
     pub fn observe(&mut self, world: &World, root: Gfn) {
         for (&gva, allowed) in &mut self.allowed {
-            let now = walk(world, root, Gva(gva));
-            if !allowed.contains(&now) {
-                allowed.push(now);
-            }
+            allowed.observe(world, root, Gva(gva));
         }
     }
 
@@ -102,7 +167,8 @@ impl Oracle {
     pub fn flush(&mut self, world: &World, root: Gfn, of: impl Fn(Gva) -> bool) {
         for (&gva, allowed) in &mut self.allowed {
             if of(Gva(gva)) {
-                *allowed = std::vec![walk(world, root, Gva(gva))];
+                *allowed = History::default();
+                allowed.observe(world, root, Gva(gva));
             }
         }
     }
@@ -112,8 +178,13 @@ impl Oracle {
         self.history(gva).iter().flatten().any(|t| t.gfn == gfn.0 && t.permits(access, smep))
     }
 
+    /// True if `access` to `gva` may reach something.
+    pub fn may_succeed(&self, gva: Gva, access: Access, smep: bool) -> bool {
+        self.history(gva).iter().flatten().any(|t| t.permits(access, smep))
+    }
+
     /// Every translation that counts for `gva`.
     pub fn history(&self, gva: Gva) -> &[Option<Translation>] {
-        &self.allowed[&gva.page().0]
+        &self.allowed[&gva.page().0].translations
     }
 }

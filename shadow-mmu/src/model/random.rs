@@ -13,7 +13,7 @@ use pv_abi::addr::{Gfn, Gva};
 use std::{vec, vec::Vec};
 
 #[derive(Clone, Debug)]
-enum Op {
+pub enum Op {
     Access {
         address: usize,
         access: Access,
@@ -83,7 +83,7 @@ fn entry(targets: Vec<u64>) -> impl Strategy<Value = u64> {
     prop_oneof![5 => small, 1 => large]
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub fn op() -> impl Strategy<Value = Op> {
     let data: Vec<u64> = (32..40).chain([8, 9, 12, 15, BLOCK + 3]).collect();
     let tables: Vec<u64> = LEVEL1
         .iter()
@@ -170,9 +170,13 @@ fn store_upper(machine: &mut Machine, notes: bool, table: Gfn, index: usize, val
 }
 
 fn check(ops: &[Op], pool: u32, notes: bool, smep: bool) {
-    let mut machine = Machine::new(pool, notes, smep);
+    check_on(&mut Machine::new(pool, notes, smep), ops, notes);
+}
+
+/// Runs `ops` on a fresh machine, and checks everything.
+pub fn check_on(machine: &mut Machine, ops: &[Op], notes: bool) {
     for op in ops {
-        run(&mut machine, notes, op);
+        run(machine, notes, op);
         machine.flush_requests();
     }
     machine.take_log();

@@ -1,8 +1,8 @@
 //! Hot tables: no flush misses what was stored before it.
 
 use super::{
-    machine::{Cpu, PAGE, READ, address, check_structures, entry, explore, leaf, vm},
-    world::{DATA, LEVEL1, World},
+    machine::{Cpu, LINK, PAGE, READ, WRITE, address, check_structures, entry, explore, leaf, vm},
+    world::{DATA, LEVEL1, LEVEL2, OTHER_LEVEL1, World},
 };
 use crate::{mmu::Mmu, primitive::Ordering::Relaxed};
 use loom::thread;
@@ -141,6 +141,32 @@ fn two_protect_one_table() {
         mmu.cool(LEVEL1);
         storing.join().unwrap();
         cooling.join().unwrap();
+        check_structures(&mmu);
+    });
+}
+
+/// A frame becomes a table while a TLB has it dirty, by an entry that is gone.
+///
+/// Fails if `find_or_make` does not flush when a frame becomes a table.
+#[test]
+fn a_new_table_is_watched_from_the_start() {
+    explore(2, || {
+        let mmu = vm(6);
+        leaf(mmu.env(), 0).store(entry(DATA[0], PAGE), Relaxed);
+        leaf(mmu.env(), 1).store(entry(OTHER_LEVEL1, PAGE), Relaxed);
+        let (mut first, mut second) = (Cpu::new(&mmu, 0), Cpu::new(&mmu, 1));
+        second.store(TABLE, 0, entry(DATA[0], PAGE));
+        // Unmapped, and flushed by one of the two.
+        mmu.env().store(LEVEL1, 1, 0);
+        first.flush_address(TABLE);
+        mmu.env().store(LEVEL2, 1, entry(OTHER_LEVEL1, LINK));
+        let linking = thread::spawn(move || first.fault(address(1, 0), READ));
+        let store = |world: &World, gfn| world.store(gfn, 0, entry(DATA[1], PAGE));
+        let stored = second.attempt(TABLE, WRITE, store).is_some();
+        linking.join().unwrap();
+        second.flush();
+        let expected = DATA[usize::from(stored)];
+        assert_eq!(second.access(address(1, 0), READ), expected, "a store was missed");
         check_structures(&mmu);
     });
 }

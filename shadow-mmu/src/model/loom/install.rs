@@ -2,7 +2,7 @@
 
 use super::{
     machine::{Cpu, LINK, PAGE, READ, WRITE, address, check_structures, entry, explore, leaf, vm},
-    world::DATA,
+    world::{DATA, LEVEL1},
 };
 use crate::{
     primitive::Ordering::{Acquire, Relaxed},
@@ -25,7 +25,7 @@ fn a_flushed_mapping_stays_away() {
         first.fault(address(0, 0), READ);
         mmu.zap_frame(DATA[0]);
         let faulting = thread::spawn(move || second.fault(GVA, READ));
-        first.world().store(super::world::LEVEL1, 0, entry(DATA[1], PAGE));
+        first.world().store(LEVEL1, 0, entry(DATA[1], PAGE));
         first.flush_address(GVA);
         assert_eq!(first.access(GVA, READ), DATA[1]);
         faulting.join().unwrap();
@@ -73,6 +73,28 @@ fn a_sync_does_not_bring_a_permission_back() {
         assert!(first.mapped(GVA).is_none_or(|(_, write)| !write), "W is back");
         syncing.join().unwrap();
         assert!(first.mapped(GVA).is_none_or(|(_, write)| !write), "W is back");
+        check_structures(&mmu);
+    });
+}
+
+/// A flush of an address whose mapping the hardware makes dirty at that moment.
+///
+/// Fails if `take` gives up when the entry is not what it was.
+#[test]
+fn a_mapping_goes_though_it_becomes_dirty() {
+    explore(3, || {
+        let mmu = vm(5);
+        // Only the entries of tables start out clean.
+        leaf(mmu.env(), 0).store(entry(LEVEL1, PAGE), Relaxed);
+        let (mut first, mut second) = (Cpu::new(&mmu, 0), Cpu::new(&mmu, 1));
+        first.fault(GVA, WRITE);
+        let storing = thread::spawn(move || {
+            let _ = second.attempt(GVA, WRITE, |_, _| ());
+        });
+        first.world().store(LEVEL1, 0, entry(DATA[1], PAGE));
+        first.flush_address(GVA);
+        assert!(first.mapped(GVA).is_none_or(|(gfn, _)| gfn == DATA[1]));
+        storing.join().unwrap();
         check_structures(&mmu);
     });
 }

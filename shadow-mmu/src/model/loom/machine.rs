@@ -1,6 +1,6 @@
 //! vCPUs around one MMU, each with a TLB that never evicts, and what must hold at the end.
 
-use super::world::{CPUS, FRAMES, LEVEL1, LEVEL2, LEVEL3, ROOT, World};
+use super::world::{BLOCK, CPUS, FRAMES, LEVEL1, LEVEL2, LEVEL3, ROOT, World};
 use crate::{
     env::{GuestMemory, TablePool},
     fault::{Access, Outcome},
@@ -54,17 +54,26 @@ pub fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
 
 /// A VM whose tables link one of each level; nothing is loaded or mapped.
 pub fn vm(pool: u32) -> Arc<Mmu<World>> {
+    vm_with(pool, FRAMES, 1)
+}
+
+/// The same with frames from [`super::world::BLOCK`] on, for large pages.
+pub fn vm_with_block(pool: u32) -> Arc<Mmu<World>> {
+    vm_with(pool, 2 * BLOCK.0, 2)
+}
+
+fn vm_with(pool: u32, frames: u64, largest: u8) -> Arc<Mmu<World>> {
     let world = World::new(pool);
     world.store(ROOT, 0, entry(LEVEL3, LINK));
     world.store(LEVEL3, 0, entry(LEVEL2, LINK));
     world.store(LEVEL2, 0, entry(LEVEL1, LINK));
     let config = Config {
-        frames: FRAMES,
+        frames,
         upper_slots: 256..512,
         paging: Paging::new(40, false),
         fixed: vec![(1, FIXED, true)],
         reserved_slots: 1..2,
-        largest: 1,
+        largest,
     };
     Arc::new(Mmu::new(world, config, CPUS))
 }

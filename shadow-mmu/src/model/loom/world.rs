@@ -20,8 +20,10 @@ pub const LEVEL1: Gfn = Gfn(4);
 pub const OTHER_LEVEL1: Gfn = Gfn(5);
 /// Frames that are no table.
 pub const DATA: [Gfn; 2] = [Gfn(6), Gfn(7)];
-/// Guest frames.
+/// Guest frames, but for those of the block.
 pub const FRAMES: u64 = 8;
+/// First frame of a block of 2 MiB. Only it can be looked at as a table.
+pub const BLOCK: Gfn = Gfn(512);
 const HOST_BASE: u64 = 0x1000;
 const POOL_BASE: u64 = 0x10_0000;
 /// vCPUs.
@@ -43,7 +45,7 @@ impl World {
     pub fn new(pool: u32) -> Self {
         let table = |_| Table(Entries::new());
         Self {
-            frames: (0..FRAMES).map(table).collect(),
+            frames: (0..=FRAMES).map(table).collect(),
             pool: (0..u64::from(pool)).map(table).collect(),
             gone: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -51,9 +53,14 @@ impl World {
         }
     }
 
+    /// The block's first frame comes last.
+    fn place(gfn: Gfn) -> usize {
+        if gfn == BLOCK { FRAMES as usize } else { gfn.0 as usize }
+    }
+
     /// Entry `index` of the guest's table in `gfn`.
     pub fn entry(&self, gfn: Gfn, index: usize) -> &AtomicU64 {
-        &self.frames[gfn.0 as usize].0[index]
+        &self.frames[Self::place(gfn)].0[index]
     }
 
     /// A guest's store, and the way into L1, which waits until it is visible.
@@ -81,12 +88,17 @@ impl World {
 
 impl GuestMemory for World {
     fn table_at(&self, gfn: Gfn) -> Option<&Table> {
-        self.frames.get(usize::try_from(gfn.0).ok()?)
+        self.frames.get(Self::place(gfn))
     }
 
     fn host_frame(&self, gfn: Gfn) -> Option<Hpa> {
         let gone = gfn.0 >= FRAMES || self.gone.load(Acquire) >> gfn.0 & 1 == 1;
-        (!gone).then_some(Hpa((gfn.0 + HOST_BASE) << 12))
+        let there = !gone || (BLOCK.0..2 * BLOCK.0).contains(&gfn.0);
+        there.then_some(Hpa((gfn.0 + HOST_BASE) << 12))
+    }
+
+    fn host_block(&self, gfn: Gfn, level: u8) -> Option<Hpa> {
+        self.host_frame(gfn).filter(|_| level == 2 && gfn == BLOCK)
     }
 
     fn guest_frame(&self, hpa: Hpa) -> Gfn {
