@@ -117,6 +117,14 @@ impl HotList {
         Some(taken)
     }
 
+    /// What `then` returns if the table of `taken` is still listed; false if it ended meanwhile. It may
+    /// have begun anew, and then its D bits are for others to take: nobody waits for the caller's
+    /// compare.
+    pub(crate) fn while_listed(&self, taken: Taken, then: impl FnOnce() -> bool) -> bool {
+        let mut list = self.0.lock();
+        list.find(taken.gfn).is_some_and(|hot| hot.stay == taken.stay) && then()
+    }
+
     /// All of `taken` have been compared.
     pub(crate) fn done(&self, taken: &[Taken]) {
         let mut list = self.0.lock();

@@ -188,7 +188,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if planted(Mutant::UnlistedEarly) {
             self.hot.remove(gfn);
         }
-        if self.take_dirty(gfn) {
+        if self.hot.while_listed(taken, || self.take_dirty(gfn)) {
             // As in `sync_hot`: the entry may be newer than our flush, and its store not done.
             self.env.flush_all();
             self.sync_table(gfn);

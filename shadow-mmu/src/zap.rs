@@ -217,11 +217,13 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 continue;
             }
             // Somebody is making this link, or has failed to. If it still has its token it fails now,
-            // and it takes the reference out. For that it needs the lock, so wait without.
-            if !now.present() {
-                let _ = entry.compare_exchange(now.0, 0, AcqRel, Acquire);
+            // and it takes the reference out.
+            if !now.present() && entry.compare_exchange(now.0, 0, AcqRel, Acquire).is_err() {
+                continue;
             }
-            let (before, now) = (parents.snapshot(), entry.load(Acquire));
+            // For that it needs the lock, so wait without. Or the entry becomes a link after all, made
+            // by somebody else.
+            let (before, now) = (parents.snapshot(), if now.present() { now.0 } else { 0 });
             drop(parents);
             while page.parents.snapshot() == before && entry.load(Acquire) == now {
                 spin_loop();
