@@ -44,6 +44,11 @@ step "models of the shadow MMU"
 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/loom RUSTFLAGS='--cfg loom' \
     "$CARGO" test --quiet --profile tool --package shadow-mmu --features mutants --lib model::
 
+step "the shadow MMU under stress"
+for mode in notes unsync; do
+    target/tool/roost mmu-stress --mode "$mode" --threads 2 --seconds 15 --seed 1
+done
+
 step "planted bugs are found"
 # A call of its own: features are for all packages of a call. Loom's were above.
 "$CARGO" test --quiet --profile tool --package shadow-mmu --package mmu-stress \

@@ -46,6 +46,7 @@ mod chosen {
         env::{GuestMemory, TablePool, TlbOps},
         mmu::Mmu,
     };
+    use core::iter;
     // Not a model checker's: failures are no step of a model.
     use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -89,21 +90,23 @@ mod chosen {
     }
 
     impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
-        fn failing(&self, supply: Supply) -> &Failing {
-            match supply {
-                Supply::Pages => &self.pages.failing,
-                Supply::Chunks => &self.chunks.failing,
-            }
+        fn failing(&self, supply: Supply) -> impl Iterator<Item = &Failing> {
+            let (first, second) = match supply {
+                Supply::Pages => (&self.pages.failing, None),
+                // Leaf entries and links have chunks of their own.
+                Supply::Chunks => (&self.chunks.failing, Some(&self.link_chunks.failing)),
+            };
+            iter::once(first).chain(second)
         }
 
         /// From now on, allocations of `supply` fail as `failures` says.
         pub fn fail(&self, supply: Supply, failures: Failures) {
-            self.failing(supply).set(failures);
+            self.failing(supply).for_each(|kind| kind.set(failures));
         }
 
         /// Allocations of `supply` since the last [`Self::fail`].
         pub fn allocations(&self, supply: Supply) -> u64 {
-            self.failing(supply).count.load(Relaxed)
+            self.failing(supply).map(|kind| kind.count.load(Relaxed)).sum()
         }
     }
 }

@@ -33,3 +33,24 @@ mod page {
     //! And of this.
     pub(crate) use shadow_mmu::page::EntryRef;
 }
+mod failing {
+    //! And of this: no allocation is made to fail here,
+    #[derive(Debug, Default)]
+    pub(crate) struct Failing {}
+
+    impl Failing {
+        #[inline(always)]
+        pub(crate) const fn strikes(&self) -> bool {
+            false
+        }
+    }
+}
+mod mutant {
+    //! and no bug is planted.
+    pub(crate) use shadow_mmu::mutant::Mutant;
+
+    #[inline(always)]
+    pub(crate) const fn planted(_: Mutant) -> bool {
+        false
+    }
+}
