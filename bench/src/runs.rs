@@ -79,7 +79,6 @@ fn roost(cli: &Cli, words: &str, name: &str) -> Result<Command> {
         .arg("--initrd")
         .arg(initrd(cli)?)
         .arg(format!("--append=console=hvc0 quiet panic=-1 {words}"))
-        .arg(format!("--stats=json:{}", cli.logs().join(format!("{name}.stats.json")).display()))
         .arg("--l1-log")
         .arg(cli.logs().join(format!("{name}.l1.log")));
     Ok(tool)
