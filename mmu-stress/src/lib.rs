@@ -15,7 +15,7 @@
 //!
 //! Reading order: [`api`] (the trait), [`world`] (the machine), [`guest`] (tables and addresses),
 //! [`step`] and [`program`] (what vCPUs do), [`cpu`] (hardware), [`history`], [`oracle`] and [`window`]
-//! (what counts), [`vcpu`], `access` and `judge` (who checks it), [`run`] and [`replay`] (how).
+//! (what counts), [`vcpu`], `access` and `judge` (who checks it), [`run`] and [`mod@replay`] (how).
 #![forbid(unsafe_code)]
 
 mod access;

@@ -2,10 +2,10 @@
 //!
 //! The guest's page tables say which guest-virtual address is which guest-physical one; the shadow
 //! tables, which the hardware walks, say which host-physical one. This crate keeps the second
-//! true to the first. It reaches the world through three traits ([`env`]), so that it runs unchanged
+//! true to the first. It reaches the world through three traits ([`mod@env`]), so that it runs unchanged
 //! inside L1 and on a host under property tests.
 //!
-//! Reading order: [`env`] (the world), [`pte`] (entries), [`walk`] (the guest's tables), [`page`]
+//! Reading order: [`mod@env`] (the world), [`pte`] (entries), [`walk`] (the guest's tables), [`page`]
 //! (shadow pages and their roles), [`fault`], `path` and `install` (how an entry comes to be), [`sync`] (how it is kept
 //! true), [`zap`] (how it goes), [`root`] (address spaces), [`tlb`] (hardware tags).
 //!
@@ -17,8 +17,8 @@
 //! are set by compare-exchange on the very value that was walked.
 //!
 //! # Locks
-//! From the outside in: the lock bit of a chain in [`map`] → the free list; the lock bit of one reference list
-//! ([`refs`]) → the chunk list. Two locks of one kind are never held together. The fault path of
+//! From the outside in: the lock bit of a chain in `map` → the free list; the lock bit of one reference list
+//! (`refs`) → the chunk list. Two locks of one kind are never held together. The fault path of
 //! an address whose tables are shadowed takes one lock bit, that of the frame it maps.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,7 +1,7 @@
 //! Bugs that can be planted, one at a time, to prove that the tests find them.
 //!
 //! Without the feature `mutants` there are none: [`planted`] is false at compile time. With it, one
-//! is chosen at run time, by [`plant`] or, in this crate's own tests, by the variable `MUTANT`.
+//! is chosen at run time, by `plant` or, in this crate's own tests, by the variable `MUTANT`.
 //! `docs/shadow-mutants.md` tells who finds which, and how fast.
 
 /// Declares the mutants: variant, name, the rule it breaks, who finds it.
