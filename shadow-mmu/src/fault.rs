@@ -18,7 +18,7 @@ use crate::{
         Ordering::{Acquire, Relaxed},
         spin_loop,
     },
-    pte::{A, D, GuestPte, NX, P, PS, Spte, U, W},
+    pte::{A, D, GuestPte, NX, P, Spte, U, W},
     root::{Roots, VcpuMmu},
     walk::{self, Denied, LEVELS, Step, Walk},
 };
@@ -274,7 +274,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let (gfn, wanted) = child_role(role, LEVEL, gva, walk, guest);
         // A supervisor root keeps a USER_ONLY tree as long as nothing in the slot needs more.
         let shares = LEVEL == LEVELS && walk.user && !self.config.paging.smep;
-        if entry.0 & (P | PS) == P && (entry.0 ^ guest.0) & (W | NX) == 0 {
+        if entry.is_link() && (entry.0 ^ guest.0) & (W | NX) == 0 {
             let id = self.env.id(entry.hpa());
             let key = self.pages.get(id).key();
             let unseen = planted(Mutant::ChildRole) && key.gfn() == gfn;

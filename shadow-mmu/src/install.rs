@@ -2,11 +2,12 @@
 //! May: guest-memory. Context: run-loop. Input: guest-controlled.
 //!
 //! Each install follows rule I1: claim the absent entry with a token, read the guest's entry again,
-//! exchange the token for the entry. It is the one entry that the shadow entry stands for: what is above it is
-//! vouched for by the links above, each in the same way. A page that dies is first marked dead, then emptied:
-//! its end, too, comes before the second step and is seen, or after it and takes the token. A flush that runs in between takes the token away, and
-//! the fault starts over. Checking after the entry is in would be too late: another CPU may use it
-//! after its own flush has returned.
+//! exchange the token for the entry. It is the one entry that the shadow entry stands for: what is
+//! above it is vouched for by the links above, each in the same way. A page that dies is first
+//! marked dead, then emptied: its end, too, comes before the second step and is seen, or after it
+//! and takes the token. A flush that runs in between takes the token away, and the fault starts
+//! over. Checking after the entry is in would be too late: another CPU may use it after its own
+//! flush has returned.
 
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},

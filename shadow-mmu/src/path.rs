@@ -15,7 +15,7 @@ use crate::{
     mutant::{Mutant, planted},
     page::{EntryRef, Role},
     primitive::Ordering::{AcqRel, Acquire, Relaxed},
-    pte::{A, D, GuestPte, P, PS, Spte, U},
+    pte::{A, D, GuestPte, Spte, U},
     root::Roots,
     walk::{Denied, Step},
 };
@@ -52,7 +52,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let upper = Spte(root.0[gva.index(4)].load(Acquire));
         let Some(middle) = self.follow::<3>(upper, gva) else { return Path::Unknown };
         let Some(lower) = self.follow::<2>(middle, gva) else { return Path::Unknown };
-        if lower.0 & (P | PS) != P {
+        if !lower.is_link() {
             return Path::Unknown;
         }
         let id = self.env.id(lower.hpa());
@@ -107,8 +107,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// The entry for `gva` in the table at `LEVEL` that `above` links, if it links one.
     #[inline(always)]
     pub(crate) fn follow<const LEVEL: u8>(&self, above: Spte, gva: Gva) -> Option<Spte> {
-        let linked = above.0 & (P | PS) == P;
-        linked.then(|| Spte(self.env.linked(above.hpa()).0[gva.index(LEVEL)].load(Acquire)))
+        above
+            .is_link()
+            .then(|| Spte(self.env.linked(above.hpa()).0[gva.index(LEVEL)].load(Acquire)))
     }
 
     /// True if what is linked under `roots` is what the guest's entries say now, as far as this

@@ -110,6 +110,12 @@ impl Spte {
         self.has(P | PS)
     }
 
+    /// In a table above level 1: it links a table.
+    #[must_use]
+    pub const fn is_link(self) -> bool {
+        self.0 & (P | PS) == P
+    }
+
     /// The frame or table it points to.
     #[must_use]
     pub const fn hpa(self) -> Hpa {

@@ -119,12 +119,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             if !planted(Mutant::SyncUnflushed) {
                 self.env.flush_all();
             }
-        }
-        for taken in &look.written {
-            vcpu.stats.synced += 1;
-            self.sync_table(taken.gfn);
-        }
-        if !look.written.is_empty() {
+            for taken in &look.written {
+                vcpu.stats.synced += 1;
+                self.sync_table(taken.gfn);
+            }
             self.hot.done(&look.written);
         }
         for &gfn in &look.cold {
@@ -277,7 +275,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// goes with its link.
     #[inline(always)]
     fn linked_table(&self, entry: Spte) -> Option<PageId> {
-        let table = (entry.0 & (P | PS) == P).then(|| self.env.id(entry.hpa()))?;
+        let table = entry.is_link().then(|| self.env.id(entry.hpa()))?;
         (!self.pages.get(table).role().contains(Role::DIRECT)).then_some(table)
     }
 

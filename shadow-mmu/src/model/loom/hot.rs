@@ -31,19 +31,28 @@ fn store_and_flush(cpu: &mut Cpu) {
     assert_eq!(cpu.access(GVA, READ), DATA[1], "a store before the flush was missed");
 }
 
+/// The first vCPU does `before`, then `act` while the second one stores and flushes.
+fn while_another_stores(before: fn(&mut Cpu), act: fn(&mut Cpu)) {
+    explore(3, move || {
+        let (mmu, mut first, mut second) = guest();
+        before(&mut first);
+        let storing = thread::spawn(move || store_and_flush(&mut second));
+        act(&mut first);
+        storing.join().unwrap();
+        check_structures(&mmu);
+    });
+}
+
+fn map_table(cpu: &mut Cpu) {
+    cpu.fault(TABLE, READ);
+}
+
 /// Two flushes: one finds the D bit that the other needs.
 ///
 /// Fails if `HotList::look` does not heed `pending`, or `sync_hot` does not flush before it compares.
 #[test]
 fn a_flush_waits_for_nobody_elses_compare() {
-    explore(3, || {
-        let (mmu, mut first, mut second) = guest();
-        first.fault(TABLE, READ);
-        let storing = thread::spawn(move || store_and_flush(&mut second));
-        first.flush();
-        storing.join().unwrap();
-        check_structures(&mmu);
-    });
+    while_another_stores(map_table, Cpu::flush);
 }
 
 /// A flush against the removal of the mapping that has the D bit.
@@ -51,14 +60,7 @@ fn a_flush_waits_for_nobody_elses_compare() {
 /// Fails if `zap` takes the entry before it has the lock, or drops its D bit.
 #[test]
 fn a_mapping_that_goes_takes_no_dirt_along() {
-    explore(3, || {
-        let (mmu, mut first, mut second) = guest();
-        first.fault(TABLE, READ);
-        let storing = thread::spawn(move || store_and_flush(&mut second));
-        mmu.zap_frame(LEVEL1);
-        storing.join().unwrap();
-        check_structures(&mmu);
-    });
+    while_another_stores(map_table, |cpu| cpu.mmu.zap_frame(LEVEL1));
 }
 
 /// A flush against the protection of a table that is mapped.
@@ -67,14 +69,7 @@ fn a_mapping_that_goes_takes_no_dirt_along() {
 /// between `take_dirty` and the comparison.
 #[test]
 fn a_mapped_table_is_protected() {
-    explore(3, || {
-        let (mmu, mut first, mut second) = guest();
-        first.fault(TABLE, READ);
-        let storing = thread::spawn(move || store_and_flush(&mut second));
-        mmu.cool(LEVEL1);
-        storing.join().unwrap();
-        check_structures(&mmu);
-    });
+    while_another_stores(map_table, |cpu| cpu.mmu.cool(LEVEL1));
 }
 
 /// The protection of a table against a fault that maps it.
@@ -82,13 +77,7 @@ fn a_mapped_table_is_protected() {
 /// Fails if `install_absent` asks `tame` before it has the lock.
 #[test]
 fn a_table_is_protected_while_it_is_mapped() {
-    explore(3, || {
-        let (mmu, _first, mut second) = guest();
-        let storing = thread::spawn(move || store_and_flush(&mut second));
-        mmu.cool(LEVEL1);
-        storing.join().unwrap();
-        check_structures(&mmu);
-    });
+    while_another_stores(|_| (), |cpu| cpu.mmu.cool(LEVEL1));
 }
 
 /// The protection of a table against a fault that widens its mapping.
@@ -96,16 +85,12 @@ fn a_table_is_protected_while_it_is_mapped() {
 /// Fails if `change` asks `tame` before it has the lock.
 #[test]
 fn a_table_is_protected_while_its_mapping_is_widened() {
-    explore(3, || {
-        let (mmu, mut first, mut second) = guest();
-        let guest = leaf(mmu.env(), 1);
-        guest.store(entry(LEVEL1, PAGE & !crate::pte::D), Relaxed);
-        first.fault(TABLE, READ);
-        let storing = thread::spawn(move || store_and_flush(&mut second));
-        mmu.cool(LEVEL1);
-        storing.join().unwrap();
-        check_structures(&mmu);
-    });
+    let map_clean = |cpu: &mut Cpu| {
+        let clean = PAGE & !crate::pte::D;
+        leaf(cpu.world(), 1).store(entry(LEVEL1, clean), Relaxed);
+        map_table(cpu);
+    };
+    while_another_stores(map_clean, |cpu| cpu.mmu.cool(LEVEL1));
 }
 
 /// One vCPU has taken the D bit and not compared yet, while another one protects the table and

@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use core::array;
-use pv_abi::addr::{Gfn, Gpa, Hpa};
+use pv_abi::addr::{Gfn, Hpa};
 use std::vec::Vec;
 
 /// The guest's tables: one of each level, and another of level 1 that nothing links at first.
@@ -106,10 +106,6 @@ impl GuestMemory for World {
     }
 
     fn show_table(&self, _: Gfn, _: bool) {}
-
-    fn load(&self, at: Gpa) -> Option<u64> {
-        Some(self.table_at(at.gfn())?.0[(at.page_offset() / 8) as usize].load(Acquire))
-    }
 }
 
 impl TablePool for World {
