@@ -310,7 +310,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         let (id, origin) = self.find_or_make(key.gfn(), key.role()).ok_or(Failed::NoMemory)?;
         let (token, link) = (vcpu.token(), Spte::link(self.env.hpa(id), guest.entry));
-        let linked = self.link_child(at, id, token, link, || {
+        let linked = self.claim_link(at, id, token, link).and_then(|claim| {
             // I3: what was there may be older than the guest's table, and so may the tables it
             // links. Compared with the token in place: a flush of one address that comes later
             // takes it away, and does not look at what is not linked.
@@ -320,7 +320,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 }
                 self.sync_page(id);
             }
-            guest.still_true()
+            self.link_claimed(claim, || guest.still_true())
         });
         if linked.is_err() {
             self.kill_if_unused(id);

@@ -54,6 +54,16 @@ pub(crate) struct Target<'m> {
     pub(crate) gfn: Gfn,
 }
 
+/// An entry that holds a token and is to become a link. The child does not go before
+/// [`Mmu::link_claimed`].
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) at: EntryRef,
+    pub(crate) child: PageId,
+    token: Spte,
+    link: Spte,
+}
+
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// Entry `at`, to map `gfn`.
     #[inline(always)]
@@ -62,15 +72,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         Target { at, page, entry: &table.0[at.index()], gfn }
     }
 
-    /// Puts `link` to `child` into the absent entry `at` (rules I1, I3).
-    pub(crate) fn link_child(
+    /// Puts a token into the absent entry `at`, which is to become `link` to `child` (rule I1), and
+    /// names it among the child's parents.
+    pub(crate) fn claim_link(
         &self,
         at: EntryRef,
         child: PageId,
         token: Spte,
         link: Spte,
-        still_true: impl FnOnce() -> bool,
-    ) -> Result<(), Failed> {
+    ) -> Result<Claim, Failed> {
         let entry = &self.env.table(at.page()).0[at.index()];
         self.pages.get(at.page()).mark_used(at.index());
         if entry.compare_exchange(0, token.0, AcqRel, Acquire).is_err() {
@@ -85,18 +95,31 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 parents.add(at).map_err(|NoMemory| Failed::NoMemory)
             }
         };
-        let installed = added.is_ok()
-            && (still_true() || planted(Mutant::LinkNotRechecked))
+        if let Err(failed) = added {
+            let _ = entry.compare_exchange(token.0, 0, AcqRel, Acquire);
+            return Err(failed);
+        }
+        Ok(Claim { at, child, token, link })
+    }
+
+    /// Puts the link in place of its token if the guest's entry is `still_true`. Whoever has claimed it
+    /// has seen to rule I3 in between.
+    pub(crate) fn link_claimed(
+        &self,
+        claim: Claim,
+        still_true: impl FnOnce() -> bool,
+    ) -> Result<(), Failed> {
+        let Claim { at, child, token, link } = claim;
+        let entry = &self.env.table(at.page()).0[at.index()];
+        let installed = (still_true() || planted(Mutant::LinkNotRechecked))
             && (!self.pages.get(at.page()).is_dead() || planted(Mutant::DeadTableLinks))
             && entry.compare_exchange(token.0, link.0, AcqRel, Acquire).is_ok();
         if installed {
             return Ok(());
         }
         let _ = entry.compare_exchange(token.0, 0, AcqRel, Acquire);
-        if added.is_ok() {
-            page.parents.lock(&self.link_chunks).remove(at);
-        }
-        Err(added.err().unwrap_or(Failed::Retry))
+        self.pages.get(child).parents.lock(&self.link_chunks).remove(at);
+        Err(Failed::Retry)
     }
 
     /// Brings leaf entry `target` to `value` (rules I1, I4).

@@ -47,6 +47,7 @@ mod refs;
 pub mod root;
 pub mod sync;
 pub mod tlb;
+mod upper;
 pub mod walk;
 pub mod zap;
 

@@ -108,6 +108,8 @@ mutants! {
     FilledLate, "filled-late", "roots", Loom("faults::a_remembered_root_is_whole");
     /// A new root takes over upper-half links that its guest root does not have.
     CopyUnchecked, "copy-unchecked", "I3", OneThread;
+    /// It takes over links to tables that are older than the guest's.
+    CopiedNotCompared, "copied-not-compared", "I3", Loom("link::a_copied_table_is_compared");
     /// A is not set in the guest's leaf entry.
     LostA, "lost-a", "I5", OneThread;
     /// A is not set in the guest's entries above the leaf.

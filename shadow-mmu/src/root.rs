@@ -12,9 +12,9 @@ use crate::{
     map::Origin,
     mmu::{Mmu, Stats},
     mutant::{Mutant, planted},
-    page::{EntryRef, Key, PageId, Role},
+    page::{Key, PageId, Role},
     primitive::{Ordering::Relaxed, spin_loop},
-    pte::{A, GuestPte, P, Spte},
+    pte::Spte,
 };
 use pv_abi::addr::{Gfn, Hpa};
 
@@ -135,7 +135,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         if origin == Origin::Made {
             vcpu.stats.roots += 1;
             if let Some(previous) = previous {
-                self.copy_upper_half(vcpu, previous, roots);
+                self.copy_upper_half(vcpu, previous.smod, roots);
             }
         }
         // With or without flush, for a flush of all spaces has not looked at this one; and even
@@ -245,34 +245,6 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         page.unload();
         if self.notes_mode() && !self.pins.get(gfn) {
             self.kill_if_unused(id);
-        }
-    }
-
-    /// Links what the old root links in the upper half, where the guest's entries agree: kernels
-    /// share it, and each link saved is a fault saved.
-    fn copy_upper_half(&self, vcpu: &mut VcpuMmu, from: Roots, to: Roots) {
-        self.for_each_entry(from.smod, |slot, entry| {
-            if slot >= 256 && entry.present() && self.is_legal_upper(slot) {
-                self.copy_link(vcpu, from, to, slot, entry);
-            }
-        });
-    }
-
-    fn copy_link(&self, vcpu: &mut VcpuMmu, from: Roots, to: Roots, slot: usize, entry: Spte) {
-        let guest = |root: Gfn| self.env.load(root.gpa().offset(8 * slot as u64)).map(GuestPte);
-        let (Some(theirs), Some(ours)) = (guest(from.gfn), guest(to.gfn)) else { return };
-        let child = self.env.id(entry.hpa());
-        // What is not accessed yet is linked by a fault, which sets A.
-        let same = ours.has(P | A)
-            && theirs.same_mapping(ours)
-            && self.pages.get(child).gfn() == ours.gfn();
-        if planted(Mutant::CopyUnchecked) || same {
-            let at = EntryRef::new(to.smod, slot);
-            let token = vcpu.token();
-            // A link that fails is made by a fault later.
-            let _ = self.link_child(at, child, token, Spte::link(entry.hpa(), ours), || {
-                guest(to.gfn).is_some_and(|now| ours.same_mapping(now))
-            });
         }
     }
 

@@ -70,7 +70,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     }
 
     /// True if link `now`, in a table of role `parent`, still stands for guest entry `guest`.
-    fn link_is_true(&self, now: Spte, parent: Role, guest: GuestPte) -> bool {
+    pub(crate) fn link_is_true(&self, now: Spte, parent: Role, guest: GuestPte) -> bool {
         let level = parent.level();
         let child = self.pages.get(self.env.id(now.hpa()));
         let role = child.role();

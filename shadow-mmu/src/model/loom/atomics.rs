@@ -14,8 +14,8 @@ pub(crate) use loom::{
     sync::atomic::{AtomicBool, fence},
 };
 
-/// Entries of a table that exist in a model: the first few. The others are zero for ever.
-const LIVE: usize = 2;
+/// Entries of a table that exist in a model: the first of both halves. The others are zero for ever.
+pub const LIVE: [usize; 3] = [0, 1, 256];
 
 /// Declares an atomic whose read-modify-writes are full barriers, as they are on x86: this crate
 /// relies on it. Loads and stores have the ordering that they are given, which is weaker than
@@ -109,15 +109,16 @@ impl<T> Mutex<T> {
 
 /// The entries of a table.
 #[derive(Debug)]
-pub struct Entries([AtomicU64; LIVE]);
+pub struct Entries([AtomicU64; LIVE.len()]);
 
 impl Entries {
     pub fn new() -> Self {
         Self(array::from_fn(|_| AtomicU64::new(0)))
     }
 
-    pub fn live(&self) -> &[AtomicU64] {
-        &self.0
+    /// Index and value of each entry that exists.
+    pub fn live(&self) -> impl Iterator<Item = (usize, &AtomicU64)> {
+        LIVE.into_iter().zip(&self.0)
     }
 }
 
@@ -126,6 +127,6 @@ impl Index<usize> for Entries {
 
     fn index(&self, index: usize) -> &AtomicU64 {
         static DEAD: AtomicU64 = AtomicU64(None);
-        self.0.get(index).unwrap_or(&DEAD)
+        LIVE.iter().position(|&live| live == index).map_or(&DEAD, |place| &self.0[place])
     }
 }

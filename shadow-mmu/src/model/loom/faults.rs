@@ -2,11 +2,10 @@
 
 use super::{
     machine::{Cpu, PAGE, READ, WRITE, address, check_structures, entry, explore, leaf, vm},
-    world::{DATA, LEVEL1, ROOT},
+    world::{DATA, LEVEL1, NEW_ROOT, ROOT},
 };
 use crate::primitive::Ordering::Relaxed;
 use loom::thread;
-use pv_abi::addr::Gfn;
 use std::sync::Arc;
 
 /// Both fill the same entry.
@@ -29,7 +28,7 @@ fn two_fill_one_entry() {
 
 /// Both link the same table.
 ///
-/// Fails if `link_child` does not look whether the child is dead.
+/// Fails if `claim_link` does not look whether the child is dead.
 #[test]
 fn two_link_one_table() {
     explore(3, || {
@@ -70,7 +69,7 @@ fn a_remembered_root_is_whole() {
         let mmu = vm(4);
         let mut second = Cpu::new(&mmu, 1);
         let old = second.vcpu.roots().unwrap();
-        mmu.load_root(&mut second.vcpu, Gfn(0), true).unwrap();
+        mmu.load_root(&mut second.vcpu, NEW_ROOT, true).unwrap();
         for root in [old.umod, old.smod] {
             assert!(mmu.kill(root));
         }

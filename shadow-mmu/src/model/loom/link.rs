@@ -2,10 +2,11 @@
 
 use super::{
     machine::{Cpu, LINK, PAGE, READ, address, check_structures, entry, explore, leaf, vm},
-    world::{DATA, LEVEL1, LEVEL2, OTHER_LEVEL1, ROOT, World},
+    world::{DATA, LEVEL1, LEVEL2, LEVEL3, NEW_ROOT, OTHER_LEVEL1, ROOT, World},
 };
-use crate::{mmu::Mmu, primitive::Ordering::Relaxed};
+use crate::{fault::Access, mmu::Mmu, primitive::Ordering::Relaxed};
 use loom::thread;
+use pv_abi::addr::Gva;
 use std::sync::Arc;
 
 /// A table is changed and linked a second time, without a flush, for neither makes a present
@@ -31,6 +32,34 @@ fn a_found_table_is_compared() {
     });
 }
 
+/// A new root takes over the kernel's half, and another vCPU, which has the new root loaded too, stores
+/// to it and flushes there.
+///
+/// Fails if `copy_upper_half` does not compare what it takes over.
+#[test]
+fn a_copied_table_is_compared() {
+    explore(3, || {
+        let mmu = vm(10);
+        for root in [ROOT, NEW_ROOT] {
+            mmu.env().store(root, 256, entry(LEVEL3, LINK));
+        }
+        leaf(mmu.env(), 0).store(entry(DATA[0], PAGE), Relaxed);
+        let (mut first, mut second) = (Cpu::new(&mmu, 0), Cpu::new(&mmu, 1));
+        let kernel = Gva(0xffff_8000_0000_0000);
+        first.fault(kernel, Access::READ);
+        let load = |cpu: &mut Cpu| cpu.mmu.load_root(&mut cpu.vcpu, NEW_ROOT, false).unwrap();
+        let loading = thread::spawn(move || load(&mut second));
+        first.world().store(LEVEL3, 0, 0);
+        load(&mut first);
+        first.flush_address(kernel);
+        let stale = |cpu: &Cpu| cpu.mapped_for(kernel, Access::READ).is_some();
+        assert!(!stale(&first));
+        loading.join().unwrap();
+        assert!(!stale(&first));
+        check_structures(&mmu);
+    });
+}
+
 /// A guest that has a level-1 table mapped at one place, and shadowed nowhere else yet; another
 /// such table is to take its other place.
 fn guest(mmu: &Arc<Mmu<World>>) -> (Cpu, Cpu) {
@@ -44,7 +73,7 @@ fn guest(mmu: &Arc<Mmu<World>>) -> (Cpu, Cpu) {
 
 /// A fault that links a table against the flush of another link in its place.
 ///
-/// Fails if `link_child` does not read the guest's entries again.
+/// Fails if `link_claimed` does not read the guest's entries again.
 #[test]
 fn a_flushed_link_stays_away() {
     explore(3, || {

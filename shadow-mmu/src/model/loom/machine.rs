@@ -187,7 +187,7 @@ impl Cpu {
             return Some(hit);
         }
         self.tlb.retain(|cached| cached.gva != gva);
-        let (at, mut cached) = self.shadow(gva)?;
+        let (at, mut cached) = self.shadow(gva, access)?;
         if access.contains(Access::WRITE) {
             let slot = &self.world().table(at.page()).0[at.index()];
             // The hardware sets D in the very entry that it uses, or looks again.
@@ -203,8 +203,8 @@ impl Cpu {
     }
 
     /// Walks the shadow tables: what a look at `gva` finds, whatever the TLB has.
-    fn shadow(&self, gva: Gva) -> Option<(EntryRef, Cached)> {
-        let mut page = self.vcpu.roots().unwrap().umod;
+    fn shadow(&self, gva: Gva, access: Access) -> Option<(EntryRef, Cached)> {
+        let mut page = self.vcpu.roots().unwrap().of(access);
         let mut write = true;
         for level in (1..=4).rev() {
             let index = gva.index(level);
@@ -229,7 +229,12 @@ impl Cpu {
 
     /// The frame that `gva` would reach now, and whether it may be written.
     pub fn mapped(&self, gva: Gva) -> Option<(Gfn, bool)> {
-        self.shadow(gva).map(|(_, cached)| (cached.gfn, cached.write))
+        self.mapped_for(gva, READ)
+    }
+
+    /// The same in the root that `access` uses.
+    pub fn mapped_for(&self, gva: Gva, access: Access) -> Option<(Gfn, bool)> {
+        self.shadow(gva, access).map(|(_, cached)| (cached.gfn, cached.write))
     }
 }
 
@@ -239,7 +244,7 @@ pub fn check_structures(mmu: &Mmu<World>) {
     for id in 0..world.capacity() {
         let page = mmu.pages.get(id);
         let role = page.role();
-        for (index, slot) in world.table(id).0.live().iter().enumerate() {
+        for (index, slot) in world.table(id).0.live() {
             let entry = Spte(slot.load(Acquire));
             if page.is_dead() {
                 assert_eq!(entry, Spte::ABSENT, "dead page {id} has an entry");

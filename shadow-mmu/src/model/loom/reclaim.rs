@@ -27,7 +27,7 @@ fn a_dead_table_gets_no_mapping() {
 
 /// A fault that links a table against the end of the table it is linked in.
 ///
-/// Fails if `link_child` does not look whether the parent is dead once its token is in.
+/// Fails if `link_claimed` does not look whether the parent is dead once its token is in.
 #[test]
 fn a_dead_table_gets_no_link() {
     explore(3, || {

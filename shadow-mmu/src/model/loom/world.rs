@@ -12,6 +12,8 @@ use core::array;
 use pv_abi::addr::{Gfn, Hpa};
 use std::vec::Vec;
 
+/// Another root, empty at first.
+pub const NEW_ROOT: Gfn = Gfn(0);
 /// The guest's tables: one of each level, and another of level 1 that nothing links at first.
 pub const ROOT: Gfn = Gfn(1);
 pub const LEVEL3: Gfn = Gfn(2);
