@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`msr`], [`pvcs`], [`hypercall`], [`event`], [`selectors`], [`cpuid`] | guest and L1: PVM ABI, generation C1 | `docs/spec/guest.md` |
 //! | [`ext`] | guest and L1: Roost's own extension | `docs/spec/guest.md`, part 2 |
+//! | [`l0`] | L0 and L1: mapping, running and serving L2 VMs | `docs/spec/l0-l1.md` |
 //! | [`bundle`] | host tool and L1: the one boot module | `docs/spec/bundle.md` |
 //!
 //! This crate holds numbers, `repr(C)` layouts and the arithmetic that both sides of a boundary
@@ -18,6 +19,7 @@ pub mod cpuid;
 pub mod event;
 pub mod ext;
 pub mod hypercall;
+pub mod l0;
 pub mod msr;
 pub mod pvcs;
 pub mod selectors;
