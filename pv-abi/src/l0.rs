@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`discover`] | CPUID leaves, transports, limits |
+//! | [`mod@discover`] | CPUID leaves, transports, limits |
 //! | [`feature`] | optional features |
 //! | [`op`], [`status`] | what L1 asks, how L0 answers |
 //! | [`page`] | the shared page: header and arguments |
@@ -59,6 +59,8 @@ pub mod op;
 pub mod page;
 pub mod regs;
 pub mod run;
+#[cfg(test)]
+mod spec_check;
 pub mod status;
 
 pub use self::{
