@@ -75,6 +75,8 @@ mutants! {
     TokenLeft, "token-left", "I2", Loom("install::a_flushed_mapping_stays_away");
     /// A sync and a zap take a token away, but not what it has become a moment before.
     SuccessorLeft, "successor-left", "I2", Loom("install::a_flushed_mapping_stays_away");
+    /// With notes, a flush of one address passes over a link that is being made.
+    MakerTrusted, "maker-trusted", "I2", Loom("link::a_flushed_leaf_is_not_linked_with_its_table");
     /// An entry is not removed if the hardware sets A or D in it at that moment.
     TakeGivesUp, "take-gives-up", "I4", Loom("install::a_mapping_goes_though_it_becomes_dirty");
     /// An entry is exchanged for one that maps another frame.

@@ -98,6 +98,12 @@ impl Spte {
         self.0 & P != 0
     }
 
+    /// Present or absent: no install is under way.
+    #[must_use]
+    pub const fn is_settled(self) -> bool {
+        self.present() || self.0 == Self::ABSENT.0
+    }
+
     /// Bit test.
     #[must_use]
     pub const fn has(self, bits: u64) -> bool {

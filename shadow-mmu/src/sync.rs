@@ -226,29 +226,36 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         if planted(Mutant::OneRoot) {
             self.sync_path(roots.smod, gva, None);
-        } else if planted(Mutant::LeafOnly) || self.links_are_true(roots) {
-            // Notes have kept the links true already (N1): the leaf remains.
-            let below = |root| Spte(self.env.table(root).0[gva.index(4)].load(Acquire));
-            let (smod, umod) = (below(roots.smod), below(roots.umod));
-            self.sync_leaf_below(smod, gva);
-            if umod.hpa() != smod.hpa() {
-                self.sync_leaf_below(umod, gva);
-            }
-        } else {
+            return;
+        }
+        // Notes have kept the links true already (N1): the leaf remains.
+        let trusted = planted(Mutant::LeafOnly) || self.links_are_true(roots);
+        if !(trusted && self.sync_leaves(roots, gva)) {
             let shared = self.sync_path(roots.smod, gva, None);
             self.sync_path(roots.umod, gva, shared);
         }
     }
 
-    /// Syncs the leaf entry for `gva` below root entry `upper`.
+    /// Syncs the leaf entry for `gva` below both roots; false if a link on the way there is just being
+    /// made. Its maker may have compared what it leads to before the guest's store, so it must not
+    /// succeed (I2).
     #[inline(always)]
-    fn sync_leaf_below(&self, upper: Spte, gva: Gva) {
-        if let Some(middle) = self.follow::<3>(upper, gva)
-            && let Some(lower) = self.follow::<2>(middle, gva)
-            && let Some(page) = self.linked_table(lower)
-        {
-            self.sync_one(page, gva.index(1));
-        }
+    fn sync_leaves(&self, roots: Roots, gva: Gva) -> bool {
+        let below = |root| Spte(self.env.table(root).0[gva.index(4)].load(Acquire));
+        let (smod, umod) = (below(roots.smod), below(roots.umod));
+        self.sync_leaf_below(smod, gva)
+            && (umod.hpa() == smod.hpa() || self.sync_leaf_below(umod, gva))
+    }
+
+    /// The same below root entry `upper`.
+    #[inline(always)]
+    fn sync_leaf_below(&self, upper: Spte, gva: Gva) -> bool {
+        let settled = |entry: Spte| entry.is_settled() || planted(Mutant::MakerTrusted);
+        let Some(middle) = self.follow::<3>(upper, gva) else { return settled(upper) };
+        let Some(lower) = self.follow::<2>(middle, gva) else { return settled(middle) };
+        let Some(page) = self.linked_table(lower) else { return settled(lower) };
+        self.sync_one(page, gva.index(1));
+        true
     }
 
     /// Syncs the entry for `gva` below `root` at each level; stops at the table `known`, which was

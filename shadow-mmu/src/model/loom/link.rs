@@ -109,3 +109,23 @@ fn a_noted_link_stays_away() {
         check_structures(&mmu);
     });
 }
+
+/// A leaf is changed and flushed while somebody links its table, which was compared before that.
+///
+/// Fails if a flush of one address, trusting links, leaves one alone that is being made.
+#[test]
+fn a_flushed_leaf_is_not_linked_with_its_table() {
+    explore(3, || {
+        let mmu = vm(6);
+        mmu.enable_notes();
+        mmu.pin_root(ROOT).unwrap();
+        let (mut first, mut second) = guest(&mmu);
+        let faulting = thread::spawn(move || second.fault(address(0, 0), READ));
+        first.world().store(LEVEL1, 0, entry(DATA[1], PAGE));
+        first.flush_address(address(0, 0));
+        assert!(first.mapped(address(0, 0)).is_none_or(|(gfn, _)| gfn == DATA[1]));
+        faulting.join().unwrap();
+        assert_eq!(first.access(address(0, 0), READ), DATA[1]);
+        check_structures(&mmu);
+    });
+}
