@@ -38,8 +38,8 @@ pub fn receive() {
         if count == 0 {
             return;
         }
-        if let Some(vm) = boot::console_owner() {
-            vm.console.receive(&buffer[..count]);
+        if let Some(console) = boot::console() {
+            console.receive(&buffer[..count]);
         }
     }
 }

@@ -9,6 +9,9 @@
 
 extern crate alloc;
 
+pub mod assisted;
+#[cfg(target_os = "none")]
+mod backend;
 #[cfg(target_os = "none")]
 pub mod boot;
 pub mod dev;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// First bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"RoostBdl";
 /// Version of header and encoding.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
 pub const HEADER: usize = 16;
 
@@ -83,6 +83,20 @@ pub struct Guest {
     pub memory: u64,
     /// Virtual CPUs.
     pub vcpus: u32,
+    /// Who runs it.
+    pub backend: Backend,
+}
+
+/// Who runs a guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    /// L0 where it offers that and the guest can live there, else L1.
+    #[default]
+    Auto,
+    /// L1, with shadow tables.
+    Shadow,
+    /// L0 (`docs/spec/l0-l1.md`).
+    Assisted,
 }
 
 /// Everything L1 is told.
@@ -221,6 +235,7 @@ mod tests {
                 cmdline: "a=b".into(),
                 memory: 1 << 25,
                 vcpus: 1,
+                backend: Backend::Auto,
             }],
             stats: true,
             wall_seconds: 7,

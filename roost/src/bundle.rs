@@ -4,7 +4,7 @@ use crate::elf::Program;
 use anyhow::{Context, Result, ensure};
 use pv_abi::{
     PAGE_SIZE,
-    bundle::{Blob, Bundle, Guest, Image, Kind, Segment},
+    bundle::{Backend, Blob, Bundle, Guest, Image, Kind, Segment},
 };
 use std::{
     fs::File,
@@ -56,6 +56,8 @@ pub struct Contents {
     pub memory: u64,
     /// Its virtual CPUs.
     pub vcpus: u32,
+    /// Who runs it.
+    pub backend: Backend,
     /// Whether L1 prints statistics.
     pub stats: bool,
     /// Seconds since 1970.
@@ -117,6 +119,7 @@ impl Contents {
             cmdline: self.cmdline.clone(),
             memory: self.memory,
             vcpus: self.vcpus,
+            backend: self.backend,
         };
         Bundle { guests: vec![guest], stats: self.stats, wall_seconds: self.wall_seconds }
     }
@@ -234,6 +237,7 @@ mod tests {
             cmdline: "quiet".into(),
             memory: 64 << 20,
             vcpus: 1,
+            backend: Backend::Shadow,
             stats: true,
             wall_seconds: 1_700_000_000,
         }
@@ -257,6 +261,7 @@ mod tests {
         let [guest] = &read.guests[..] else { panic!("one guest") };
         assert_eq!((guest.name.as_str(), guest.cmdline.as_str()), ("guest", "quiet"));
         assert_eq!((guest.memory, guest.vcpus), (64 << 20, 1));
+        assert_eq!(guest.backend, Backend::Shadow);
         let Kind::Stock { shim, kernel, initrd } = &guest.kind else { panic!("stock") };
         let bytes = |blob: &Blob| {
             assert!(blob.offset.is_multiple_of(4096), "{blob:?}");

@@ -5,6 +5,7 @@ use crate::{
     memory::{Size, parse_size},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use pv_abi::bundle::Backend;
 use std::{path::PathBuf, str::FromStr};
 
 /// Runs paravirtual guests on machines that offer no VMX or SVM.
@@ -63,6 +64,9 @@ pub struct RunArgs {
     /// Virtual CPUs of the guest
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
+    /// Who runs the guest
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    pub backend: BackendChoice,
     /// CPUs of the machine that L1 runs on
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub l1_cpus: u32,
@@ -99,6 +103,27 @@ pub struct RunArgs {
     /// Show how memory is divided and QEMU's command line before the start
     #[arg(long, short)]
     pub verbose: bool,
+}
+
+/// Who runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendChoice {
+    /// The provider's hypervisor (L0) where it offers that, else L1
+    Auto,
+    /// L1, with shadow page tables
+    Shadow,
+    /// L0, or nobody
+    Assisted,
+}
+
+impl From<BackendChoice> for Backend {
+    fn from(choice: BackendChoice) -> Self {
+        match choice {
+            BackendChoice::Auto => Self::Auto,
+            BackendChoice::Shadow => Self::Shadow,
+            BackendChoice::Assisted => Self::Assisted,
+        }
+    }
 }
 
 /// Where statistics go.

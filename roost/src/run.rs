@@ -71,6 +71,7 @@ fn contents(args: &RunArgs, guest: GuestFiles, images: &Images) -> Result<Conten
         cmdline: args.append.clone(),
         memory: args.memory.0,
         vcpus: args.cpus,
+        backend: args.backend.into(),
         stats: args.stats.is_some(),
         wall_seconds: if args.icount { COUNTED_WALL_SECONDS } else { now.as_secs() },
     })

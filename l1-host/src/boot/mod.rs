@@ -4,6 +4,7 @@
 mod pvh;
 
 use crate::{
+    backend::{self, Backend},
     hw::{
         apic::{self, LocalApic, vector},
         clock::Clock,
@@ -16,8 +17,8 @@ use crate::{
     memory::{self, heap, paging},
     report,
     stats::{Report, Timing},
-    vcpu::{self, Vcpu, stop::Stop},
-    vm::{Vm, build},
+    vcpu::stop::Stop,
+    vm::{build, console::Console},
 };
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -32,8 +33,8 @@ use switcher::layout::{MAX_CPUS, area};
 static CPUS: [Once<Cpu>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 /// How many.
 static CPU_COUNT: AtomicUsize = AtomicUsize::new(0);
-/// The VM that owns the serial console.
-static CONSOLE_OWNER: Once<Arc<Vm>> = Once::new();
+/// The console of the guest that owns the serial port.
+static CONSOLE: Once<Arc<Console>> = Once::new();
 /// TSC at start, and its ticks per microsecond.
 static START: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(1000)];
 /// Wall clock: seconds since 1970 when the TSC was START.
@@ -56,10 +57,10 @@ pub fn cpus() -> usize {
     CPU_COUNT.load(Relaxed)
 }
 
-/// The VM that owns the serial console.
+/// The console of the guest that owns the serial port.
 #[must_use]
-pub fn console_owner() -> Option<&'static Arc<Vm>> {
-    CONSOLE_OWNER.get()
+pub fn console() -> Option<&'static Arc<Console>> {
+    CONSOLE.get()
 }
 
 /// Microseconds since start at TSC `tsc`.
@@ -187,7 +188,7 @@ fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &[u8], window: &paging::
         refuse(bundle::exit::L1_FAILED, format_args!("this version of L1 runs exactly one guest"));
     };
     #[cfg(feature = "tlb-model")]
-    if let Err(names) = vcpu::flaw::plant(&guest.cmdline) {
+    if let Err(names) = crate::vcpu::flaw::plant(&guest.cmdline) {
         refuse(
             bundle::exit::L1_FAILED,
             format_args!("there is no such flaw; take one of: {names}"),
@@ -202,7 +203,8 @@ fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &[u8], window: &paging::
         physical_bits: cpu.features.physical_bits,
         largest_page: if cpu.features.pages_1g { 3 } else { 2 },
     };
-    let (vm, start) = match build::build(guest, &context) {
+    let timing = if bundle.stats { Timing::On } else { Timing::Off };
+    let mut machine = match backend::build(guest, &context, cpu, timing) {
         Ok(built) => built,
         Err(error) => refuse(
             bundle::exit::BOOT_FAILED,
@@ -211,43 +213,36 @@ fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &[u8], window: &paging::
     };
     log!(
         "guest '{}': {} MiB, {} MiB left to L1",
-        vm.name,
+        guest.name,
         guest.memory >> 20,
         memory::free_bytes() >> 20
     );
-    vm.window.show_in(window);
-    CONSOLE_OWNER.call_once(|| vm.clone());
+    CONSOLE.call_once(|| machine.console());
     serial::CONSOLE.interrupt_on_receive();
     interrupt::receive();
     apic::route(serial::CONSOLE_IRQ, vector::CONSOLE, cpu.apic.id());
 
-    let timing = if bundle.stats { Timing::On } else { Timing::Off };
-    let mut vcpu = Vcpu::new(cpu, vm.clone(), 0, start, timing);
-    let stop = vcpu::run(cpu, &mut vcpu);
-    finish(cpu, &vm, &vcpu, &stop, bundle.stats)
+    let stop = machine.run(cpu);
+    finish(cpu, &guest.name, machine.as_ref(), &stop, bundle.stats)
 }
 
-fn finish(cpu: &Cpu, vm: &Vm, vcpu: &Vcpu, stop: &Stop, stats: bool) -> ! {
-    log!("guest '{}' {stop}", vm.name);
+fn finish(cpu: &Cpu, name: &str, machine: &dyn Backend, stop: &Stop, stats: bool) -> ! {
+    log!("guest '{name}' {stop}");
     if *stop != Stop::PowerOff {
-        report!("guest '{}' {stop}", vm.name);
+        report!("guest '{name}' {stop}");
     }
     if stop.is_death() {
-        vcpu.report_registers();
+        machine.report_registers();
     }
-    let violations = crate::vm::roots::check(vm);
+    let violations = machine.violations();
     if violations != 0 {
         report!("L1 failed: {violations} entries of guest roots are not on the allow-list");
         exit::machine(bundle::exit::L1_FAILED);
     }
     if stats {
-        let counters: Vec<(&str, u64)> = vcpu.counters(cpu);
-        let report = Report {
-            name: &vm.name,
-            exits: vcpu.exits(),
-            tsc_hz: cpu.clock.tsc_hz,
-            counters: &counters,
-        };
+        let counters: Vec<(&str, u64)> = machine.counters(cpu);
+        let report =
+            Report { name, exits: machine.exits(), tsc_hz: cpu.clock.tsc_hz, counters: &counters };
         log::raw(format_args!("{}{report}", bundle::STATS_PREFIX));
     }
     exit::machine(stop.exit_code())

@@ -188,6 +188,14 @@ fn invpcid(kind: u64, tag: u16, address: u64) {
     }
 }
 
+/// Takes the interrupts that wait.
+pub fn take_interrupts() {
+    x86_64::instructions::interrupts::enable();
+    // They are held off until after the instruction that follows.
+    x86_64::instructions::nop();
+    x86_64::instructions::interrupts::disable();
+}
+
 /// Waits for an interrupt with interrupts on, and returns with them off.
 pub fn halt() {
     x86_64::instructions::interrupts::enable_and_hlt();

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cpu;
 pub mod exit;
 pub mod features;
+pub mod l0;
 pub mod percpu;
 pub mod physmap;
 pub mod serial;

@@ -20,6 +20,8 @@ pub enum Stop {
     TripleFault(&'static str),
     /// It executed something L1 does not emulate.
     Unsupported(&'static str),
+    /// L0, which ran it, does so no longer; the text says why.
+    Provider(String),
     /// The TLB model found a rule broken, by L1; the text says which.
     #[cfg(feature = "tlb-model")]
     BrokenRule(String),
@@ -35,7 +37,9 @@ impl Stop {
             Self::BootFailed(_) => exit::BOOT_FAILED,
             #[cfg(feature = "tlb-model")]
             Self::BrokenRule(_) => exit::L1_FAILED,
-            Self::Crash(_) | Self::TripleFault(_) | Self::Unsupported(_) => exit::GUEST_DIED,
+            Self::Crash(_) | Self::TripleFault(_) | Self::Unsupported(_) | Self::Provider(_) => {
+                exit::GUEST_DIED
+            }
         }
     }
 
@@ -60,6 +64,7 @@ impl fmt::Display for Stop {
             Self::BootFailed(text) => write!(f, "could not be started: {text}"),
             Self::TripleFault(how) => write!(f, "died: triple fault: {how}"),
             Self::Unsupported(what) => write!(f, "died: {what} is not emulated"),
+            Self::Provider(why) => write!(f, "was stopped: {why}"),
             #[cfg(feature = "tlb-model")]
             Self::BrokenRule(text) => write!(f, "was stopped: L1 broke rule {text}"),
         }

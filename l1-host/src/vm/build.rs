@@ -94,7 +94,7 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn bytes(&self, blob: Blob) -> &[u8] {
+    pub(crate) fn bytes(&self, blob: Blob) -> &[u8] {
         // `Bundle::decode` has checked every blob.
         &self.file[blob.offset as usize..(blob.offset + blob.len) as usize]
     }
@@ -283,7 +283,7 @@ fn no_memory(asked: u64) -> Error {
 
 /// Takes zeroed memory for guest frames `gfn..gfn + frames`, in as few pieces as it comes. The
 /// last block may be larger than asked for; what is left of it is the VM's all the same.
-fn take_ram(gfn: u64, frames: u64) -> Result<Vec<Extent>, Error> {
+pub(crate) fn take_ram(gfn: u64, frames: u64) -> Result<Vec<Extent>, Error> {
     const BYTES: u64 = BLOCK << 12;
     let mut extents = Vec::new();
     let mut done = 0;
@@ -299,7 +299,7 @@ fn take_ram(gfn: u64, frames: u64) -> Result<Vec<Extent>, Error> {
 }
 
 /// Copies into guest memory before the guest runs.
-fn copy(ram: &GuestRam, gpa: u64, bytes: &[u8]) {
+pub(crate) fn copy(ram: &GuestRam, gpa: u64, bytes: &[u8]) {
     let mut done = 0;
     for run in ram.runs(gpa, bytes.len() as u64) {
         let run = run.expect("the caller placed it in RAM");

@@ -3,7 +3,7 @@
 
 use super::{console::Console, env::VmEnv, window::SwitcherWindow};
 use crate::dev::bus::{Bus, NativeBus};
-use alloc::string::String;
+use alloc::{string::String, sync::Arc};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use pv_abi::{
     addr::Gfn,
@@ -35,7 +35,7 @@ pub struct Vm {
     /// Its half of the switcher window.
     pub window: SwitcherWindow,
     /// Its console.
-    pub console: Console,
+    pub console: Arc<Console>,
     /// Its devices.
     pub bus: Mutex<Bus>,
     /// The root table its vCPUs start with.
@@ -66,7 +66,7 @@ impl Vm {
             vcpus,
             mmu,
             window,
-            console: Console::default(),
+            console: Arc::default(),
             bus: Mutex::new(match kind {
                 Kind::Stock(_) => Bus::Empty,
                 Kind::Native => Bus::Native(NativeBus::default()),

@@ -1,0 +1,142 @@
+//! What CPUID tells a guest that L0 runs.
+//! May: nothing.
+//!
+//! L0 gave L1 the features of a plain virtual machine, so they are the guest's too; what names a CPU
+//! or counts them is the guest's own. L0 answers from this table and never asks L1.
+
+use alloc::vec::Vec;
+use pv_abi::l0::list::{CpuidLeaf, LeafFlags};
+
+/// CPUID as L1 sees it: (leaf, subleaf) to EAX, EBX, ECX, EDX.
+type Own<'a> = &'a dyn Fn(u32, u32) -> [u32; 4];
+
+const HYPERVISOR: u32 = 0x4000_0000;
+const EXTENDED: u32 = 0x8000_0000;
+/// The highest leaf of each kind that is looked at.
+const LEAVES: u32 = 0x20;
+
+const ECX_X2APIC: u32 = 1 << 21;
+const ECX_TSC_DEADLINE: u32 = 1 << 24;
+const ECX_HYPERVISOR: u32 = 1 << 31;
+const EDX_HTT: u32 = 1 << 28;
+
+/// The table for vCPU `vcpu` of `vcpus`, whose local APIC is L0's: at most `most` leaves, those
+/// that answer zero left out.
+#[must_use]
+pub fn table(own: Own<'_>, vcpu: u32, vcpus: u32, most: usize) -> Vec<CpuidLeaf> {
+    let mut leaves = Vec::new();
+    for base in [0, HYPERVISOR, EXTENDED] {
+        let max = own(base, 0)[0];
+        if (base..base + LEAVES).contains(&max) {
+            (base..=max).for_each(|leaf| add_leaf(&mut leaves, own, leaf));
+        }
+    }
+    for leaf in &mut leaves {
+        adapt(leaf, vcpu, vcpus);
+    }
+    leaves.retain(|leaf| leaf.answer != [0; 4]);
+    // The last ones say least: they describe caches and topology of the extended leaves.
+    leaves.truncate(most);
+    leaves
+}
+
+fn add_leaf(leaves: &mut Vec<CpuidLeaf>, own: Own<'_>, leaf: u32) {
+    let Some(subleaves) = subleaves(own, leaf) else {
+        leaves.push(CpuidLeaf { leaf, answer: own(leaf, 0), ..CpuidLeaf::default() });
+        return;
+    };
+    leaves.extend((0..subleaves).map(|subleaf| CpuidLeaf {
+        leaf,
+        subleaf,
+        flags: LeafFlags::SUBLEAF.bits(),
+        reserved: 0,
+        answer: own(leaf, subleaf),
+    }));
+}
+
+/// How many subleaves `leaf` has, if ECX matters to it.
+fn subleaves(own: Own<'_>, leaf: u32) -> Option<u32> {
+    // Lists of caches end with one of type 0.
+    let caches = |leaf| (0..8).take_while(|&sub| own(leaf, sub)[0] & 0x1f != 0).count() as u32;
+    match leaf {
+        0x4 | 0x8000_001d => Some(caches(leaf)),
+        0x7 => Some(own(leaf, 0)[0].min(3) + 1),
+        // One level of one thread, and the end.
+        0xb => Some(2),
+        // Components of the saved state, by bit of XCR0.
+        0xd => Some(16),
+        _ => None,
+    }
+}
+
+/// Makes the guest's what would be L1's.
+fn adapt(leaf: &mut CpuidLeaf, vcpu: u32, vcpus: u32) {
+    let [eax, ebx, ecx, edx] = &mut leaf.answer;
+    match (leaf.leaf, leaf.subleaf) {
+        (1, _) => {
+            *ebx = *ebx & 0xffff | vcpu << 24 | vcpus << 16;
+            *ecx |= ECX_X2APIC | ECX_TSC_DEADLINE | ECX_HYPERVISOR;
+            *edx = if vcpus > 1 { *edx | EDX_HTT } else { *edx & !EDX_HTT };
+        }
+        // Thread level: one; core level: all. The APIC id is the vCPU's number.
+        (0xb, 0) => (*eax, *ebx, *ecx, *edx) = (0, 1, 0x100, vcpu),
+        (0xb, _) => {
+            let bits = vcpus.next_power_of_two().trailing_zeros();
+            (*eax, *ebx, *ecx, *edx) = (bits, vcpus, 0x201, vcpu);
+        }
+        // Another list of the same.
+        (0x1f, _) => leaf.answer = [0; 4],
+        (0x8000_0008, _) => *ecx = *ecx & !0xf0ff | (vcpus - 1),
+        (0x8000_001e, _) => (*eax, *ebx, *ecx) = (vcpu, vcpu, 0),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(leaf: u32, subleaf: u32) -> [u32; 4] {
+        match (leaf, subleaf) {
+            (0, _) => [0x1f, 1, 2, 3],
+            (1, _) => [0x800f12, 0x0102_0800, 0, EDX_HTT | 1],
+            (4, 0..3) => [1 + subleaf, 0, 0, 0],
+            (7, 0) => [0, 0xff, 0, 0],
+            (0xb, _) => [9; 4],
+            (0x1f, _) => [9; 4],
+            (0xd, 0..3) => [subleaf + 1, 0, 0, 0],
+            (HYPERVISOR, _) => [HYPERVISOR + 1, 0x4b4d_564b, 0x564b_4d56, 0x4d],
+            (0x4000_0001, _) => [1 << 3, 0, 0, 0],
+            (EXTENDED, _) => [EXTENDED + 8, 0, 0, 0],
+            (0x8000_0008, _) => [48, 0, 0xf0ff, 0],
+            _ => [0; 4],
+        }
+    }
+
+    fn find(table: &[CpuidLeaf], leaf: u32, subleaf: u32) -> Option<[u32; 4]> {
+        let same = |entry: &&CpuidLeaf| entry.leaf == leaf && entry.subleaf == subleaf;
+        table.iter().find(same).map(|entry| entry.answer)
+    }
+
+    #[test]
+    fn the_guest_has_its_own_number() {
+        let table = table(&own, 3, 4, 64);
+        let [_, ebx, ecx, edx] = find(&table, 1, 0).unwrap();
+        assert_eq!(ebx, 3 << 24 | 4 << 16 | 0x0800);
+        assert_eq!(ecx, ECX_X2APIC | ECX_TSC_DEADLINE | ECX_HYPERVISOR);
+        assert_eq!(edx, EDX_HTT | 1);
+        assert_eq!(find(&table, 0xb, 0), Some([0, 1, 0x100, 3]));
+        assert_eq!(find(&table, 0xb, 1), Some([2, 4, 0x201, 3]));
+        assert_eq!(find(&table, 0x1f, 0), None, "a second list of CPUs");
+        assert_eq!(find(&table, 0x8000_0008, 0).unwrap()[2], 3);
+    }
+
+    #[test]
+    fn lists_have_their_length() {
+        let table = table(&own, 0, 1, 64);
+        let count = |leaf| table.iter().filter(|entry| entry.leaf == leaf).count();
+        assert_eq!((count(4), count(7), count(0xd)), (3, 1, 3));
+        assert!(find(&table, 0x4000_0001, 0).is_some(), "the clock that L0 offers");
+        assert_eq!(super::table(&own, 0, 1, 5).len(), 5);
+    }
+}
