@@ -147,7 +147,7 @@ pub mod version {
     pub const EXTRAVERSION: u64 = 1;
     pub const GET_FEATURES: u64 = 6;
     /// What we say we are: 4.17, the release the interface was checked against.
-    pub const OURS: i64 = 4 << 16 | 17;
+    pub const OURS: i64 = pv_abi::stock_cpuid::XEN_VERSION as i64;
 }
 
 /// `memory_op` commands.

@@ -30,6 +30,8 @@ pub mod arch {
     pub const TSC_ADJUST: u32 = 0x3b;
     pub const BIOS_SIGN_ID: u32 = 0x8b;
     pub const MTRR_CAP: u32 = 0xfe;
+    pub const PLATFORM_INFO: u32 = 0xce;
+    pub const MISC_FEATURES_ENABLES: u32 = 0x140;
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;

@@ -1,7 +1,9 @@
 //! Finds out what the CPU offers. Every absent feature has a complete alternative.
-//! May: nothing but CPUID. Context: boot.
+//! May: msr. Context: boot.
 
-use raw_cpuid::{CpuId, CpuIdReader};
+use super::cpu;
+use pv_abi::msr::arch;
+use raw_cpuid::{CpuId, CpuIdReader, Hypervisor};
 
 /// Features that change what L1 does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,6 +21,7 @@ pub struct Features {
     pub pages_1g: bool,
     pub xsave: bool,
     pub invariant_tsc: bool,
+    pub cpuid_faulting: bool,
     pub physical_bits: u32,
 }
 
@@ -26,7 +29,8 @@ impl Features {
     /// Asks the CPU.
     #[must_use]
     pub fn detect() -> Self {
-        Self::read(&CpuId::new())
+        let cpuid = CpuId::new();
+        Self { cpuid_faulting: cpuid_faulting(&cpuid), ..Self::read(&cpuid) }
     }
 
     fn read<R: CpuIdReader>(cpuid: &CpuId<R>) -> Self {
@@ -48,6 +52,8 @@ impl Features {
             umip: seven(raw_cpuid::ExtendedFeatures::has_umip),
             rdtscp: amd.as_ref().is_some_and(|f| f.has_rdtscp()),
             pages_1g: amd.as_ref().is_some_and(|f| f.has_1gib_pages()),
+            // Said by no leaf.
+            cpuid_faulting: false,
             invariant_tsc: cpuid
                 .get_advanced_power_mgmt_info()
                 .is_some_and(|power| power.has_invariant_tsc()),
@@ -56,4 +62,13 @@ impl Features {
                 .map_or(36, |capacity| u32::from(capacity.physical_address_bits())),
         }
     }
+}
+
+/// CPUID outside CPL0 can be made to fault. Asked only where the MSR that says so is known to exist:
+/// under KVM, which has it whatever the CPU.
+fn cpuid_faulting(cpuid: &CpuId<impl CpuIdReader>) -> bool {
+    const FAULTS: u64 = 1 << 31;
+    let hypervisor = cpuid.get_hypervisor_info();
+    let kvm = hypervisor.is_some_and(|info| info.identify() == Hypervisor::KVM);
+    kvm && cpu::rdmsr(arch::PLATFORM_INFO) & FAULTS != 0
 }

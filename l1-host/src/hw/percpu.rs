@@ -110,6 +110,9 @@ pub unsafe fn load(index: usize, features: &Features) -> BaseAccess {
     cpu::wrmsr(arch::SFMASK, tables::SFMASK);
     // SYSENTER at CPL3 is #GP with a null selector.
     cpu::wrmsr(arch::SYSENTER_CS, 0);
+    if features.cpuid_faulting {
+        cpu::wrmsr(arch::MISC_FEATURES_ENABLES, 1);
+    }
 
     control_registers(features);
     if features.fsgsbase { BaseAccess::Instructions } else { BaseAccess::Msrs }

@@ -1,9 +1,9 @@
 //! CPUID as the synthetic instruction answers it (spec part 1.1).
 //! May: nothing but CPUID. Context: run-loop. Input: guest-controlled leaf numbers.
 
-use super::Vcpu;
-use crate::hw::percpu::Cpu;
-use pv_abi::{cpuid, ext};
+use super::{Vcpu, state::Mode};
+use crate::{hw::percpu::Cpu, vm::Kind};
+use pv_abi::{cpuid, ext, stock_cpuid};
 
 /// The four registers.
 pub type Leaf = [u32; 4];
@@ -41,6 +41,24 @@ impl Vcpu {
         match leaf {
             0x4000_0000..=0x4fff_ffff => self.hypervisor_leaf(cpu, leaf),
             _ => self.masked_leaf(leaf, subleaf),
+        }
+    }
+
+    /// The leaf as CPUID without the prefix says it, where it traps. The shim is told of the machine, and
+    /// tells its kernel what follows from that.
+    pub(super) fn plain_cpuid(&self, cpu: &Cpu, leaf: u32, subleaf: u32) -> Leaf {
+        let machine = || {
+            let machine = raw_cpuid::cpuid!(leaf, subleaf);
+            [machine.eax, machine.ebx, machine.ecx, machine.edx]
+        };
+        match self.vm.kind {
+            Kind::Native => self.cpuid(cpu, leaf, subleaf),
+            Kind::Stock(_)
+                if self.mode == Mode::Supervisor && self.vm.in_shim(self.context.rip) =>
+            {
+                machine()
+            }
+            Kind::Stock(frames) => stock_cpuid::leaf(leaf, subleaf, frames.end, machine),
         }
     }
 

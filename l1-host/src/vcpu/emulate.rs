@@ -2,13 +2,13 @@
 //! May: guest-memory, msr. Context: run-loop. Input: guest-controlled instruction bytes, copied
 //! once and then decoded.
 
-use super::{Vcpu, access::GuestFault, state::Mode, stop::Stop, tlb::Request};
+use super::{Vcpu, access::GuestFault, cpuid, state::Mode, stop::Stop, tlb::Request};
 use crate::{
     hw::{percpu::Cpu, serial},
     stats::Reason,
 };
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
-use pv_abi::{addr::Gva, cpuid, event, msr::x2apic, pvcs::flags};
+use pv_abi::{addr::Gva, cpuid::SYNTHETIC, event, msr::x2apic, pvcs::flags};
 use x86_64::registers::{control::Cr4Flags, xcontrol::XCr0};
 
 /// Longest instruction.
@@ -38,6 +38,9 @@ impl Vcpu {
     /// #GP from the guest: an instruction to emulate in supervisor mode, or a fault to reflect.
     #[inline]
     pub(super) fn general_protection(&mut self, cpu: &Cpu, error: u64) -> Result<Reason, Stop> {
+        if cpu.features.cpuid_faulting && error == 0 && self.at_cpuid() {
+            return self.trapped_cpuid(cpu);
+        }
         if self.mode == Mode::Supervisor && error == 0 {
             // RDMSR and WRMSR are two bytes, and a kernel runs them at each context switch.
             let rip = Gva(self.context.rip);
@@ -53,6 +56,25 @@ impl Vcpu {
         }
         self.deliver(cpu, event::GP, error)?;
         Ok(Reason::GeneralProtection)
+    }
+
+    #[cold]
+    fn at_cpuid(&self) -> bool {
+        matches!(self.fetch_two(Gva(self.context.rip)), Ok([0x0f, 0xa2]))
+    }
+
+    fn trapped_cpuid(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        let (leaf, subleaf) = (self.context.rax as u32, self.context.rcx as u32);
+        let answer = self.plain_cpuid(cpu, leaf, subleaf);
+        self.answer_cpuid(answer);
+        self.retire(cpu, self.context.rip + 2)?;
+        Ok(Reason::Cpuid)
+    }
+
+    fn answer_cpuid(&mut self, answer: cpuid::Leaf) {
+        let [eax, ebx, ecx, edx] = answer.map(u64::from);
+        let context = &mut self.context;
+        (context.rax, context.rbx, context.rcx, context.rdx) = (eax, ebx, ecx, edx);
     }
 
     fn rdmsr(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
@@ -77,12 +99,11 @@ impl Vcpu {
     }
 
     fn emulate_privileged(&mut self, cpu: &Cpu, bytes: &[u8]) -> Result<Reason, Stop> {
-        if bytes.starts_with(&cpuid::SYNTHETIC) {
+        if bytes.starts_with(&SYNTHETIC) {
             let (leaf, subleaf) = (self.context.rax as u32, self.context.rcx as u32);
-            let [eax, ebx, ecx, edx] = self.cpuid(cpu, leaf, subleaf).map(u64::from);
-            let context = &mut self.context;
-            (context.rax, context.rbx, context.rcx, context.rdx) = (eax, ebx, ecx, edx);
-            self.retire(cpu, self.context.rip + cpuid::SYNTHETIC.len() as u64)?;
+            let answer = self.cpuid(cpu, leaf, subleaf);
+            self.answer_cpuid(answer);
+            self.retire(cpu, self.context.rip + SYNTHETIC.len() as u64)?;
             return Ok(Reason::SyntheticCpuid);
         }
         let mut decoder = Decoder::with_ip(64, bytes, self.context.rip, DecoderOptions::NONE);

@@ -53,11 +53,13 @@ pub enum Reason {
     HypercallMsr,
     /// IRQ_HALT or HLT.
     Halt,
+    /// CPUID itself, where it traps.
+    Cpuid,
 }
 
 impl Reason {
     /// All, in the order of their numbers, each with the name that statistics use.
-    pub const ALL: [(Self, &str); 23] = [
+    pub const ALL: [(Self, &str); 24] = [
         (Self::PageFaultFilled, "page_fault_filled"),
         (Self::PageFaultReflected, "page_fault_reflected"),
         (Self::Mmio, "mmio"),
@@ -81,6 +83,7 @@ impl Reason {
         (Self::Invlpg, "invlpg"),
         (Self::HypercallMsr, "hypercall_msr"),
         (Self::Halt, "halt"),
+        (Self::Cpuid, "cpuid"),
     ];
 
     /// The counter of this reason.
