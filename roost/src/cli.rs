@@ -100,6 +100,10 @@ pub struct RunArgs {
     /// QEMU machine type
     #[arg(long, value_name = "TYPE", default_value = "q35")]
     pub machine: String,
+    /// Start nothing: write L1's boot module to FILE, for another machine monitor, and print the
+    /// memory that its machine needs, in MiB
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub pack: Option<PathBuf>,
     /// Show how memory is divided and QEMU's command line before the start
     #[arg(long, short)]
     pub verbose: bool,

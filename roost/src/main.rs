@@ -37,6 +37,7 @@ const BAD_INPUT: u8 = 2;
 
 fn main() -> ExitCode {
     let status = match Cli::parse().command {
+        Command::Run(args) if args.pack.is_some() => run::pack(&args).map(|()| 0),
         Command::Run(args) => run::run(&args).map(|outcome| outcome.status()),
         Command::Check(args) => check::check(&args).map(u8::from),
         Command::Initrd(args) => initrd::write(&args).map(|()| 0),

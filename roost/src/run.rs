@@ -42,7 +42,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     qemu::version(&qemu)?;
     let accel = accel::settle(args.accel, preflight::clock(args), || Kvm::probe(&qemu))?;
     let folder = Folder::create(args)?;
-    let bundle = write_bundle(&contents, &folder)?;
+    let bundle = write_bundle(&contents, &folder.bundle())?;
     let machine = Machine {
         kind: args.machine.clone(),
         accel,
@@ -55,6 +55,19 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         console: Console::Plain,
     };
     boot(args, &qemu, machine, folder)
+}
+
+/// Writes the boot module to the file of `--pack` and prints the memory that L1's machine needs.
+///
+/// # Errors
+/// As for [`run`], or the file cannot be written.
+pub fn pack(args: &RunArgs) -> Result<()> {
+    let guest = preflight::check(args)?;
+    let contents = contents(args, guest, &Images::find())?;
+    let to = args.pack.as_deref().unwrap_or(Path::new(""));
+    let bundle = write_bundle(&contents, to)?;
+    println!("{}", (contents.memory + memory::l1_need(contents.memory, bundle)) / memory::MIB);
+    Ok(())
 }
 
 fn contents(args: &RunArgs, guest: GuestFiles, images: &Images) -> Result<Contents> {
@@ -77,9 +90,9 @@ fn contents(args: &RunArgs, guest: GuestFiles, images: &Images) -> Result<Conten
     })
 }
 
-fn write_bundle(contents: &Contents, folder: &Folder) -> Result<u64> {
+fn write_bundle(contents: &Contents, to: &Path) -> Result<u64> {
     let bar = progress::bytes("packing", contents.file_bytes());
-    let file = File::create(folder.bundle()).context("cannot write the boot module")?;
+    let file = File::create(to).context("cannot write the boot module")?;
     let bytes = contents.write(&mut BufWriter::new(file), |bytes| bar.inc(bytes))?;
     bar.finish_and_clear();
     Ok(bytes)

@@ -1,0 +1,115 @@
+#!/bin/sh
+# Boots a guest under L1 under the reference L0, l0-ref. Arguments go to `roost run`.
+#
+# scripts/l0.sh [--emulate] [--l1-log FILE] [--timeout SECONDS] [ROOST RUN OPTION...]
+#
+# On a machine with KVM, l0-ref runs here. Elsewhere, or with --emulate, QEMU emulates a machine with
+# SVM and nested paging; a stock kernel runs there with its KVM, and l0-ref as its only program:
+#   QEMU -> stock kernel with kvm-amd -> l0-ref -> L1 -> the guest
+# Without --kernel, a stock kernel is booted to a busybox shell. The exit status is that of l0-ref,
+# 124 if the time limit passed.
+set -eu
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+images=${ROOST_IMAGES:-$target/roost}
+roost=$target/tool/roost
+l0_ref=$target/x86_64-unknown-linux-gnu/tool/l0-ref
+
+emulate=no log=/dev/null limit= kernel= rest=
+[ -r /dev/kvm ] && [ -w /dev/kvm ] || emulate=yes
+# Our options are taken out, in one turn of the list of arguments.
+turns=$#
+while [ "$turns" -gt 0 ]; do
+    turns=$((turns - 1))
+    option=$1
+    shift
+    case $option in
+        --emulate) emulate=yes ;;
+        --l1-log | --timeout)
+            if [ "$turns" -eq 0 ]; then
+                echo "$0: $option wants a value" >&2
+                exit 2
+            fi
+            turns=$((turns - 1))
+            case $option in --l1-log) log=$1 ;; *) limit=$1 ;; esac
+            shift
+            ;;
+        *)
+            case $option in --kernel | --kernel=*) kernel=given ;; esac
+            set -- "$@" "$option"
+            ;;
+    esac
+done
+
+folder=$(mktemp -d "${TMPDIR:-/tmp}/roost-l0-XXXXXX")
+trap 'rm -rf "$folder"' EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+stock=$(scripts/fetch-kernel.sh)
+if [ -z "$kernel" ]; then
+    "$roost" initrd --output "$folder/shell.cpio" --busybox
+    set -- --kernel "$stock" --initrd "$folder/shell.cpio" --append "console=hvc0 quiet" "$@"
+fi
+memory=$("$roost" run --pack "$folder/module" "$@")
+
+limited() {
+    if [ -n "$limit" ]; then
+        # In the foreground, or it could not read the terminal.
+        timeout --foreground "$limit" "$@"
+    else
+        "$@"
+    fi
+}
+
+if [ "$emulate" = no ]; then
+    limited "$l0_ref" --l1 "$images/l1" --module "$folder/module" --memory "$memory" --log "$log"
+    exit
+fi
+
+# modules NAME...: the files of these modules and of those they need, in the order to load them.
+modules() {
+    for name in "$@"; do
+        pattern=$(echo "$name" | tr _ - | sed 's/-/[-_]/g')
+        file=$(find "$(dirname "$stock")/root" -name "$pattern.ko*" | head -n 1)
+        [ -n "$file" ] || continue # built into the kernel
+        plain=$folder/$name.ko
+        [ ! -e "$plain" ] || continue
+        case $file in
+            *.xz) xz -dc "$file" ;;
+            *.zst) zstd -qdc "$file" ;;
+            *) cat "$file" ;;
+        esac >"$plain"
+        # A function has no variables of its own; a subshell does.
+        # shellcheck disable=SC2046 # a list of words
+        (modules $(tr '\0' '\n' <"$plain" | sed -n 's/^depends=//p' | tr , ' '))
+        echo "$plain"
+    done
+}
+
+set -- --busybox --init scripts/l0-init.sh
+for module in $(modules kvm_amd); do
+    set -- "$@" --add "$module=/modules/$(printf %02d $#)-${module##*/}"
+done
+echo "--memory $memory" >"$folder/arguments"
+set -- "$@" --add "$folder/arguments=/arguments" --add "$folder/module=/module"
+"$roost" initrd --output "$folder/l0.cpio" "$@" \
+    --add "$l0_ref=/bin/l0-ref:755" --add "$images/l1=/l1"
+
+# The ramdisk is there twice while it is unpacked, and l0-ref copies the module into L1.
+ramdisk=$(($(wc -c <"$folder/l0.cpio") >> 20))
+console=stdio,id=console,signal=off
+status=0
+limited qemu-system-x86_64 -M pc -accel "${L0_ACCEL:-tcg}" -cpu max,la57=off -smp 1 \
+    -m $((memory + 192 + 3 * ramdisk)) \
+    -nodefaults -display none -no-reboot -device isa-debug-exit,iobase=0xf4 \
+    -chardev "$console" -serial chardev:console -chardev "file,id=log,path=$log" \
+    -serial chardev:log -kernel "$stock" -initrd "$folder/l0.cpio" \
+    -append "console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable" || status=$?
+case $status in
+    124) exit 124 ;;
+    0) echo "l0.sh: the machine of L0 reset itself" >&2 && exit 4 ;;
+    *[13579]) exit $((status >> 1)) ;;
+    *) echo "l0.sh: QEMU failed with status $status" >&2 && exit 4 ;;
+esac
