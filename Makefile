@@ -4,17 +4,23 @@
 # Words for `roost run`, for example: make run ARGS="--memory 1G --stats"
 ARGS =
 
-.PHONY: help run test selftests build bench check clean setup
+.PHONY: help run test run-l0 test-l0 selftests build bench check clean setup
 .DEFAULT_GOAL := build
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: build ## boot a stock Linux kernel to a shell (ARGS=... for `roost run`)
 	@scripts/run.sh $(ARGS)
 
 test: setup ## run every check: format, lints, host tests, whole-system tests
 	@scripts/test.sh
+
+run-l0: build ## boot to a shell under the reference L0, on KVM or emulated (ARGS=... for scripts/l0.sh)
+	@scripts/l0.sh --build $(ARGS)
+
+test-l0: setup ## run the tests of the reference L0, with the whole chain emulated
+	@scripts/test-l0.sh
 
 selftests: build ## run the kernel's own x86 selftests natively and in a guest (ARGS="--kind generic")
 	@tests/x86-selftests/run.sh $(ARGS)

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Boots a guest under L1 under the reference L0, l0-ref. Arguments go to `roost run`.
 #
-# scripts/l0.sh [--emulate] [--l1-log FILE] [--timeout SECONDS] [ROOST RUN OPTION...]
+# scripts/l0.sh [--build] [--emulate] [--l1-log FILE] [--timeout SECONDS] [ROOST RUN OPTION...]
 #
 # On a machine with KVM, l0-ref runs here. Elsewhere, or with --emulate, QEMU emulates a machine with
 # SVM and nested paging; a stock kernel runs there with its KVM, and l0-ref as its only program:
 #   QEMU -> stock kernel with kvm-amd -> l0-ref -> L1 -> the guest
-# Without --kernel, a stock kernel is booted to a busybox shell. The exit status is that of l0-ref,
+# --build builds l0-ref first. Without --kernel, a stock kernel is booted to a busybox shell. The exit status is that of l0-ref,
 # 124 if the time limit passed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -15,7 +15,7 @@ images=${ROOST_IMAGES:-$target/roost}
 roost=$target/tool/roost
 l0_ref=$target/x86_64-unknown-linux-gnu/tool/l0-ref
 
-emulate=no log=/dev/null limit= kernel= rest=
+build=no emulate=no log=/dev/null limit= kernel= append=
 [ -r /dev/kvm ] && [ -w /dev/kvm ] || emulate=yes
 # Our options are taken out, in one turn of the list of arguments.
 turns=$#
@@ -24,6 +24,7 @@ while [ "$turns" -gt 0 ]; do
     option=$1
     shift
     case $option in
+        --build) build=yes ;;
         --emulate) emulate=yes ;;
         --l1-log | --timeout)
             if [ "$turns" -eq 0 ]; then
@@ -35,11 +36,20 @@ while [ "$turns" -gt 0 ]; do
             shift
             ;;
         *)
-            case $option in --kernel | --kernel=*) kernel=given ;; esac
+            case $option in
+                --kernel | --kernel=*) kernel=given ;;
+                --append | --append=*) append=given ;;
+            esac
             set -- "$@" "$option"
             ;;
     esac
 done
+
+if [ "$build" = yes ]; then
+    . scripts/toolchain.sh
+    need_rust
+    guest_program l0-ref l0-ref
+fi
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/roost-l0-XXXXXX")
 trap 'rm -rf "$folder"' EXIT
@@ -50,7 +60,8 @@ trap 'exit 143' TERM
 stock=$(scripts/fetch-kernel.sh)
 if [ -z "$kernel" ]; then
     "$roost" initrd --output "$folder/shell.cpio" --busybox
-    set -- --kernel "$stock" --initrd "$folder/shell.cpio" --append "console=hvc0 quiet" "$@"
+    set -- --kernel "$stock" --initrd "$folder/shell.cpio" "$@"
+    [ -n "$append" ] || set -- "$@" --append "console=hvc0 quiet"
 fi
 memory=$("$roost" run --pack "$folder/module" "$@")
 
@@ -99,17 +110,24 @@ set -- "$@" --add "$folder/arguments=/arguments" --add "$folder/module=/module"
 
 # The ramdisk is there twice while it is unpacked, and l0-ref copies the module into L1.
 ramdisk=$(($(wc -c <"$folder/l0.cpio") >> 20))
-console=stdio,id=console,signal=off
+# l0-ref's exit status is the last line of the log.
+[ "$log" != /dev/null ] || log=$folder/log
 status=0
-limited qemu-system-x86_64 -M pc -accel "${L0_ACCEL:-tcg}" -cpu max,la57=off -smp 1 \
-    -m $((memory + 192 + 3 * ramdisk)) \
-    -nodefaults -display none -no-reboot -device isa-debug-exit,iobase=0xf4 \
-    -chardev "$console" -serial chardev:console -chardev "file,id=log,path=$log" \
-    -serial chardev:log -kernel "$stock" -initrd "$folder/l0.cpio" \
-    -append "console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable" || status=$?
-case $status in
-    124) exit 124 ;;
-    0) echo "l0.sh: the machine of L0 reset itself" >&2 && exit 4 ;;
-    *[13579]) exit $((status >> 1)) ;;
-    *) echo "l0.sh: QEMU failed with status $status" >&2 && exit 4 ;;
-esac
+limited qemu-system-x86_64 -M pc -accel tcg -cpu max,la57=off -m $((memory + 192 + 3 * ramdisk)) \
+    -nodefaults -display none -no-reboot -chardev stdio,id=console,signal=off \
+    -serial chardev:console -chardev "file,id=log,path=$log" -serial chardev:log \
+    -kernel "$stock" -initrd "$folder/l0.cpio" \
+    -append "console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable" \
+    2>"$folder/errors" || status=$?
+# What the emulator lacks of -cpu max is no news.
+grep -v "TCG doesn't support requested feature" "$folder/errors" >&2 || true
+if [ "$status" -eq 124 ]; then
+    echo "l0.sh: the time limit passed; QEMU was ended" >&2
+    exit 124
+fi
+said=$(tr -d '\r' <"$log" | sed -n 's/^@l0-ref //p')
+if [ "$status" -ne 0 ] || [ -z "$said" ]; then
+    echo "l0.sh: QEMU failed with status $status, l0-ref with ${said:-none}" >&2
+    exit 4
+fi
+exit "$said"

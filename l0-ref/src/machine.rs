@@ -135,6 +135,7 @@ fn create_cpu(
     let entries = cpuid::for_l1(supported, &facts, apic);
     let table = cpuid::table(&entries).context("L1's CPUID table is too large for KVM")?;
     vcpu.set_cpuid2(&table).context("KVM refuses L1's CPUID table")?;
+    entry::set_xcr0(&vcpu, &entries)?;
     Ok(vcpu)
 }
 
