@@ -175,6 +175,7 @@ snippets! {
     load_fs: "mov fs, ebx" "syscall";
     spin: "jmp .user_spin";
     synthetic_cpuid: "invlpg [0xffffffffff4d5650]" "cpuid";
+    cpuid: "cpuid" "syscall";
     rdtscp: "rdtscp" "mov ebx, ecx" "syscall";
     load_32: "mov eax, [rbx]" "nop" "syscall";
     far_jump: "push rcx" "push rbx" "retfq";

@@ -253,9 +253,10 @@ fn deadline() -> Verdict {
     pvcs().disable_interrupts();
     holds("it fired", arrived)?;
     reads(arch::TSC_DEADLINE, 0)?;
-    wrmsr(arch::TSC_DEADLINE, tsc() + ticks(50));
+    // Far enough that it cannot pass on its way, whatever L1 runs on.
+    wrmsr(arch::TSC_DEADLINE, tsc() + ticks(5000));
     wrmsr(arch::TSC_DEADLINE, 0);
-    timer::pass(200);
+    timer::pass(7000);
     let count = let_in();
     timer::stop();
     equal("0 disarms", count as u64, 0)
@@ -275,15 +276,15 @@ fn deadline_in_the_past() -> Verdict {
 /// Going from one mode to another disarms; the deadline register is deaf in the others.
 fn mode_change_disarms() -> Verdict {
     timer::set_mode(timer::DEADLINE);
-    timer::arm(ticks(100));
+    timer::arm(ticks(5000));
     timer::set_mode(0);
     wrmsr(arch::TSC_DEADLINE, tsc() + ticks(50));
     reads(arch::TSC_DEADLINE, 0)?;
-    timer::pass(300);
+    timer::pass(7000);
     equal("the deadline is gone", let_in() as u64, 0)?;
-    wrmsr(x2apic::TIMER_INITIAL, ticks(100));
+    wrmsr(x2apic::TIMER_INITIAL, ticks(5000));
     wrmsr(x2apic::LVT_TIMER, timer::DEADLINE | u64::from(VECTOR));
-    timer::pass(300);
+    timer::pass(7000);
     let count = let_in();
     timer::stop();
     equal("so is the count", count as u64, 0)

@@ -132,8 +132,21 @@ fn synthetic_in_user_mode() -> Verdict {
     seen.exactly(&[(Exit::GeneralProtection, 1)])
 }
 
-/// The plain CPUID does not enter L1.
+/// The plain CPUID does not enter L1, or it answers as the synthetic one does, in both modes.
 fn native_cpuid() -> Verdict {
     let seen = Counters::of(|| Probe::of(code::cpuid()).run());
-    seen.exactly(&[(Exit::PageFaultFilled, 0)])
+    if abi::native_cpuid(cpuid::ROOST_BASE, 0)[1..] != cpuid::ROOST_SIGNATURE {
+        return seen.exactly(&[(Exit::PageFaultFilled, 0)]);
+    }
+    seen.exactly(&[(Exit::Cpuid, 1)])?;
+    for leaf in [0, 1, 7, 0xb, 0x8000_0001, cpuid::KVM_BASE, cpuid::ROOST_BASE + 1] {
+        let (native, synthetic) = (abi::native_cpuid(leaf, 0), abi::cpuid(leaf, 0));
+        for (native, synthetic) in native.into_iter().zip(synthetic) {
+            equal("a register", native.into(), synthetic.into())?;
+        }
+    }
+    let mut start = Start::of(user::code::cpuid());
+    start.registers.rax = cpuid::ROOST_BASE.into();
+    let trap = start.run();
+    equal("in user mode", trap.registers.rbx, cpuid::ROOST_SIGNATURE[0].into())
 }

@@ -100,7 +100,9 @@ fn user_context() -> Verdict {
     let trap = start.run();
     trap.is(event::UD, 0, start.rip)?;
     trap.registers.equal(&start.registers)?;
-    equal("flags", trap.event.rflags, start.rflags)?;
+    // CPUs set RF in what a fault saves, emulators may not.
+    const RF: u64 = 1 << 16;
+    equal("flags", trap.event.rflags & !RF, start.rflags)?;
     equal("selectors", trap.event.selectors.into(), USER_CS_SS.into())?;
     equal("GS base", trap.event.user_gsbase, start.gsbase)?;
     equal("event_flags", trap.event.flags, 0)
