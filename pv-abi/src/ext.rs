@@ -35,6 +35,8 @@ bitflags::bitflags! {
         /// From outside the shim's text the GS base MSRs mean what they mean on bare hardware in
         /// supervisor mode: GS_BASE is the supervisor's, KERNEL_GS_BASE the other one, the user's.
         const NATIVE_GS = 1 << 8;
+        /// [`call::SHARE`] and [`call::UNSHARE`]: pages that L1's devices may not use.
+        const PRIVATE = 1 << 9;
     }
 }
 
@@ -83,8 +85,18 @@ pub mod call {
     /// Take the next deliverable interrupt without an event: returns its vector, 0 if there is
     /// none. Needs AUTO_EOI. [`crate::pvcs::flags::IP`] is clear afterwards.
     pub const TAKE_IRQ: u64 = BASE + 13;
+    /// Let devices use pages again: (gpa, pages, [`CONVERT_ZERO`] or 0); 0 or EINVAL.
+    pub const SHARE: u64 = BASE + 14;
+    /// Keep devices out of pages: (gpa, pages, [`CONVERT_ZERO`] or 0); 0, EINVAL, or one more than the
+    /// number of the first page that is in use, in which case nothing changed.
+    pub const UNSHARE: u64 = BASE + 15;
     /// The last number.
-    pub const LAST: u64 = TAKE_IRQ;
+    pub const LAST: u64 = UNSHARE;
+
+    /// Pages that one conversion takes at most: 32 MiB.
+    pub const CONVERT_MOST: u64 = 1 << 13;
+    /// Flag of a conversion: the pages are zeroed while nobody has them.
+    pub const CONVERT_ZERO: u64 = 1;
 
     /// LOAD_PGTBL flag, notes mode: the root is pinned, as if by [`PIN_ROOT`].
     pub const LOAD_PGTBL_PINNED: u64 = 1 << 8;

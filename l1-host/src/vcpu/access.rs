@@ -5,10 +5,10 @@ use super::{Vcpu, state::Mode};
 use crate::{
     hw::physmap,
     memory::paging::bits::{ADDRESS, P, PS, U},
-    vm::Vm,
+    vm::{Vm, owner::Pin},
 };
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use pv_abi::addr::{Gpa, Gva, Hpa};
+use pv_abi::addr::{Gfn, Gpa, Gva, Hpa};
 use shadow_mmu::Access;
 
 /// A guest-virtual access that the guest's tables forbid: a #PF to deliver.
@@ -126,11 +126,37 @@ impl Vcpu {
 }
 
 impl Vm {
-    /// Copies guest-physical memory out, page by page; false where there is no RAM.
-    pub fn read_physical(&self, gpa: Gpa, out: &mut [u8]) -> bool {
+    /// Copies guest-physical memory out for a device, page by page; false where there is no RAM, or
+    /// none for devices.
+    pub fn device_read(&self, gpa: Gpa, out: &mut [u8]) -> bool {
+        let Some(_pins) = self.pins(gpa, out.len()) else { return false };
         self.pieces(gpa, out.len(), |hpa, offset, range| {
             physmap::copy_from_frame(hpa, offset, &mut out[range]);
         })
+    }
+
+    /// Copies into guest-physical memory for a device; false where there is no RAM, or none for
+    /// devices.
+    pub fn device_write(&self, gpa: Gpa, data: &[u8]) -> bool {
+        self.pins(gpa, data.len()).is_some_and(|_pins| self.write_physical(gpa, data))
+    }
+
+    /// Keeps the pages of a transfer shared: both, for none is longer than a page.
+    fn pins(&self, gpa: Gpa, len: usize) -> Option<[Option<Pin<'_>>; 2]> {
+        debug_assert!(len <= 4096);
+        let Some(rest) = len.checked_sub(1) else { return Some([None, None]) };
+        let last = Gpa(gpa.0.checked_add(rest as u64)?).gfn();
+        let first = self.owners.pin(gpa.gfn())?;
+        let second = if last == gpa.gfn() { None } else { Some(self.owners.pin(last)?) };
+        Some([Some(first), second])
+    }
+
+    /// Fills a page with zeros.
+    pub fn zero_frame(&self, gfn: Gfn) {
+        if let Some(hpa) = self.env().ram.host_frame(gfn) {
+            physmap::zero(hpa, 4096);
+            self.mmu.wrote(gfn);
+        }
     }
 
     /// Copies into guest-physical memory; false where there is no RAM.

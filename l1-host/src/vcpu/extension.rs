@@ -5,7 +5,10 @@ use super::{Vcpu, stop::Stop};
 use crate::{
     hw::{percpu::Cpu, serial},
     log,
-    vm::roots,
+    vm::{
+        owner::{Owner, Refused},
+        roots,
+    },
 };
 use alloc::{string::String, vec};
 use core::sync::atomic::Ordering::Relaxed;
@@ -71,6 +74,8 @@ impl Vcpu {
             }
             call::READ_COUNTER => self.counter(cpu, first).unwrap_or(EINVAL),
             call::CHECK_ROOTS => roots::check(&self.vm),
+            call::SHARE if need(Features::PRIVATE) => self.convert(first, second, Owner::Shared),
+            call::UNSHARE if need(Features::PRIVATE) => self.convert(first, second, Owner::Private),
             call::TAKE_IRQ if need(Features::AUTO_EOI) => self.take_interrupt(),
             number if (call::BASE..=call::LAST).contains(&number) => EPERM,
             _ => ENOSYS,
@@ -95,7 +100,7 @@ impl Vcpu {
         let len = len.min(CHUNK);
         let mut buffer = [0; CHUNK as usize];
         let bytes = &mut buffer[..len as usize];
-        if !self.vm.read_physical(Gpa(gpa), bytes) {
+        if !self.vm.device_read(Gpa(gpa), bytes) {
             return EFAULT;
         }
         use_bytes(bytes);
@@ -105,16 +110,42 @@ impl Vcpu {
     fn console_read(&self, gpa: u64, len: u64) -> u64 {
         let mut buffer = [0; CHUNK as usize];
         let count = self.vm.console.take(&mut buffer[..len.min(CHUNK) as usize]);
-        if self.vm.write_physical(Gpa(gpa), &buffer[..count]) { count as u64 } else { EFAULT }
+        if self.vm.device_write(Gpa(gpa), &buffer[..count]) { count as u64 } else { EFAULT }
+    }
+
+    /// Makes the pages from `gpa` on `owner`'s.
+    fn convert(&self, gpa: u64, pages: u64, owner: Owner) -> u64 {
+        let flags = self.context.rdx;
+        let well_formed = gpa.is_multiple_of(4096)
+            && (1..=call::CONVERT_MOST).contains(&pages)
+            && flags & !call::CONVERT_ZERO == 0;
+        let Some(end) = (gpa >> 12).checked_add(pages).filter(|_| well_formed) else {
+            return EINVAL;
+        };
+        let range = gpa >> 12..end;
+        if range.clone().any(|gfn| self.vm.env().ram.host_frame(Gfn(gfn)).is_none()) {
+            return EINVAL;
+        }
+        let zero = |gfn: Gfn| {
+            if flags & call::CONVERT_ZERO != 0 {
+                self.vm.zero_frame(gfn);
+            }
+        };
+        let converted = match owner {
+            Owner::Private => self.vm.owners.unshare(range, zero),
+            _ => self.vm.owners.share(range, zero),
+        };
+        match converted {
+            Ok(()) => 0,
+            Err(Refused::NoMemory) => EINVAL,
+            Err(Refused::Busy(number)) => number + 1,
+        }
     }
 
     fn shutdown(&self, reason: u64, gpa: u64) -> Stop {
         let mut text = vec![0; self.context.rdx.min(CHUNK) as usize];
-        let message = if self.vm.read_physical(Gpa(gpa), &mut text) {
-            printable(&text)
-        } else {
-            String::new()
-        };
+        let message =
+            if self.vm.device_read(Gpa(gpa), &mut text) { printable(&text) } else { String::new() };
         match reason {
             shutdown::POWEROFF => Stop::PowerOff,
             shutdown::REBOOT => Stop::Reboot,

@@ -4,6 +4,7 @@
 use super::{
     Kind, Vm,
     env::VmEnv,
+    owner::Owners,
     ram::{BLOCK, Extent, GuestRam},
     window::{self, SwitcherWindow},
 };
@@ -253,7 +254,7 @@ fn finish(
 ) -> Result<Arc<Vm>, Error> {
     let vcpus = guest.vcpus as usize;
     let pages = pool_pages(frames);
-    let overhead = Mmu::<VmEnv>::overhead(frames, pages) + (1 << 20);
+    let overhead = Mmu::<VmEnv>::overhead(frames, pages) + Owners::overhead(frames) + (1 << 20);
     let heap_pages = overhead.div_ceil(4096);
     let heap = memory::take_pages(heap_pages, 4096).ok_or_else(|| no_memory(overhead))?;
     heap::add(heap, heap_pages << 12);
@@ -274,7 +275,7 @@ fn finish(
         largest: context.largest_page,
     };
     let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap), config, vcpus);
-    Ok(Arc::new(Vm::new(guest.name.clone(), kind, vcpus, mmu, switcher_window, first_root)))
+    Ok(Arc::new(Vm::new(guest.name.clone(), kind, vcpus, mmu, switcher_window, first_root, frames)))
 }
 
 fn no_memory(asked: u64) -> Error {

@@ -1,7 +1,7 @@
 //! The virtual machine object.
 //! May: nothing. Context: any.
 
-use super::{console::Console, env::VmEnv, window::SwitcherWindow};
+use super::{console::Console, env::VmEnv, owner::Owners, window::SwitcherWindow};
 use crate::dev::bus::{Bus, NativeBus};
 use alloc::{string::String, sync::Arc};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -36,6 +36,8 @@ pub struct Vm {
     pub window: SwitcherWindow,
     /// Its console.
     pub console: Arc<Console>,
+    /// Which pages its devices may use.
+    pub owners: Owners,
     /// Its devices.
     pub bus: Mutex<Bus>,
     /// The root table its vCPUs start with.
@@ -46,7 +48,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Puts a VM together.
+    /// Puts a VM with `frames` pages together.
     #[must_use]
     pub fn new(
         name: String,
@@ -55,6 +57,7 @@ impl Vm {
         mmu: Mmu<VmEnv>,
         window: SwitcherWindow,
         first_root: Gfn,
+        frames: u64,
     ) -> Self {
         let features = match kind {
             Kind::Stock(_) => Features::VM_WINDOW,
@@ -67,6 +70,7 @@ impl Vm {
             mmu,
             window,
             console: Arc::default(),
+            owners: Owners::new(frames),
             bus: Mutex::new(match kind {
                 Kind::Stock(_) => Bus::Empty,
                 Kind::Native => Bus::Native(NativeBus::default()),

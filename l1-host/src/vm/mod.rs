@@ -1,6 +1,7 @@
 //! Virtual machines.
 
 pub mod console;
+pub mod owner;
 pub mod ram;
 
 #[cfg(target_os = "none")]

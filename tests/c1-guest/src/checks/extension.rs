@@ -54,6 +54,8 @@ fn features_are_off() -> Verdict {
         ("LOAD_LDT", call::LOAD_LDT),
         ("SET_CPUNODE", call::SET_CPUNODE),
         ("TAKE_IRQ", call::TAKE_IRQ),
+        ("SHARE", call::SHARE),
+        ("UNSHARE", call::UNSHARE),
     ] {
         let result = abi::call(number, [paging::cr3(0) >> 12, 1, 0, 0]);
         equal("result", result, EPERM).case(name)?;

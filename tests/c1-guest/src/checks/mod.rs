@@ -23,6 +23,7 @@ mod msr;
 mod msr_access;
 mod page_faults;
 mod ports;
+mod private;
 mod pvcs;
 mod range;
 mod segments;
@@ -70,6 +71,7 @@ const GROUPS: &[Group] = &[
     vector_state::GROUP,
     // What is enabled from here on stays enabled.
     extension::GROUP,
+    private::GROUP,
     local_table::GROUP,
     features::GROUP,
     guard::GROUP,
