@@ -13,7 +13,7 @@ use crate::{
     window::Windows,
     world::Waiting,
 };
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::{Arc, RwLockWriteGuard, atomic::Ordering::Relaxed};
 
 /// Times an access may fault before it is said to fault for ever. Other vCPUs can take away what
 /// a fault has built, but not so often.
@@ -145,18 +145,17 @@ impl<M: ShadowMmu> Vcpu<M> {
             }
             Step::MakeRoom => vm.mmu.make_room(&mut self.mmu),
             Step::Pin(root) if vm.features.pins == Some(true) => {
-                let mut loaded = Ok(());
-                vm.set_pinned(root, true, || {
-                    let _ = vm.mmu.pin_root(ROOTS[root]);
-                    loaded = self.load(root, Translations::Flush);
-                    self.exit();
-                });
+                let mut pinned = self.pinned_mut(&vm, root);
+                let _ = vm.mmu.pin_root(ROOTS[root]);
+                let loaded = self.load(root, Translations::Flush);
+                self.exit();
+                *pinned = true;
                 loaded?;
             }
             Step::Unpin(root) if vm.features.pins == Some(true) => {
-                vm.set_pinned(root, false, || {
-                    let _ = vm.mmu.unpin_root(ROOTS[root]);
-                })
+                let mut pinned = self.pinned_mut(&vm, root);
+                let _ = vm.mmu.unpin_root(ROOTS[root]);
+                *pinned = false;
             }
             Step::Forget(gfn) if vm.features.forget => {
                 let _ = vm.mmu.forget_table(gfn);
@@ -171,6 +170,19 @@ impl<M: ShadowMmu> Vcpu<M> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Waits until nobody else changes whether `root` is pinned.
+    fn pinned_mut<'vm>(&mut self, vm: &'vm Vm<M>, root: usize) -> RwLockWriteGuard<'vm, bool> {
+        loop {
+            if let Some(pinned) = vm.pinned_mut(root) {
+                return pinned;
+            }
+            // Who does so may need tables, which are free once this vCPU has passed by.
+            self.pass_through();
+            self.exit();
+            std::thread::yield_now();
+        }
     }
 
     fn read_log(&mut self) -> Result<(), Box<Violation>> {

@@ -10,7 +10,7 @@ use crate::{
     world::{Waiting, World},
 };
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock,
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard,
     atomic::{
         AtomicBool, AtomicU64,
         Ordering::{Relaxed, SeqCst},
@@ -194,11 +194,11 @@ impl<M: ShadowMmu> Vm<M> {
         self.pins[root].try_read().ok().map(Entered)
     }
 
-    /// Changes whether root number `root` is pinned, by `change`.
-    pub fn set_pinned(&self, root: usize, pinned: bool, change: impl FnOnce()) {
-        let mut guard = self.pins[root].write().unwrap_or_else(PoisonError::into_inner);
-        change();
-        *guard = pinned;
+    /// Whether root number `root` is pinned, to be changed. `None` if another vCPU changes it, or does
+    /// what depends on it.
+    #[must_use]
+    pub fn pinned_mut(&self, root: usize) -> Option<RwLockWriteGuard<'_, bool>> {
+        self.pins[root].try_write().ok()
     }
 
     /// Puts another host frame behind small frame `gfn`.
