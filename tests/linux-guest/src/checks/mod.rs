@@ -2,6 +2,7 @@
 
 mod clocks;
 mod copy_on_write;
+mod cpuid;
 mod execute;
 mod exits;
 mod faults;
@@ -34,6 +35,7 @@ macro_rules! checks {
 
 checks! {
     proc = identity::run,
+    cpuid = cpuid::run,
     fork_exec_1000 = execute::run,
     hash_64 = hashing::run,
     avx_state = vector_state::switches,

@@ -21,8 +21,14 @@ pub fn can_be_read() -> bool {
     leaf(ROOST_BASE).is_ok_and(|registers| registers[1..] == ROOST_SIGNATURE)
 }
 
-/// EAX, EBX, ECX and EDX. RBX is the compiler's: R8 stands in for it.
-fn leaf(number: u32) -> Result<[u32; 4], Trap> {
+/// EAX, EBX, ECX and EDX of leaf `number` as the kernel is told them.
+/// [`super::trap::catch_faults`] must have been called.
+///
+/// RBX is the compiler's: R8 stands in for it.
+///
+/// # Errors
+/// The instruction faulted: nobody gives the prefix a meaning.
+pub fn leaf(number: u32) -> Result<[u32; 4], Trap> {
     let (eax, ebx, ecx, edx): (u64, u64, u64, u64);
     let trap = attempt!(
         ["mov r8, rbx"] "ud2; .ascii \"xen\"; cpuid" ["xchg r8, rbx"];
