@@ -33,6 +33,9 @@ pub struct Cli {
     /// Write L1's log, its second serial port, to FILE
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub log: Option<PathBuf>,
+    /// Do not offer the L0-L1 ABI
+    #[arg(long)]
+    pub hide_abi: bool,
     /// The device of KVM
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub kvm: PathBuf,

@@ -1,6 +1,8 @@
 //! Decides what CPUID tells L1: what KVM supports, without virtualization.
 
+use crate::abi::offer;
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+use pv_abi::l0::Info;
 
 /// Leaves and bits, as the manuals name them.
 mod bit {
@@ -30,9 +32,14 @@ pub struct Facts {
     pub cpus: u8,
 }
 
-/// The table of the CPU with APIC id `apic`, from what KVM supports.
+/// The table of the CPU with APIC id `apic`, from what KVM supports, with the offer of the ABI.
 #[must_use]
-pub fn for_l1(supported: &[kvm_cpuid_entry2], facts: &Facts, apic: u8) -> Vec<kvm_cpuid_entry2> {
+pub fn for_l1(
+    supported: &[kvm_cpuid_entry2],
+    facts: &Facts,
+    offer: Option<&Info>,
+    apic: u8,
+) -> Vec<kvm_cpuid_entry2> {
     let mut table: Vec<_> = supported
         .iter()
         .filter(|entry| entry.function != SVM_FEATURES)
@@ -44,6 +51,15 @@ pub fn for_l1(supported: &[kvm_cpuid_entry2], facts: &Facts, apic: u8) -> Vec<kv
         ebx: APIC_KHZ,
         ..Default::default()
     });
+    let block = offer.iter().flat_map(|info| offer::entries(info));
+    table.extend(block.map(|(function, [eax, ebx, ecx, edx])| kvm_cpuid_entry2 {
+        function,
+        eax,
+        ebx,
+        ecx,
+        edx,
+        ..Default::default()
+    }));
     table
 }
 
@@ -89,7 +105,7 @@ mod tests {
             ..Default::default()
         };
         let supported = [1, 0x4000_0000, 0x8000_0001, SVM_FEATURES].map(all);
-        let table = for_l1(&supported, &FACTS, 1);
+        let table = for_l1(&supported, &FACTS, None, 1);
         let leaf = |function| table.iter().find(|entry| entry.function == function);
         assert_eq!(leaf(1).unwrap().ecx & bit::LEAF1_ECX_VMX, 0);
         assert_eq!(leaf(1).unwrap().ebx >> 16, 0x0102);
@@ -101,7 +117,7 @@ mod tests {
     #[test]
     fn the_deadline_timer_is_shown_where_there_is_one() {
         let leaf = kvm_cpuid_entry2 { function: 1, ..Default::default() };
-        let ecx = |facts| for_l1(&[leaf], &facts, 0)[0].ecx & bit::LEAF1_ECX_TSC_DEADLINE;
+        let ecx = |facts| for_l1(&[leaf], &facts, None, 0)[0].ecx & bit::LEAF1_ECX_TSC_DEADLINE;
         assert_ne!(ecx(FACTS), 0);
         assert_eq!(ecx(Facts { tsc_deadline: false, ..FACTS }), 0);
     }

@@ -1,11 +1,209 @@
-//! Gives KVM the memory of a guest. All unsafe code of this crate is here.
-#![expect(unsafe_code, reason = "KVM is told addresses of this process")]
+//! Maps guest memory into this process and gives it to KVM.
+#![expect(unsafe_code, reason = "mappings, and addresses that KVM is told")]
 
 use crate::ram::Ram;
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
-use std::sync::Arc;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
+use std::{
+    ffi::c_void,
+    fs::File,
+    io,
+    ptr::{self, NonNull},
+    sync::Arc,
+};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+const PAGE: u64 = 4096;
+/// KVM maps large pages where addresses are equal modulo this.
+const LARGE: u64 = 2 << 20;
+
+/// Address space that stands for a region of an L2: pieces of L1's memory file are mapped over it,
+/// and what is not mapped cannot be accessed. Nobody but KVM ever accesses it.
+#[derive(Debug)]
+pub struct Alias {
+    /// The whole reservation.
+    reserved: (NonNull<c_void>, usize),
+    /// Its first page.
+    start: u64,
+    pages: u64,
+    file: Arc<File>,
+}
+
+// SAFETY: the address is that of a reservation which the value owns; it is changed by system calls
+// only, which are atomic to each other.
+unsafe impl Send for Alias {}
+// SAFETY: as above.
+unsafe impl Sync for Alias {}
+
+/// What L2 may do with pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Read, execute and write.
+    Allowed,
+    /// Read and execute.
+    Refused,
+}
+
+impl Alias {
+    /// Reserves `pages` for a region at `gpa`, to be filled from `file`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn reserve(gpa: u64, pages: u64, file: Arc<File>) -> io::Result<Self> {
+        let bytes = pages.checked_mul(PAGE).and_then(|bytes| bytes.checked_add(LARGE));
+        let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let at = unsafe { mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::empty(), flags)? };
+        let at = NonNull::new(at).ok_or(io::ErrorKind::OutOfMemory)?;
+        let first = at.as_ptr() as u64;
+        let start = first + (gpa.wrapping_sub(first) % LARGE);
+        Ok(Self { reserved: (at, bytes), start, pages, file })
+    }
+
+    /// Maps `pages` from page `page` of the region to the file's `offset`.
+    ///
+    /// # Errors
+    /// The range is not in the region, or the system's.
+    pub fn map(&self, page: u64, pages: u64, offset: u64, writes: Writes) -> io::Result<()> {
+        let (at, len) = self.range(page, pages)?;
+        let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: the range is inside our reservation, to which there are no references.
+        unsafe { mmap(at, len, protection(writes), flags, &*self.file, offset)? };
+        Ok(())
+    }
+
+    /// Takes pages away. When it returns, no vCPU can use them: the kernel tells KVM, which waits
+    /// until every CPU has flushed.
+    ///
+    /// # Errors
+    /// The range is not in the region, or the system's.
+    pub fn unmap(&self, page: u64, pages: u64) -> io::Result<()> {
+        let (at, len) = self.range(page, pages)?;
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: as for `map`.
+        unsafe { mmap_anonymous(at, len, ProtFlags::empty(), flags)? };
+        Ok(())
+    }
+
+    /// Changes what may be done with mapped pages; as final as [`Self::unmap`].
+    ///
+    /// # Errors
+    /// The range is not in the region, or the system's.
+    pub fn protect(&self, page: u64, pages: u64, writes: Writes) -> io::Result<()> {
+        let (at, len) = self.range(page, pages)?;
+        let flags = match writes {
+            Writes::Allowed => MprotectFlags::READ | MprotectFlags::WRITE,
+            Writes::Refused => MprotectFlags::READ,
+        };
+        // SAFETY: as for `map`.
+        unsafe { mprotect(at, len, flags)? };
+        Ok(())
+    }
+
+    /// Where the region begins in this process.
+    #[must_use]
+    pub const fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Pages of the region.
+    #[must_use]
+    pub const fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    fn range(&self, page: u64, pages: u64) -> io::Result<(*mut c_void, usize)> {
+        let end = page.checked_add(pages).filter(|end| *end <= self.pages && pages > 0);
+        if end.is_none() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let first = self.reserved.0.as_ptr();
+        let skip = self.start - first as u64 + page * PAGE;
+        Ok((first.wrapping_byte_add(skip as usize), (pages * PAGE) as usize))
+    }
+}
+
+const fn protection(writes: Writes) -> ProtFlags {
+    match writes {
+        Writes::Allowed => ProtFlags::READ.union(ProtFlags::WRITE),
+        Writes::Refused => ProtFlags::READ,
+    }
+}
+
+impl Drop for Alias {
+    fn drop(&mut self) {
+        let (at, len) = self.reserved;
+        // SAFETY: the reservation is ours, and a KVM VM that knows its address has a reference to
+        // us. It cannot fail for a whole mapping.
+        let _ = unsafe { munmap(at.as_ptr(), len) };
+    }
+}
+
+/// Makes `alias` the memory of `vm` at `gpa`. The caller keeps `alias` as long as the VM: should it
+/// go first, KVM finds nothing there, or what this process has mapped since.
+fn set_slot(vm: &VmFd, slot: u32, gpa: u64, alias: &Alias, flags: u32) -> io::Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags,
+        guest_phys_addr: gpa,
+        memory_size: alias.pages * PAGE,
+        userspace_addr: alias.start,
+    };
+    // SAFETY: the range is inside the reservation of `alias`, which `VmWithAliases` keeps.
+    unsafe { vm.set_user_memory_region(region) }
+        .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+}
+
+/// A VM of KVM whose memory is aliases.
+#[derive(Debug)]
+pub struct VmWithAliases {
+    // Dropped first.
+    vm: Arc<VmFd>,
+    aliases: Vec<(u64, Arc<Alias>)>,
+}
+
+impl VmWithAliases {
+    /// Makes each alias the memory of `vm` at its L2 address. Vcpus of the VM must be dropped
+    /// before the result.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn new(vm: VmFd, aliases: Vec<(u64, Arc<Alias>)>) -> io::Result<Self> {
+        let this = Self { vm: Arc::new(vm), aliases };
+        this.set_flags(0)?;
+        Ok(this)
+    }
+
+    /// The VM.
+    #[must_use]
+    pub fn vm(&self) -> &VmFd {
+        &self.vm
+    }
+
+    /// Turns KVM's log of writes on or off.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn log_writes(&self, on: bool) -> io::Result<()> {
+        self.set_flags(if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
+    }
+
+    /// Pages of the region in slot `slot`.
+    #[must_use]
+    pub fn pages(&self, slot: usize) -> Option<u64> {
+        self.aliases.get(slot).map(|(_, alias)| alias.pages)
+    }
+
+    fn set_flags(&self, flags: u32) -> io::Result<()> {
+        for (slot, (gpa, alias)) in self.aliases.iter().enumerate() {
+            set_slot(&self.vm, slot as u32, *gpa, alias, flags)?;
+        }
+        Ok(())
+    }
+}
 
 /// A VM of KVM together with the memory that it maps.
 #[derive(Debug)]
@@ -46,5 +244,54 @@ impl VmWithRam {
     #[must_use]
     pub const fn ram(&self) -> &Arc<Ram> {
         &self.ram
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::{Bytes, GuestAddress};
+
+    /// What `/proc` says of the page at `at`: its permissions and its offset in the file.
+    fn page_at(at: u64) -> (String, u64) {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let find = |line: &str| {
+            let mut words = line.split_whitespace();
+            let (start, end) = words.next()?.split_once('-')?;
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            let (start, end) = (number(start)?, number(end)?);
+            let (allowed, offset) = (words.next()?.to_owned(), number(words.next()?)?);
+            (start..end).contains(&at).then_some((allowed, offset + (at - start)))
+        };
+        maps.lines().find_map(find).unwrap()
+    }
+
+    #[test]
+    fn pages_of_the_file_come_and_go() {
+        let ram = Ram::new(16).unwrap();
+        ram.memory().write_slice(b"x", GuestAddress(0x3000)).unwrap();
+        let gpa = 0x4020_1000;
+        let alias = Alias::reserve(gpa, 8, Arc::clone(ram.file())).unwrap();
+        assert_eq!((alias.start() - gpa) % LARGE, 0);
+        let page = |n: u64| page_at(alias.start() + n * PAGE);
+        assert_eq!(page(0).0, "---p");
+        alias.map(2, 2, 0x3000, Writes::Allowed).unwrap();
+        assert_eq!((page(1).0.as_str(), page(3)), ("---p", ("rw-s".into(), 0x4000)));
+        alias.protect(3, 1, Writes::Refused).unwrap();
+        assert_eq!((page(2).0.as_str(), page(3).0.as_str()), ("rw-s", "r--s"));
+        alias.unmap(2, 1).unwrap();
+        assert_eq!((page(2).0.as_str(), page(3).0.as_str()), ("---p", "r--s"));
+    }
+
+    #[test]
+    fn nothing_outside_the_region_is_touched() {
+        let ram = Ram::new(16).unwrap();
+        let alias = Alias::reserve(0, 8, Arc::clone(ram.file())).unwrap();
+        for (page, pages) in [(8, 1), (7, 2), (0, 0), (u64::MAX, 2), (0, u64::MAX)] {
+            assert!(alias.map(page, pages, 0, Writes::Allowed).is_err());
+            assert!(alias.unmap(page, pages).is_err());
+            assert!(alias.protect(page, pages, Writes::Allowed).is_err());
+        }
+        assert!(Alias::reserve(0, u64::MAX / PAGE, Arc::clone(ram.file())).is_err());
     }
 }

@@ -1,6 +1,10 @@
 //! Builds L1's machine and runs it to its end.
 
 use crate::{
+    abi::{
+        offer::{self, Host},
+        server::Server,
+    },
     cli::Cli,
     console::{Keyboard, Log, Output, Raw, Tap},
     cpuid::{self, Facts},
@@ -9,14 +13,16 @@ use crate::{
     entry,
     host_memory::VmWithRam,
     image::{self, Files},
+    kvm::KvmBackend,
     ram::Ram,
-    vcpu,
+    run_area, vcpu,
 };
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use kvm_bindings::{
     KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_cpuid_entry2, kvm_pit_config,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use pv_abi::l0::Info;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -44,6 +50,9 @@ const NEEDED: [(Cap, &str); 6] = [
     (Cap::ImmediateExit, "immediate exits"),
     (Cap::ExtCpuid, "CPUID tables"),
 ];
+/// The ABI, on KVM.
+pub type L1Server = Server<KvmBackend>;
+
 /// Three pages that Intel CPUs need outside all memory, in the hole for devices.
 const TSS: usize = 0xfffb_d000;
 /// The most CPUs, so that APIC ids stay below 255.
@@ -63,16 +72,29 @@ pub fn run(cli: &Cli) -> Result<End> {
     let ram = Arc::new(Ram::new(cli.memory)?);
     let files = Files { l1: &cli.l1, module: cli.module.as_deref(), command_line: &cli.append };
     let start = image::load(&files, &ram)?;
-    let machine = VmWithRam::new(create_vm(&kvm)?, ram).context("KVM refuses L1's memory")?;
-    let cpus = create_cpus(&kvm, machine.vm(), cli.cpus)?;
+    let machine =
+        VmWithRam::new(create_vm(&kvm)?, Arc::clone(&ram)).context("KVM refuses L1's memory")?;
+    let supported =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM tells no CPUID table")?;
+    let supported = supported.as_slice();
+    let cpus = create_cpus(machine.vm(), cli.cpus)?;
     entry::prepare(&cpus[0], start)?;
+    let facts = facts(&kvm, &cpus)?;
+    let offer = (!cli.hide_abi).then(|| offer::info(&host(&kvm, supported, facts.tsc_khz)));
+    for (apic, cpu) in (0..).zip(&cpus) {
+        set_cpuid(cpu, &cpuid::for_l1(supported, &facts, offer.as_ref(), apic))?;
+    }
+    let server = match offer {
+        Some(info) => Some(serve(kvm, ram, info, &cpus)?),
+        None => None,
+    };
     let log = open_log(cli.log.as_deref())?;
     let outputs = [Output::new(io::stdout()), Output::new(Log::new(log))];
     let devices = Devices::new([line(machine.vm(), 0)?, line(machine.vm(), 1)?], outputs);
     let (ends, end) = mpsc::channel();
     watch_signals(&ends)?;
     let _raw = Raw::take();
-    start_threads(cpus, Arc::new(devices), &ends)?;
+    start_threads(cpus, Arc::new(devices), server, &ends)?;
     end.recv().context("all threads are gone")
 }
 
@@ -113,30 +135,41 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd> {
     Ok(vm)
 }
 
-fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>> {
-    let supported =
-        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM tells no CPUID table")?;
-    (0..count).map(|apic| create_cpu(kvm, vm, supported.as_slice(), apic, count)).collect()
+fn create_cpus(vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>> {
+    let create = |apic: u8| vm.create_vcpu(apic.into());
+    (0..count).map(create).collect::<Result<_, _>>().context("KVM makes no vCPU: take fewer --cpus")
 }
 
-fn create_cpu(
-    kvm: &Kvm,
-    vm: &VmFd,
-    supported: &[kvm_cpuid_entry2],
-    apic: u8,
-    cpus: u8,
-) -> Result<VcpuFd> {
-    let vcpu = vm.create_vcpu(apic.into()).context("KVM makes no vCPU: take fewer --cpus")?;
-    let facts = Facts {
-        tsc_khz: vcpu.get_tsc_khz().context("KVM does not know the TSC's rate")?,
+fn facts(kvm: &Kvm, cpus: &[VcpuFd]) -> Result<Facts> {
+    Ok(Facts {
+        tsc_khz: cpus[0].get_tsc_khz().context("KVM does not know the TSC's rate")?,
         tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
-        cpus,
-    };
-    let entries = cpuid::for_l1(supported, &facts, apic);
-    let table = cpuid::table(&entries).context("L1's CPUID table is too large for KVM")?;
-    vcpu.set_cpuid2(&table).context("KVM refuses L1's CPUID table")?;
-    entry::set_xcr0(&vcpu, &entries)?;
-    Ok(vcpu)
+        cpus: cpus.len() as u8,
+    })
+}
+
+/// What the offer says of this machine.
+fn host(kvm: &Kvm, supported: &[kvm_cpuid_entry2], tsc_khz: u32) -> Host {
+    let leaf =
+        |function| supported.iter().find(|entry| entry.function == function && entry.index == 0);
+    // KVM's plain call for the XSAVE area moves a page.
+    let xsave_bytes = leaf(0xd).map_or(0, |entry| entry.ecx).clamp(576, 4096);
+    let gpa_bits = leaf(0x8000_0008).map_or(36, |entry| entry.eax & 0xff);
+    Host { tsc_khz, xsave_bytes, gpa_bits, vcpus: kvm.get_max_vcpus() as u32 }
+}
+
+fn set_cpuid(cpu: &VcpuFd, entries: &[kvm_cpuid_entry2]) -> Result<()> {
+    let table = cpuid::table(entries).context("L1's CPUID table is too large for KVM")?;
+    cpu.set_cpuid2(&table).context("KVM refuses L1's CPUID table")?;
+    entry::set_xcr0(cpu, entries)
+}
+
+fn serve(kvm: Kvm, ram: Arc<Ram>, info: Info, cpus: &[VcpuFd]) -> Result<Arc<L1Server>> {
+    let offset = run_area::tsc_offset(&cpus[0])
+        .context("this KVM does not tell L1's TSC: use Linux 5.16 or newer, or --hide-abi")?;
+    let backend = KvmBackend::new(Arc::new(kvm), offset).context("KVM lists no MSRs")?;
+    let server = Server::new(backend, ram, info, cpus.len());
+    Ok(Arc::new(server.context("cannot handle the signal of kicks")?))
 }
 
 /// The interrupt of serial port `index`.
@@ -164,11 +197,16 @@ fn watch_signals(ends: &Sender<End>) -> Result<()> {
     })
 }
 
-fn start_threads(cpus: Vec<VcpuFd>, devices: Arc<Devices>, ends: &Sender<End>) -> Result<()> {
+fn start_threads(
+    cpus: Vec<VcpuFd>,
+    devices: Arc<Devices>,
+    server: Option<Arc<L1Server>>,
+    ends: &Sender<End>,
+) -> Result<()> {
     for (index, cpu) in cpus.into_iter().enumerate() {
-        let (devices, ends) = (Arc::clone(&devices), ends.clone());
+        let (devices, server, ends) = (Arc::clone(&devices), server.clone(), ends.clone());
         spawn(&format!("cpu{index}"), move || {
-            let _ = ends.send(vcpu::run(cpu, &devices));
+            let _ = ends.send(vcpu::run(cpu, index, &devices, server.as_deref()));
         })?;
     }
     let ends = ends.clone();

@@ -1,10 +1,10 @@
 //! Runs a CPU of L1 until the machine ends.
 
-use crate::{devices::Devices, end::End};
+use crate::{abi::offer::PORT, devices::Devices, end::End, machine::L1Server};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-/// Runs the CPU; returns why the machine ends.
-pub fn run(mut vcpu: VcpuFd, devices: &Devices) -> End {
+/// Runs CPU `index`; returns why the machine ends.
+pub fn run(mut vcpu: VcpuFd, index: usize, devices: &Devices, server: Option<&L1Server>) -> End {
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
@@ -12,6 +12,12 @@ pub fn run(mut vcpu: VcpuFd, devices: &Devices) -> End {
             Err(error) => return End::Kvm(format!("KVM cannot run L1: {error}")),
         };
         match exit {
+            VcpuExit::IoOut(PORT, data) => {
+                // Four bytes, or no call (rule L0-CALL-4).
+                if let (Some(server), Ok(word)) = (server, <[u8; 4]>::try_from(data)) {
+                    server.call(index, u32::from_le_bytes(word));
+                }
+            }
             VcpuExit::IoOut(port, data) => {
                 if let Some(end) = devices.write(port, data) {
                     return end;

@@ -1,0 +1,366 @@
+//! Serves MAP, UNMAP, PROTECT, SHARE, UNSHARE and the log of writes (spec sections 5.3 to 5.6).
+//! Input: guest-controlled entries, copied.
+
+use crate::{
+    abi::{
+        frames::Owner,
+        map::Run,
+        server::{Answer, Reply, Server, lock},
+        vm::Inner,
+    },
+    backend::{Backend, Logging, Place, Vm as _},
+    host_memory::Writes,
+};
+use pv_abi::l0::{
+    Op, Status,
+    list::{Access, DIRTY_GRAIN, MapRange},
+    op::flags::Convert,
+    page::Args,
+};
+use std::{ops::Range, sync::atomic::Ordering::SeqCst};
+
+const PAGE: u64 = 4096;
+/// Pages after which a list is interrupted, to bound the time of a call.
+const PATIENCE: u64 = 4 << 20;
+
+/// Why an entry failed: the status and the result.
+type Entry = Result<(), Answer>;
+
+/// Pages of a VM that lie in one region.
+struct Span {
+    /// Index of the region.
+    place: usize,
+    /// By page number of L2.
+    pages: Range<u64>,
+}
+
+fn fail(status: Status, page: u64) -> Entry {
+    Err(Answer { status, index: 0, value: page * PAGE })
+}
+
+fn writes(access: Access) -> Writes {
+    if access.contains(Access::WRITE) { Writes::Allowed } else { Writes::Refused }
+}
+
+fn no_memory(_: std::io::Error) -> Answer {
+    Status::NoMemory.into()
+}
+
+fn internal(error: std::io::Error) -> Answer {
+    let code = error.raw_os_error().unwrap_or(0);
+    Answer { status: Status::Internal, index: 0, value: u64::from(code.unsigned_abs()) }
+}
+
+impl<B: Backend> Server<B> {
+    pub(super) fn change_memory(&self, op: Op, args: &Args) -> Reply {
+        let convert = match op {
+            Op::Share | Op::Unshare => Convert::from_bits(args.flags).ok_or(Status::BadArg)?,
+            _ => Convert::empty(),
+        };
+        let vm = self.vm(args)?;
+        drop(self.alive(&vm)?);
+        let list = self.list::<MapRange>(args, self.info.limits.entries)?;
+        let mut pages = 0u64;
+        for index in 0..args.count {
+            if pages > PATIENCE {
+                return Err(Answer::from(Status::Again).at(index));
+            }
+            let entry: MapRange = self.memory.entry(list, index);
+            let mut inner = self.alive(&vm).map_err(|answer| answer.at(index))?;
+            let done = match op {
+                Op::Map => self.map(&mut inner, &entry),
+                Op::Unmap => self.unmap(&mut inner, &entry),
+                Op::Protect => self.protect(&mut inner, &entry),
+                _ => {
+                    // Before the pages go: a fault that meets them waits for the lock and looks.
+                    vm.conversions.fetch_add(1, SeqCst);
+                    let owner = if op == Op::Unshare { Owner::L2 } else { Owner::All };
+                    self.convert(&mut inner, &entry, owner, convert)
+                }
+            };
+            done.map_err(|answer| answer.at(index))?;
+            pages = pages.saturating_add(entry.pages);
+        }
+        Ok(Answer::OK.at(args.count))
+    }
+
+    fn map(&self, inner: &mut Inner<B>, entry: &MapRange) -> Entry {
+        let access = access_of(entry)?;
+        let l1_end = entry.l1_end().ok_or(Status::BadArg)?;
+        let span = self.span(inner, entry, access)?;
+        let frames = self.memory.frames(entry.l1..l1_end).ok_or(Status::NotYours)?;
+        let wanted =
+            Run { page: span.pages.start, pages: entry.pages, frame: frames.start, access };
+        if let Some(page) = inner.map.conflict(&wanted) {
+            return fail(Status::Exists, page);
+        }
+        let gaps = inner.map.gaps(span.pages.clone());
+        let frames_of = |gap: &Range<u64>| {
+            let first = wanted.frame + (gap.start - wanted.page);
+            first..first + (gap.end - gap.start)
+        };
+        let mut counts = lock(&self.frames);
+        let private = |gap: &Range<u64>| {
+            let frame = counts.first_private(frames_of(gap))?;
+            Some(frame - wanted.frame + wanted.page)
+        };
+        if let Some(page) = gaps.iter().find_map(private) {
+            return fail(Status::Busy, page);
+        }
+        let place = &inner.places[span.place];
+        for (done, gap) in gaps.iter().enumerate() {
+            let offset = frames_of(gap).start * PAGE;
+            let pages = gap.end - gap.start;
+            if let Err(error) = place.alias.map(at(place, gap.start), pages, offset, writes(access))
+            {
+                for gap in &gaps[..done] {
+                    // What was just mapped can be unmapped without further pieces.
+                    place
+                        .alias
+                        .unmap(at(place, gap.start), gap.end - gap.start)
+                        .map_err(internal)?;
+                }
+                return Err(no_memory(error));
+            }
+        }
+        for gap in gaps {
+            counts.add(frames_of(&gap));
+            let frame = frames_of(&gap).start;
+            inner.map.insert(Run { page: gap.start, pages: gap.end - gap.start, frame, access });
+        }
+        Ok(())
+    }
+
+    fn unmap(&self, inner: &mut Inner<B>, entry: &MapRange) -> Entry {
+        let span = self.bare_span(inner, entry)?;
+        self.drop_pages(inner, &span)
+    }
+
+    fn drop_pages(&self, inner: &mut Inner<B>, span: &Span) -> Entry {
+        let runs: Vec<Run> = inner.map.runs(span.pages.clone()).collect();
+        let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(()) };
+        let place = &inner.places[span.place];
+        // One call, whatever lies between.
+        let pages = last.page + last.pages - first.page;
+        place.alias.unmap(at(place, first.page), pages).map_err(internal)?;
+        let mut counts = lock(&self.frames);
+        for run in &runs {
+            let frames = run.frame..run.frame + run.pages;
+            for frame in frames.clone().filter(|frame| counts.is_private(*frame)) {
+                self.memory.zero(frame..frame + 1);
+            }
+            counts.remove(frames);
+        }
+        drop(counts);
+        inner.map.remove(span.pages.clone());
+        Ok(())
+    }
+
+    fn protect(&self, inner: &mut Inner<B>, entry: &MapRange) -> Entry {
+        let access = access_of(entry)?;
+        if entry.l1 != 0 {
+            return Err(Status::BadArg.into());
+        }
+        let span = self.span(inner, entry, access)?;
+        if let Some(gap) = inner.map.gaps(span.pages.clone()).first() {
+            return fail(Status::NoSuch, gap.start);
+        }
+        let place = &inner.places[span.place];
+        let pages = span.pages.end - span.pages.start;
+        place
+            .alias
+            .protect(at(place, span.pages.start), pages, writes(access))
+            .map_err(internal)?;
+        inner.map.protect(span.pages, access);
+        Ok(())
+    }
+
+    fn convert(&self, inner: &mut Inner<B>, entry: &MapRange, owner: Owner, how: Convert) -> Entry {
+        let span = self.bare_span(inner, entry)?;
+        if let Some(gap) = inner.map.gaps(span.pages.clone()).first() {
+            return fail(Status::NoSuch, gap.start);
+        }
+        let runs: Vec<Run> = inner.map.runs(span.pages).collect();
+        let pages = lock(&self.pages);
+        let mut counts = lock(&self.frames);
+        let mut parts = Vec::new();
+        for run in runs {
+            let frames = run.frame..run.frame + run.pages;
+            if owner == Owner::L2 {
+                let registered = pages.iter().flatten();
+                let registered = registered.filter_map(|page| self.memory.frames(*page..*page + 1));
+                let registered = registered.map(|page| page.start).filter(|f| frames.contains(f));
+                let busy = counts.first_busy(frames.clone()).into_iter().chain(registered).min();
+                if let Some(frame) = busy {
+                    return fail(Status::Busy, frame - run.frame + run.page);
+                }
+            }
+            let changes = |frame: &u64| counts.is_private(*frame) != (owner == Owner::L2);
+            for frame in frames.filter(changes) {
+                let page = frame - run.frame + run.page;
+                extend(&mut parts, Run { page, pages: 1, frame, access: run.access });
+            }
+        }
+        for part in &parts {
+            if how.contains(Convert::ZERO) {
+                self.zero_in_transit(&inner.places[span.place], part)?;
+            }
+            counts.set_private(part.frame..part.frame + part.pages, owner);
+        }
+        Ok(())
+    }
+
+    /// Zeroes mapped pages while nobody has access. An access of L2 meanwhile faults, waits for the
+    /// lock of the VM, and is repeated.
+    fn zero_in_transit(&self, place: &Place, part: &Run) -> Entry {
+        place.alias.unmap(at(place, part.page), part.pages).map_err(internal)?;
+        self.memory.zero(part.frame..part.frame + part.pages);
+        let offset = part.frame * PAGE;
+        let back = place.alias.map(at(place, part.page), part.pages, offset, writes(part.access));
+        back.map_err(internal)
+    }
+
+    /// Ends all mappings of a VM that goes.
+    pub(super) fn end_mappings(&self, inner: &mut Inner<B>) {
+        for place in 0..inner.places.len() {
+            let region = inner.places[place].region;
+            let pages = region.gpa / PAGE..region.gpa / PAGE + region.pages;
+            // The whole region in one piece: needs less of the system than it gives back.
+            if let Err(answer) = self.drop_pages(inner, &Span { place, pages }) {
+                eprintln!("l0-ref: an L2 VM's memory is stuck: {answer:?}");
+            }
+        }
+        inner.dead = true;
+    }
+
+    /// The checks of an entry's form that all operations share, and its place.
+    fn span(&self, inner: &Inner<B>, entry: &MapRange, access: Access) -> Result<Span, Answer> {
+        let end = entry.end().filter(|_| entry.reserved == 0).ok_or(Status::BadArg)?;
+        if entry.pages > self.info.limits.range_pages.into() {
+            return Err(Status::Limit.into());
+        }
+        if !access.contains(Access::EXECUTE) {
+            return Err(Status::NotSupported.into());
+        }
+        let inside = |place: &Place| {
+            let region = place.region;
+            let region_end = region.gpa + region.pages * PAGE;
+            entry.gpa >= region.gpa && end <= region_end
+        };
+        let place = inner.places.iter().position(inside).ok_or(Status::BadArg)?;
+        Ok(Span { place, pages: entry.gpa / PAGE..end / PAGE })
+    }
+
+    /// The same for operations without frames and access.
+    fn bare_span(&self, inner: &Inner<B>, entry: &MapRange) -> Result<Span, Answer> {
+        if entry.l1 != 0 || entry.access != 0 {
+            return Err(Status::BadArg.into());
+        }
+        self.span(inner, entry, Access::all())
+    }
+
+    pub(super) fn dirty_log(&self, op: Op, args: &Args) -> Reply {
+        let vm = self.vm(args)?;
+        let mut inner = self.alive(&vm)?;
+        match op {
+            Op::DirtyStart if inner.log.is_none() => {
+                inner.vm.set_logging(Logging::On)?;
+                inner.log = Some(vec![Vec::new(); inner.places.len()]);
+            }
+            Op::DirtyStop if inner.log.is_some() => {
+                inner.log = None;
+                inner.vm.set_logging(Logging::Off)?;
+            }
+            Op::DirtyTake => return self.take_dirty(&mut inner, args),
+            _ => {}
+        }
+        Ok(Answer::OK)
+    }
+
+    fn take_dirty(&self, inner: &mut Inner<B>, args: &Args) -> Reply {
+        if inner.log.is_none() {
+            return Err(Status::BadState.into());
+        }
+        let [gpa, pages, ..] = args.arg;
+        let grain = DIRTY_GRAIN * PAGE;
+        let end = pages.checked_mul(PAGE).and_then(|bytes| gpa.checked_add(bytes));
+        let well_formed = gpa % grain == 0 && pages % DIRTY_GRAIN == 0 && pages != 0;
+        let end = end.filter(|_| well_formed).ok_or(Status::BadArg)?;
+        if pages > self.info.limits.dirty_pages.into() {
+            return Err(Status::Limit.into());
+        }
+        let buffer = self.memory.buffer(args.list, pages / 8)?;
+        self.check_owner(buffer)?;
+        let wanted = gpa / PAGE..end / PAGE;
+        let mut words = vec![0u64; (pages / 64) as usize];
+        for place in 0..inner.places.len() {
+            let region = inner.places[place].region;
+            let first = region.gpa / PAGE;
+            if first >= wanted.end || first + region.pages <= wanted.start {
+                continue;
+            }
+            let fresh = inner.vm.take_log(place)?;
+            let Some(kept) = inner.log.as_mut().map(|log| &mut log[place]) else { continue };
+            kept.resize(fresh.len().max(kept.len()), 0);
+            kept.iter_mut().zip(fresh).for_each(|(kept, fresh)| *kept |= fresh);
+            move_bits(kept, first, &mut words, &wanted);
+        }
+        self.memory.write(buffer.start(), words.as_slice());
+        Ok(Answer::OK)
+    }
+}
+
+/// Moves the bits of pages in `wanted` from `from`, whose first bit is page `first`, to `to`.
+fn move_bits(from: &mut [u64], first: u64, to: &mut [u64], wanted: &Range<u64>) {
+    for (index, word) in from.iter_mut().enumerate() {
+        let mut rest = *word;
+        while rest != 0 {
+            let bit = rest.trailing_zeros();
+            rest &= rest - 1;
+            let page = first + index as u64 * 64 + u64::from(bit);
+            if wanted.contains(&page) {
+                let at = page - wanted.start;
+                to[(at / 64) as usize] |= 1 << (at % 64);
+                *word &= !(1 << bit);
+            }
+        }
+    }
+}
+
+/// Adds a page to the last part if it goes on there.
+fn extend(parts: &mut Vec<Run>, page: Run) {
+    match parts.last_mut() {
+        Some(last)
+            if last.page + last.pages == page.page
+                && last.frame + last.pages == page.frame
+                && last.access == page.access =>
+        {
+            last.pages += 1;
+        }
+        _ => parts.push(page),
+    }
+}
+
+/// The page's place in its region's alias.
+fn at(place: &Place, page: u64) -> u64 {
+    page - place.region.gpa / PAGE
+}
+
+fn access_of(entry: &MapRange) -> Result<Access, Answer> {
+    let access = Access::from_bits(entry.access).filter(|access| access.contains(Access::READ));
+    Ok(access.ok_or(Status::BadArg)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_moved_and_no_others() {
+        let mut from = [0b1011, 1 << 63];
+        let mut to = [0; 1];
+        move_bits(&mut from, 10, &mut to, &(11..75));
+        assert_eq!(from, [0b0001, 1 << 63]);
+        assert_eq!(to, [0b101]);
+    }
+}

@@ -1,0 +1,11 @@
+//! Lets a stock KVM run L2.
+
+mod msrs;
+mod registers;
+mod vcpu;
+mod vm;
+
+pub use self::{
+    vcpu::KvmVcpu,
+    vm::{KvmBackend, KvmVm},
+};
