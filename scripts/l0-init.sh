@@ -1,5 +1,5 @@
 #!/bin/sh
-# The first program of L0's machine: loads KVM, runs l0-ref, and tells its status in the log.
+# The first program of L0's machine: loads KVM, runs /command, and tells its status in the log.
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -11,7 +11,6 @@ done
 # Bytes must reach l0-ref as they are typed, and lines begin at the left.
 stty -F /dev/ttyS0 raw -echo opost onlcr
 # shellcheck disable=SC2046 # a list of words
-setsid -c l0-ref --l1 /l1 --module /module --log /dev/ttyS1 $(cat /arguments) \
-    </dev/ttyS0 >/dev/ttyS0 2>&1
+setsid -c $(cat /command) </dev/ttyS0 >/dev/ttyS0 2>&1
 echo "@l0-ref $?" >/dev/ttyS1
 poweroff -f

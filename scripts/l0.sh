@@ -1,21 +1,22 @@
 #!/bin/sh
 # Boots a guest under L1 under the reference L0, l0-ref. Arguments go to `roost run`.
 #
-# scripts/l0.sh [--build] [--emulate] [--l1-log FILE] [--timeout SECONDS] [ROOST RUN OPTION...]
+# scripts/l0.sh [--build] [--emulate] [--check] [--l1-log FILE] [--timeout SECONDS]
+#               [ROOST RUN OPTION...]
 #
 # On a machine with KVM, l0-ref runs here. Elsewhere, or with --emulate, QEMU emulates a machine with
 # SVM and nested paging; a stock kernel runs there with its KVM, and l0-ref as its only program:
 #   QEMU -> stock kernel with kvm-amd -> l0-ref -> L1 -> the guest
-# --build builds l0-ref first. Without --kernel, a stock kernel is booted to a busybox shell. The exit status is that of l0-ref,
+# --build builds l0-ref first. --check runs l0-check, which looks at l0-ref and KVM alone. Without --kernel, a stock kernel is booted to a busybox shell. The exit status is that of l0-ref,
 # 124 if the time limit passed.
 set -eu
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 images=${ROOST_IMAGES:-$target/roost}
 roost=$target/tool/roost
-l0_ref=$target/x86_64-unknown-linux-gnu/tool/l0-ref
+programs=$target/x86_64-unknown-linux-gnu/tool
 
-build=no emulate=no log=/dev/null limit= kernel= append=
+build=no emulate=no check=no log=/dev/null limit= kernel= append=
 [ -r /dev/kvm ] && [ -w /dev/kvm ] || emulate=yes
 # Our options are taken out, in one turn of the list of arguments.
 turns=$#
@@ -26,6 +27,7 @@ while [ "$turns" -gt 0 ]; do
     case $option in
         --build) build=yes ;;
         --emulate) emulate=yes ;;
+        --check) check=yes ;;
         --l1-log | --timeout)
             if [ "$turns" -eq 0 ]; then
                 echo "$0: $option wants a value" >&2
@@ -49,6 +51,7 @@ if [ "$build" = yes ]; then
     . scripts/toolchain.sh
     need_rust
     guest_program l0-ref l0-ref
+    guest_program l0-ref l0-check
 fi
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/roost-l0-XXXXXX")
@@ -58,12 +61,16 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 stock=$(scripts/fetch-kernel.sh)
-if [ -z "$kernel" ]; then
+if [ "$check" = yes ]; then
+    memory=128
+elif [ -z "$kernel" ]; then
     "$roost" initrd --output "$folder/shell.cpio" --busybox
     set -- --kernel "$stock" --initrd "$folder/shell.cpio" "$@"
     [ -n "$append" ] || set -- "$@" --append "console=hvc0 quiet"
 fi
-memory=$("$roost" run --pack "$folder/module" "$@")
+if [ "$check" = no ]; then
+    memory=$("$roost" run --pack "$folder/module" "$@")
+fi
 
 limited() {
     if [ -n "$limit" ]; then
@@ -74,8 +81,11 @@ limited() {
     fi
 }
 
-if [ "$emulate" = no ]; then
-    limited "$l0_ref" --l1 "$images/l1" --module "$folder/module" --memory "$memory" --log "$log"
+if [ "$emulate$check" = noyes ]; then
+    limited "$programs/l0-check"
+    exit
+elif [ "$emulate" = no ]; then
+    limited "$programs/l0-ref" --l1 "$images/l1" --module "$folder/module" --memory "$memory" --log "$log"
     exit
 fi
 
@@ -103,10 +113,15 @@ set -- --busybox --init scripts/l0-init.sh
 for module in $(modules kvm_amd); do
     set -- "$@" --add "$module=/modules/$(printf %02d $#)-${module##*/}"
 done
-echo "--memory $memory" >"$folder/arguments"
-set -- "$@" --add "$folder/arguments=/arguments" --add "$folder/module=/module"
-"$roost" initrd --output "$folder/l0.cpio" "$@" \
-    --add "$l0_ref=/bin/l0-ref:755" --add "$images/l1=/l1"
+if [ "$check" = yes ]; then
+    echo l0-check >"$folder/command"
+    set -- "$@" --add "$programs/l0-check=/bin/l0-check:755"
+else
+    echo "l0-ref --l1 /l1 --module /module --memory $memory --log /dev/ttyS1" >"$folder/command"
+    set -- "$@" --add "$programs/l0-ref=/bin/l0-ref:755" --add "$images/l1=/l1" \
+        --add "$folder/module=/module"
+fi
+"$roost" initrd --output "$folder/l0.cpio" "$@" --add "$folder/command=/command"
 
 # The ramdisk is there twice while it is unpacked, and l0-ref copies the module into L1.
 ramdisk=$(($(wc -c <"$folder/l0.cpio") >> 20))
