@@ -25,7 +25,7 @@ use pv_abi::{
     bundle::{Blob, Guest, Kind},
     l0::{
         Discovery, Features, Info, Op, Status,
-        list::{Access, MapRange, MsrAction, Region},
+        list::{Access, CpuidLeaf, MapRange, MsrAction, Region},
         op::flags::CreateVm,
         page::{Args, offset},
         regs::{Gprs, Groups, Segment, Special, Table, attr, gpr},
@@ -102,6 +102,9 @@ pub struct Machine {
     pub(super) ram: GuestRam,
     pub(super) counters: super::run::Counters,
 }
+
+/// Entries of a CPUID table that fit in the frame for lists.
+const MOST_LEAVES: usize = 4096 / size_of::<CpuidLeaf>();
 
 /// What the machine cannot do without, and what it uses where it is offered.
 const NEEDED: Features = Features::ASSIST.union(Features::IN_L0_APIC);
@@ -251,16 +254,13 @@ impl Machine {
         let create = Args { flags: CreateVm::APIC.bits(), ..of };
         client.call_table(Op::CreateVm, &create, &regions)?;
         client.call_list(Op::Map, &of, &self.mappings(guest.memory), limits.entries)?;
-        self.set_msr_policy(&of)?;
+        let clocks = self.set_msr_policy(&of)?;
         for vcpu in 0..guest.vcpus {
             let of = Args { vcpu, ..of };
             client.call(Op::CreateVcpu, &of)?;
-            let most = limits.cpuid_leaves as usize;
-            client.call_table(
-                Op::SetCpuid,
-                &of,
-                &cpuid::table(&l0::cpuid, vcpu, guest.vcpus, most.min(128)),
-            )?;
+            let who = cpuid::Who { vcpu, vcpus: guest.vcpus, clocks };
+            let most = (limits.cpuid_leaves as usize).min(MOST_LEAVES);
+            client.call_table(Op::SetCpuid, &of, &cpuid::table(&l0::cpuid, &who, most))?;
         }
         let mut gprs = Gprs { rip, rflags: 2, ..Gprs::default() };
         gprs.gpr[gpr::RSI] = linux::ARGUMENT;
@@ -295,8 +295,9 @@ impl Machine {
         ranges
     }
 
-    /// Sets the policy, without the rules for MSRs that this L0 does not hold.
-    fn set_msr_policy(&self, of: &Args) -> Result<(), Refused> {
+    /// Sets the policy, without the rules for MSRs that this L0 does not hold. True if it holds KVM's
+    /// clocks.
+    fn set_msr_policy(&self, of: &Args) -> Result<bool, Refused> {
         let mut rules = msrs::policy();
         rules.truncate(self.client.info.limits.msr_ranges as usize);
         loop {
@@ -309,7 +310,10 @@ impl Machine {
                     }
                     rules.remove(index);
                 }
-                done => return done,
+                done => {
+                    done?;
+                    return Ok(rules.iter().any(|rule| rule.first == msrs::CLOCKS));
+                }
             }
         }
     }

@@ -5,7 +5,10 @@
 //! or counts them is the guest's own. L0 answers from this table and never asks L1.
 
 use alloc::vec::Vec;
-use pv_abi::l0::list::{CpuidLeaf, LeafFlags};
+use pv_abi::{
+    cpuid::{KVM_FEATURE_CLOCKSOURCE_STABLE, KVM_FEATURE_CLOCKSOURCE2},
+    l0::list::{CpuidLeaf, LeafFlags},
+};
 
 /// CPUID as L1 sees it: (leaf, subleaf) to EAX, EBX, ECX, EDX.
 type Own<'a> = &'a dyn Fn(u32, u32) -> [u32; 4];
@@ -18,12 +21,25 @@ const LEAVES: u32 = 0x20;
 const ECX_X2APIC: u32 = 1 << 21;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
+const EDX_MCE: u32 = 1 << 7;
+const EDX_MCA: u32 = 1 << 14;
 const EDX_HTT: u32 = 1 << 28;
+const EXTENDED_FEATURES: u32 = EXTENDED + 1;
 
-/// The table for vCPU `vcpu` of `vcpus`, whose local APIC is L0's: at most `most` leaves, those
-/// that answer zero left out.
+/// Who asks. The local APIC is L0's.
+#[derive(Clone, Copy, Debug)]
+pub struct Who {
+    /// The vCPU's number.
+    pub vcpu: u32,
+    /// Of how many.
+    pub vcpus: u32,
+    /// L0 holds the MSRs of KVM's clocks.
+    pub clocks: bool,
+}
+
+/// The table for `who`: at most `most` leaves, those that answer zero left out.
 #[must_use]
-pub fn table(own: Own<'_>, vcpu: u32, vcpus: u32, most: usize) -> Vec<CpuidLeaf> {
+pub fn table(own: Own<'_>, who: &Who, most: usize) -> Vec<CpuidLeaf> {
     let mut leaves = Vec::new();
     for base in [0, HYPERVISOR, EXTENDED] {
         let max = own(base, 0)[0];
@@ -32,7 +48,7 @@ pub fn table(own: Own<'_>, vcpu: u32, vcpus: u32, most: usize) -> Vec<CpuidLeaf>
         }
     }
     for leaf in &mut leaves {
-        adapt(leaf, vcpu, vcpus);
+        adapt(leaf, who);
     }
     leaves.retain(|leaf| leaf.answer != [0; 4]);
     // The last ones say least: they describe caches and topology of the extended leaves.
@@ -70,14 +86,23 @@ fn subleaves(own: Own<'_>, leaf: u32) -> Option<u32> {
 }
 
 /// Makes the guest's what would be L1's.
-fn adapt(leaf: &mut CpuidLeaf, vcpu: u32, vcpus: u32) {
+fn adapt(leaf: &mut CpuidLeaf, who: &Who) {
+    let Who { vcpu, vcpus, clocks } = *who;
     let [eax, ebx, ecx, edx] = &mut leaf.answer;
     match (leaf.leaf, leaf.subleaf) {
         (1, _) => {
             *ebx = *ebx & 0xffff | vcpu << 24 | vcpus << 16;
             *ecx |= ECX_X2APIC | ECX_TSC_DEADLINE | ECX_HYPERVISOR;
             *edx = if vcpus > 1 { *edx | EDX_HTT } else { *edx & !EDX_HTT };
+            // Nobody would report machine checks.
+            *edx &= !(EDX_MCE | EDX_MCA);
         }
+        // Of what KVM offers its guests, the clock.
+        (0x4000_0001, _) => {
+            *eax &=
+                if clocks { KVM_FEATURE_CLOCKSOURCE2 | KVM_FEATURE_CLOCKSOURCE_STABLE } else { 0 };
+        }
+        (EXTENDED_FEATURES, _) => *edx &= !(EDX_MCE | EDX_MCA),
         // Thread level: one; core level: all. The APIC id is the vCPU's number.
         (0xb, 0) => (*eax, *ebx, *ecx, *edx) = (0, 1, 0x100, vcpu),
         (0xb, _) => {
@@ -106,7 +131,7 @@ mod tests {
             (0x1f, _) => [9; 4],
             (0xd, 0..3) => [subleaf + 1, 0, 0, 0],
             (HYPERVISOR, _) => [HYPERVISOR + 1, 0x4b4d_564b, 0x564b_4d56, 0x4d],
-            (0x4000_0001, _) => [1 << 3, 0, 0, 0],
+            (0x4000_0001, _) => [u32::MAX, 0, 0, 0],
             (EXTENDED, _) => [EXTENDED + 8, 0, 0, 0],
             (0x8000_0008, _) => [48, 0, 0xf0ff, 0],
             _ => [0; 4],
@@ -120,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_guest_has_its_own_number() {
-        let table = table(&own, 3, 4, 64);
+        let table = table(&own, &Who { vcpu: 3, vcpus: 4, clocks: true }, 64);
         let [_, ebx, ecx, edx] = find(&table, 1, 0).unwrap();
         assert_eq!(ebx, 3 << 24 | 4 << 16 | 0x0800);
         assert_eq!(ecx, ECX_X2APIC | ECX_TSC_DEADLINE | ECX_HYPERVISOR);
@@ -133,10 +158,14 @@ mod tests {
 
     #[test]
     fn lists_have_their_length() {
-        let table = table(&own, 0, 1, 64);
+        let who = Who { vcpu: 0, vcpus: 1, clocks: true };
+        let table = table(&own, &who, 64);
         let count = |leaf| table.iter().filter(|entry| entry.leaf == leaf).count();
         assert_eq!((count(4), count(7), count(0xd)), (3, 1, 3));
-        assert!(find(&table, 0x4000_0001, 0).is_some(), "the clock that L0 offers");
-        assert_eq!(super::table(&own, 0, 1, 5).len(), 5);
+        let clocks = KVM_FEATURE_CLOCKSOURCE2 | KVM_FEATURE_CLOCKSOURCE_STABLE;
+        assert_eq!(find(&table, 0x4000_0001, 0), Some([clocks, 0, 0, 0]));
+        let without = super::table(&own, &Who { clocks: false, ..who }, 64);
+        assert_eq!(find(&without, 0x4000_0001, 0), None, "L0 does not hold its MSRs");
+        assert_eq!(super::table(&own, &who, 5).len(), 5);
     }
 }

@@ -23,9 +23,11 @@ const HELD: &[(u32, u32)] = &[
     (0x2ff, 1),
     // MISC_ENABLE.
     (0x1a0, 1),
-    // The clocks of KVM.
-    (0x4b56_4d00, 2),
+    (CLOCKS, 2),
 ];
+
+/// The clocks of KVM, which a kernel uses where CPUID shows them.
+pub const CLOCKS: u32 = 0x4b56_4d00;
 
 /// MSRs that a kernel for AMD's CPUs reads unasked: index and value. Writes change nothing.
 const FIXED: &[(u32, u64)] = &[
