@@ -1,15 +1,16 @@
 #!/bin/sh
 # Builds the images into target/roost and the host tool. Needs what setup.sh installs.
 #
-# scripts/build.sh [--tlb-model]
+# scripts/build.sh [--checks]
 #
-# --tlb-model  also builds L1 with its model of the TLB, into target/roost/tlb-model
+# --checks  also builds L1 with its checks of itself (a model of the TLB, a check of the dirty log),
+#           into target/roost/checks
 set -eu
 case "$#:${1-}" in
-0:) tlb_model=no ;;
-1:--tlb-model) tlb_model=yes ;;
+0:) checks=no ;;
+1:--checks) checks=yes ;;
 *)
-    echo "usage: scripts/build.sh [--tlb-model]" >&2
+    echo "usage: scripts/build.sh [--checks]" >&2
     exit 2
     ;;
 esac
@@ -35,9 +36,9 @@ image() {
 }
 
 # Before the others, which leave in cargo's folder what is expected there.
-if [ "$tlb_model" = yes ]; then
-    image l1-host l1 "$target/roost/tlb-model" --features tlb-model
-    ln -sf ../shim "$target/roost/tlb-model/shim"
+if [ "$checks" = yes ]; then
+    image l1-host l1 "$target/roost/checks" --features tlb-model,dirty-check
+    ln -sf ../shim "$target/roost/checks/shim"
 fi
 for image in $bare_images; do
     # One call each: built together, an image would get the features of another's dependencies.

@@ -20,7 +20,7 @@ step "format"
 "$CARGO" fmt --all --check
 
 step "images and tool"
-scripts/build.sh --tlb-model
+scripts/build.sh --checks
 
 step "lints"
 # An image has no std to build its program with on the host, but its tests are host programs.
@@ -34,7 +34,7 @@ step "lints"
 for image in $bare_images; do
     bare clippy --quiet --release --package "${image%:*}" --bin "${image#*:}" -- -D warnings
 done
-bare clippy --quiet --release --package l1-host --bin l1 --features tlb-model -- -D warnings
+bare clippy --quiet --release --package l1-host --bin l1 --features tlb-model,dirty-check -- -D warnings
 
 step "host tests"
 "$CARGO" test --quiet --workspace --exclude roost-tests

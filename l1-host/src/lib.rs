@@ -15,6 +15,8 @@ mod backend;
 #[cfg(target_os = "none")]
 pub mod boot;
 pub mod dev;
+#[cfg(any(test, feature = "tlb-model", feature = "dirty-check"))]
+pub mod flaw;
 #[cfg(target_os = "none")]
 pub mod hw;
 #[cfg(target_os = "none")]

@@ -41,6 +41,12 @@ pub trait GuestMemory {
     /// Shows the guest whether a frame is shadowed as a page table (the table bitmap of the
     /// extension ABI). Called with `true` before the first entry of the frame is read.
     fn show_table(&self, gfn: Gfn, shadowed: bool);
+
+    /// The guest frame that holds the bit of `gfn` in the table bitmap, if the guest is shown one.
+    fn bitmap_frame(&self, gfn: Gfn) -> Option<Gfn> {
+        let _ = gfn;
+        None
+    }
 }
 
 /// The host frames that hold shadow tables, numbered from 0.

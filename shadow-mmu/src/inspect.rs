@@ -1,10 +1,12 @@
-//! Tells a model of the TLB what the tables themselves do not say.
+//! Tells a model of the TLB, and a check of the dirty log, what the tables themselves do not say.
 //! May: nothing. Context: any; for checks, not for mechanisms.
 
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
     mmu::Mmu,
     page::Key,
+    primitive::Ordering::Acquire,
+    pte::{Spte, W},
     walk::Paging,
 };
 use pv_abi::addr::{Gfn, Hpa};
@@ -40,6 +42,21 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         } else {
             Watch::DirtyBits
         }
+    }
+
+    /// True if the dirty log is on and has not been told of a write to `gfn` since it was taken.
+    pub fn log_watches(&self, gfn: Gfn) -> bool {
+        self.log.watches(gfn)
+    }
+
+    /// True if a small entry maps `gfn` writable.
+    pub fn is_mapped_writable(&self, gfn: Gfn) -> bool {
+        let mut writable = false;
+        self.rmap(gfn).lock(&self.chunks).for_each(|at| {
+            let entry = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
+            writable |= entry.present() && entry.has(W);
+        });
+        writable
     }
 
     /// True if one entry may map the page at `level` that holds `gfn`.

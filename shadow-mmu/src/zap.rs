@@ -253,7 +253,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             if !planted(Mutant::TableUnflushed) {
                 self.env.flush_all();
             }
-            self.env.show_table(gfn, true);
+            self.show_table(gfn, true);
         };
         let fill = |id| {
             if role.level() == 4 {
@@ -267,10 +267,18 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     pub(crate) fn no_longer_table(&self, gfn: Gfn) {
         self.tables.clear(gfn);
         self.blocks.remove_table(gfn);
-        self.env.show_table(gfn, false);
+        self.show_table(gfn, false);
         self.hot.remove(gfn);
         self.protected.clear(gfn);
         self.written.clear(gfn);
+    }
+
+    /// Shows the guest whether `gfn` is shadowed as a table: a write to its memory like any other.
+    fn show_table(&self, gfn: Gfn, shadowed: bool) {
+        self.env.show_table(gfn, shadowed);
+        if let Some(frame) = self.env.bitmap_frame(gfn) {
+            self.log.wrote(frame);
+        }
     }
 
     /// Clears W wherever `gfn` is mapped; true if it was set somewhere, so that a flush is due. New

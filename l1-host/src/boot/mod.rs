@@ -20,7 +20,7 @@ use crate::{
     vcpu::stop::Stop,
     vm::{build, console::Console},
 };
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{string::String, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use pv_abi::{
     addr::Hpa,
@@ -183,16 +183,27 @@ fn bring_up(
     Ok((cpu, window))
 }
 
+/// What a guest's command line says of L1's checks of itself, if there are any.
+fn choose_checks(cmdline: &str) -> Result<(), String> {
+    #[cfg(any(feature = "tlb-model", feature = "dirty-check"))]
+    let unknown = |names| alloc::format!("there is no such flaw; take one of: {names}");
+    #[cfg(feature = "tlb-model")]
+    crate::vcpu::flaw::FLAWS.plant(cmdline).map_err(unknown)?;
+    #[cfg(feature = "dirty-check")]
+    {
+        crate::vm::dirty_flaw::FLAWS.plant(cmdline).map_err(unknown)?;
+        crate::vcpu::dirty::choose(cmdline)?;
+    }
+    let _ = cmdline;
+    Ok(())
+}
+
 fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &[u8], window: &paging::Tree) -> ! {
     let [guest] = bundle.guests.as_slice() else {
         refuse(bundle::exit::L1_FAILED, format_args!("this version of L1 runs exactly one guest"));
     };
-    #[cfg(feature = "tlb-model")]
-    if let Err(names) = crate::vcpu::flaw::plant(&guest.cmdline) {
-        refuse(
-            bundle::exit::L1_FAILED,
-            format_args!("there is no such flaw; take one of: {names}"),
-        );
+    if let Err(error) = choose_checks(&guest.cmdline) {
+        refuse(bundle::exit::L1_FAILED, format_args!("{error}"));
     }
     let context = build::Context {
         file,

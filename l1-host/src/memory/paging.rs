@@ -8,7 +8,10 @@ use crate::hw::{
     percpu::AreaFrames,
     physmap::{DIRECT_MAP, Frame, frame},
 };
-use core::{ops::Range, sync::atomic::Ordering::Relaxed};
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 use pv_abi::addr::Hpa;
 use switcher::{
     enter::Text,
@@ -89,6 +92,17 @@ impl Tree {
         let size = if level > 1 { PS } else { 0 };
         table[index(address, level)].store(to.0 | flags | size | P | A, Relaxed);
         Ok(())
+    }
+
+    /// The entry for `address` at `level`, if tables lead there.
+    #[must_use]
+    pub fn entry_at(&self, address: u64, level: u8) -> Option<&'static AtomicU64> {
+        let mut table = self.table;
+        for above in (level + 1..=self.level).rev() {
+            let entry = frame(table)[index(address, above)].load(Relaxed);
+            table = (entry & (P | PS) == P).then_some(Hpa(entry & ADDRESS))?;
+        }
+        Some(&frame(table)[index(address, level)])
     }
 
     /// Hangs `subtree` into this tree, or another's table into several.

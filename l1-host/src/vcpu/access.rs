@@ -9,7 +9,7 @@ use crate::{
 };
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use pv_abi::addr::{Gfn, Gpa, Gva, Hpa};
-use shadow_mmu::Access;
+use shadow_mmu::{Access, GuestMemory};
 
 /// A guest-virtual access that the guest's tables forbid: a #PF to deliver.
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +155,7 @@ impl Vm {
     pub fn zero_frame(&self, gfn: Gfn) {
         if let Some(hpa) = self.env().ram.host_frame(gfn) {
             physmap::zero(hpa, 4096);
-            self.mmu.wrote(gfn);
+            self.wrote(gfn);
         }
     }
 
@@ -163,6 +163,7 @@ impl Vm {
     pub fn write_physical(&self, gpa: Gpa, data: &[u8]) -> bool {
         self.pieces(gpa, data.len(), |hpa, offset, range| {
             physmap::copy_to_frame(hpa, offset, &data[range]);
+            self.wrote(self.env().guest_frame(hpa));
         })
     }
 

@@ -91,7 +91,6 @@ impl Vcpu {
                 .translate(&self.mmu, at, access)
                 .map_err(|error| GuestFault { gva: at, error })?;
             self.vm.write_physical(gpa, &[*byte]);
-            self.vm.mmu.wrote(gpa.gfn());
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! | `emulate`, `mmio` | instructions that trap |
 //! | `segments`, `debug` | descriptors, breakpoints |
 //! | `tlb` | what the CPU has cached of their translations |
+//! | `dirty` | a check of the dirty log (feature `dirty-check`) |
 //! | [`apic`] | the virtual local APIC |
 
 pub mod apic;
@@ -22,6 +23,8 @@ mod access;
 mod cpuid;
 #[cfg(target_os = "none")]
 mod debug;
+#[cfg(all(target_os = "none", feature = "dirty-check"))]
+pub mod dirty;
 #[cfg(target_os = "none")]
 mod emulate;
 #[cfg(target_os = "none")]

@@ -2,7 +2,10 @@
 //! May: msr. Context: run-loop, irq-off. Input: guest-controlled.
 
 use super::{Vcpu, apic::Effect, pvcs::PvcsPage, state::Mode};
-use crate::hw::{cpu, percpu::Cpu};
+use crate::{
+    hw::{cpu, percpu::Cpu},
+    vm::dirty_flaw::{Flaw, planted},
+};
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{
     addr::{Gfn, Gpa, Gva},
@@ -10,6 +13,7 @@ use pv_abi::{
     msr::{self, arch, x2apic},
     selectors::USER_CS,
 };
+use shadow_mmu::GuestMemory;
 use switcher::tables;
 
 /// Refused: #GP, or an error from the hypercall.
@@ -236,7 +240,12 @@ impl Vcpu {
         let env = self.vm.env();
         let found = if gpa == 0 { None } else { env.ram.host_frame(gfn).zip(env.page(gfn)) };
         self.pvcs = found.map(|(hpa, page)| PvcsPage::new(hpa, page));
+        let before = self.vm.window.pvcs(self.index);
         self.vm.window.set_pvcs(self.index, self.pvcs.map(|pvcs| pvcs.hpa));
+        if let Some(hpa) = before.filter(|_| !planted(Flaw::OldPvcs)) {
+            // The dirty log told of it at each look as long as it was the PVCS.
+            self.vm.wrote(env.guest_frame(hpa));
+        }
         self.msrs.vcpu_struct = gpa;
         shadow_mmu::TlbOps::flush_all(env);
         self.publish(cpu);

@@ -21,6 +21,8 @@ pub fn run(cpu: &Cpu, vcpu: &mut Vcpu) -> Stop {
         Ok(()) => vcpu.run_loop(cpu),
         Err(stop) => stop,
     };
+    #[cfg(feature = "dirty-check")]
+    let stop = vcpu.end_dirty_check(stop);
     cpu.block.scrub();
     stop
 }
@@ -46,6 +48,8 @@ impl Vcpu {
         if self.apic.needs_attention() || self.halted {
             self.attend(cpu)?;
         }
+        #[cfg(feature = "dirty-check")]
+        self.check_dirty_log()?;
         self.take_flush_requests();
         if self.cr3_stale {
             self.refresh_cr3(cpu);

@@ -1,6 +1,8 @@
 //! A vCPU's state.
 //! May: nothing. Context: run-loop.
 
+#[cfg(feature = "dirty-check")]
+use super::dirty::DirtyCheck;
 use super::{
     apic::VirtualApic, debug::DebugRegisters, extension::direct_switches, pvcs::PvcsPage,
     registers::Msrs, tlb::Tlb,
@@ -9,12 +11,12 @@ use crate::{
     hw::{percpu::Cpu, physmap::Frame},
     report,
     stats::{ExitStats, Timing},
-    vm::{Kind, Vm, build::Start},
+    vm::{Vm, build::Start},
 };
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering::{Acquire, Release};
 use pv_abi::{
-    addr::{Gfn, Gpa, Gva},
+    addr::{Gpa, Gva},
     event::RFLAGS_FORCED,
     ext::{Features, notes},
     selectors::{USER_CS, USER_DS},
@@ -66,6 +68,8 @@ pub struct Vcpu {
     /// The last user-mode fault that was reflected: what a prefaulting ERETU tries again.
     pub(super) last_fault: Option<(Gva, Access)>,
     pub(super) stats: ExitStats,
+    #[cfg(feature = "dirty-check")]
+    pub(super) dirty: DirtyCheck,
 }
 
 impl Vcpu {
@@ -82,11 +86,7 @@ impl Vcpu {
             rflags: RFLAGS_FORCED,
             ..Context::default()
         };
-        let ring = match &vm.kind {
-            // The note ring is the third of an area's own pages.
-            Kind::Stock(frames) => vm.env().page(Gfn(frames.area(index) + 2)),
-            Kind::Native => None,
-        };
+        let ring = vm.kind.ring(index).and_then(|gfn| vm.env().page(gfn));
         Self {
             index,
             context,
@@ -110,6 +110,8 @@ impl Vcpu {
             ring_tail: 0,
             last_fault: None,
             stats: ExitStats::new(timing),
+            #[cfg(feature = "dirty-check")]
+            dirty: DirtyCheck::new(&vm),
             vm,
         }
     }
@@ -139,6 +141,8 @@ impl Vcpu {
             ("roots_built", mmu.roots),
         ];
         counters.extend(self.tlb.counters());
+        #[cfg(feature = "dirty-check")]
+        counters.extend(self.dirty.counters());
         counters
     }
 
@@ -204,6 +208,12 @@ impl Vcpu {
             self.tlb.flush_requested();
             self.cr3_stale = true;
         }
+    }
+
+    /// Forgets them, as a flaw.
+    #[cfg(feature = "dirty-check")]
+    pub(super) fn forget_flush_requests(&mut self) {
+        self.flushes_seen = self.vm.env().flush_requests();
     }
 
     /// Drains the note ring (rule N1). Nothing else may look at the guest's tables before.

@@ -22,8 +22,8 @@ pub enum Stop {
     Unsupported(&'static str),
     /// L0, which ran it, does so no longer; the text says why.
     Provider(String),
-    /// The TLB model found a rule broken, by L1; the text says which.
-    #[cfg(feature = "tlb-model")]
+    /// A check of L1 itself found a rule broken; the text says which.
+    #[cfg(any(feature = "tlb-model", feature = "dirty-check"))]
     BrokenRule(String),
 }
 
@@ -35,7 +35,7 @@ impl Stop {
             Self::PowerOff => exit::POWEROFF,
             Self::Reboot => exit::REBOOT,
             Self::BootFailed(_) => exit::BOOT_FAILED,
-            #[cfg(feature = "tlb-model")]
+            #[cfg(any(feature = "tlb-model", feature = "dirty-check"))]
             Self::BrokenRule(_) => exit::L1_FAILED,
             Self::Crash(_) | Self::TripleFault(_) | Self::Unsupported(_) | Self::Provider(_) => {
                 exit::GUEST_DIED
@@ -46,7 +46,7 @@ impl Stop {
     /// True if the registers at the end are of interest.
     #[must_use]
     pub const fn is_death(&self) -> bool {
-        #[cfg(feature = "tlb-model")]
+        #[cfg(any(feature = "tlb-model", feature = "dirty-check"))]
         if matches!(self, Self::BrokenRule(_)) {
             return true;
         }
@@ -65,7 +65,7 @@ impl fmt::Display for Stop {
             Self::TripleFault(how) => write!(f, "died: triple fault: {how}"),
             Self::Unsupported(what) => write!(f, "died: {what} is not emulated"),
             Self::Provider(why) => write!(f, "was stopped: {why}"),
-            #[cfg(feature = "tlb-model")]
+            #[cfg(any(feature = "tlb-model", feature = "dirty-check"))]
             Self::BrokenRule(text) => write!(f, "was stopped: L1 broke rule {text}"),
         }
     }

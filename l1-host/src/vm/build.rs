@@ -6,7 +6,8 @@ use super::{
     env::VmEnv,
     owner::Owners,
     ram::{BLOCK, Extent, GuestRam},
-    window::{self, SwitcherWindow},
+    vm_window::VmWindow,
+    window::SwitcherWindow,
 };
 use crate::{
     hw::{clock::Clock, physmap},
@@ -171,14 +172,14 @@ fn stock(
     };
     copy(&ram, frames.boot << 12, boot.as_bytes());
 
-    let fixed = window::vm_window(&ram, &frames, shim, guest.vcpus as usize)?;
+    let window = VmWindow::new(&ram, &frames, shim, guest.vcpus as usize)?;
     let vm = finish(
         guest,
         context,
         Kind::Stock(frames),
         ram,
         frames.end,
-        fixed,
+        Some(window),
         Some(Gfn(frames.bitmap)),
         Gfn(frames.empty_root),
     )?;
@@ -233,7 +234,7 @@ fn native(
         Kind::Native,
         ram,
         ram_pages.next_multiple_of(BLOCK),
-        Vec::new(),
+        None,
         None,
         root,
     )?;
@@ -248,7 +249,7 @@ fn finish(
     kind: Kind,
     ram: GuestRam,
     frames: u64,
-    mut fixed: Vec<(usize, u64, bool)>,
+    vm_window: Option<VmWindow>,
     bitmap: Option<Gfn>,
     first_root: Gfn,
 ) -> Result<Arc<Vm>, Error> {
@@ -263,6 +264,7 @@ fn finish(
     physmap::zero(pool, pool_bytes);
 
     let switcher_window = SwitcherWindow::new(context.window, vcpus)?;
+    let mut fixed: Vec<_> = vm_window.iter().flat_map(VmWindow::entries).collect();
     fixed.push((switcher::layout::SLOT, switcher_window.entry(), true));
     let default =
         usize::from(msr::DEFAULT_UPPER_SLOTS.start)..usize::from(msr::DEFAULT_UPPER_SLOTS.end);
@@ -275,7 +277,8 @@ fn finish(
         largest: context.largest_page,
     };
     let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap), config, vcpus);
-    Ok(Arc::new(Vm::new(guest.name.clone(), kind, vcpus, mmu, switcher_window, first_root, frames)))
+    let name = guest.name.clone();
+    Ok(Arc::new(Vm::new(name, kind, vcpus, mmu, switcher_window, vm_window, first_root)))
 }
 
 fn no_memory(asked: u64) -> Error {

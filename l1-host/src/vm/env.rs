@@ -1,14 +1,23 @@
 //! What the shadow MMU sees of a VM: its memory, its table pool, its TLBs.
 //! May: guest-memory, take-frame. Context: any. Input: guest-controlled addresses.
 
-use super::ram::GuestRam;
+use super::{
+    dirty_flaw::{Flaw, planted},
+    ram::GuestRam,
+};
 use crate::hw::physmap::{Frame, frame, table};
 use core::sync::atomic::{
     AtomicU64,
     Ordering::{AcqRel, Acquire},
 };
-use pv_abi::addr::{Gfn, Gpa, Hpa};
+use pv_abi::{
+    PAGE_SIZE,
+    addr::{Gfn, Gpa, Hpa},
+};
 use shadow_mmu::env::{GuestMemory, Table, TablePool, TlbOps};
+
+/// Frames that a page of the table bitmap tells of.
+const FRAMES_PER_PAGE: u64 = 8 * PAGE_SIZE as u64;
 
 /// The environment of one VM's MMU.
 #[derive(Debug)]
@@ -80,6 +89,11 @@ impl GuestMemory for VmEnv {
         } else {
             word.fetch_and(!bit, AcqRel);
         }
+    }
+
+    fn bitmap_frame(&self, gfn: Gfn) -> Option<Gfn> {
+        let bitmap = self.bitmap.filter(|_| !planted(Flaw::Bitmap))?;
+        Some(Gfn(bitmap.0 + gfn.0 / FRAMES_PER_PAGE))
     }
 }
 

@@ -1,7 +1,9 @@
 //! The virtual machine object.
 //! May: nothing. Context: any.
 
-use super::{console::Console, env::VmEnv, owner::Owners, window::SwitcherWindow};
+use super::{
+    console::Console, env::VmEnv, owner::Owners, vm_window::VmWindow, window::SwitcherWindow,
+};
 use crate::dev::bus::{Bus, NativeBus};
 use alloc::{string::String, sync::Arc};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -21,6 +23,17 @@ pub enum Kind {
     Native,
 }
 
+impl Kind {
+    /// The frame of vCPU `index`'s note ring: the third of its area's own pages.
+    #[must_use]
+    pub const fn ring(&self, index: usize) -> Option<Gfn> {
+        match self {
+            Self::Stock(frames) => Some(Gfn(frames.area(index) + 2)),
+            Self::Native => None,
+        }
+    }
+}
+
 /// A virtual machine: what its vCPUs share.
 #[derive(Debug)]
 pub struct Vm {
@@ -34,6 +47,8 @@ pub struct Vm {
     pub mmu: Mmu<VmEnv>,
     /// Its half of the switcher window.
     pub window: SwitcherWindow,
+    /// The VM window of a stock kernel.
+    pub vm_window: Option<VmWindow>,
     /// Its console.
     pub console: Arc<Console>,
     /// Which pages its devices may use.
@@ -48,7 +63,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Puts a VM with `frames` pages together.
+    /// Puts a VM together.
     #[must_use]
     pub fn new(
         name: String,
@@ -56,9 +71,10 @@ impl Vm {
         vcpus: usize,
         mmu: Mmu<VmEnv>,
         window: SwitcherWindow,
+        vm_window: Option<VmWindow>,
         first_root: Gfn,
-        frames: u64,
     ) -> Self {
+        let owners = Owners::new(mmu.env().ram.end());
         let features = match kind {
             Kind::Stock(_) => Features::VM_WINDOW,
             Kind::Native => Features::empty(),
@@ -69,8 +85,9 @@ impl Vm {
             vcpus,
             mmu,
             window,
+            vm_window,
             console: Arc::default(),
-            owners: Owners::new(frames),
+            owners,
             bus: Mutex::new(match kind {
                 Kind::Stock(_) => Bus::Empty,
                 Kind::Native => Bus::Native(NativeBus::default()),

@@ -7,13 +7,21 @@ pub mod ram;
 #[cfg(target_os = "none")]
 pub mod build;
 #[cfg(target_os = "none")]
+mod dirty;
+#[cfg(target_os = "none")]
+pub mod dirty_flaw;
+#[cfg(target_os = "none")]
 pub mod env;
 #[cfg(target_os = "none")]
 mod machine;
 #[cfg(target_os = "none")]
 pub mod roots;
 #[cfg(target_os = "none")]
+pub mod vm_window;
+#[cfg(target_os = "none")]
 pub mod window;
+#[cfg(target_os = "none")]
+mod window_log;
 
 #[cfg(target_os = "none")]
 pub use machine::{Kind, Vm};

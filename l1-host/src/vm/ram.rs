@@ -102,10 +102,29 @@ impl GuestRam {
         Gfn(hpa.0.wrapping_add(self.to_guest[block as usize]) >> 12)
     }
 
+    /// Guest frames: one past the last.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.to_host.len() as u64 * BLOCK
+    }
+
+    /// The first frame of each block.
+    pub fn blocks(&self) -> impl Iterator<Item = Gfn> {
+        let blocks =
+            |extent: &Extent| (extent.gfn..extent.gfn + extent.frames).step_by(BLOCK as usize);
+        self.extents.iter().flat_map(blocks).map(Gfn)
+    }
+
     /// The pieces, in the order they were given.
     #[must_use]
     pub fn extents(&self) -> &[Extent] {
         &self.extents
+    }
+
+    /// The first frame that is beyond all memory.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.gfn + extent.frames).max().unwrap_or(0)
     }
 
     /// Splits `len` bytes at `gpa` into runs that do not cross a page, as ranges of host
@@ -150,6 +169,13 @@ mod tests {
         for gfn in [0x200, 0x5ff, 0xa00, u64::MAX >> 12, u64::MAX].map(Gfn) {
             assert_eq!(ram.host_frame(gfn), None);
         }
+    }
+
+    #[test]
+    fn blocks_come_one_by_one() {
+        let ram = ram();
+        let blocks: Vec<_> = ram.blocks().map(|block| block.0).collect();
+        assert_eq!((blocks, ram.frames()), (vec![0, 0x600, 0x800], 0xa00));
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Flushes that are missing on purpose, to see that the model finds them.
 //! May: nothing. Context: boot.
 
-use alloc::string::String;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use crate::flaw::Flaws;
 
 /// A flush that L1 leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,40 +31,20 @@ pub enum Flaw {
     Entry,
 }
 
-const ALL: [(&str, Flaw); 11] = [
-    ("all", Flaw::All),
-    ("current", Flaw::Current),
-    ("load", Flaw::Load),
-    ("address", Flaw::Address),
-    ("user-address", Flaw::UserAddress),
-    ("upper-address", Flaw::UpperAddress),
-    ("lower-address", Flaw::LowerAddress),
-    ("requested", Flaw::Requested),
-    ("taken-tag", Flaw::TakenTag),
-    ("dirty-bits", Flaw::DirtyBits),
-    ("entry", Flaw::Entry),
-];
-
-/// The word on a guest's command line that chooses one.
-const WORD: &str = "roost.tlb-flaw=";
-
-/// Number of the flaw in `ALL`, or none.
-static CHOSEN: AtomicUsize = AtomicUsize::new(usize::MAX);
-
-/// Plants the flaw that a guest's command line names, if it does.
-///
-/// # Errors
-/// The names that there are, if it names none of them.
-pub fn plant(cmdline: &str) -> Result<(), String> {
-    let Some(name) = cmdline.split(' ').find_map(|word| word.strip_prefix(WORD)) else {
-        return Ok(());
-    };
-    let known = ALL.iter().position(|(known, _)| *known == name);
-    CHOSEN.store(known.ok_or_else(|| ALL.map(|(name, _)| name).join(", "))?, Relaxed);
-    Ok(())
-}
-
-/// The flaw that was planted.
-pub(super) fn planted() -> Option<Flaw> {
-    ALL.get(CHOSEN.load(Relaxed)).map(|&(_, flaw)| flaw)
-}
+/// The flaws, and the word on a guest's command line that chooses one.
+pub static FLAWS: Flaws<Flaw> = Flaws::new(
+    "roost.tlb-flaw=",
+    &[
+        ("all", Flaw::All),
+        ("current", Flaw::Current),
+        ("load", Flaw::Load),
+        ("address", Flaw::Address),
+        ("user-address", Flaw::UserAddress),
+        ("upper-address", Flaw::UpperAddress),
+        ("lower-address", Flaw::LowerAddress),
+        ("requested", Flaw::Requested),
+        ("taken-tag", Flaw::TakenTag),
+        ("dirty-bits", Flaw::DirtyBits),
+        ("entry", Flaw::Entry),
+    ],
+);

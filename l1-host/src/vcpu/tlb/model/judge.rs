@@ -5,13 +5,14 @@
 //! |---|---|
 //! | always | a tag holds translations of its own address space only |
 //! | | nothing is cached that is older than a flush which covers it (F3) |
-//! | | the PVCS page is where L1 has put it |
+//! | | the PVCS page is where L1 has put it, and a write through the VM window sets D |
 //! | after a flush | what can be cached now is what the guest's tables allow (F1, F2, F6) |
-//! | when the MMU has done something | cached links lead to live tables (I4); writes to tables cannot go unnoticed |
+//! | when the MMU has done something | cached links lead to live tables (I4); writes to tables, or that the dirty log is to tell of, cannot go unnoticed |
 
 use super::{
     cache::{Leaf, Page},
     fill::View,
+    tags::{Tag, own_pages},
     tlb::Tlb,
     walk,
 };
@@ -24,7 +25,6 @@ use shadow_mmu::{
     inspect::Watch,
     pte::{ADDRESS, D, NX, P, U, W},
 };
-use switcher::layout;
 
 /// Neighbours that a fault may have mapped, a power of two.
 const AROUND: u64 = 16;
@@ -46,6 +46,8 @@ pub enum Rule {
     I4,
     /// A hot table is watched by its D bits, a protected one is mapped read-only.
     Hot,
+    /// While the dirty log is on, a frame is writable only once it has been told of.
+    Log,
     /// A tag belongs to one address space.
     Tag,
     /// A change of L1's own pages is followed by a flush.
@@ -107,6 +109,7 @@ impl fmt::Display for Rule {
             Self::F6 => "F6 (the flush of an address syncs it)",
             Self::I4 => "I4 (a table is flushed before it is used again)",
             Self::Hot => "hot tables (no write to a table goes unnoticed)",
+            Self::Log => "log (no write goes unnoticed by the dirty log)",
             Self::Tag => "tags (a tag serves one address space)",
             Self::Window => "window (a flush follows a change of L1's pages)",
         })
@@ -120,7 +123,7 @@ impl Tlb {
         for view in views {
             self.judge_owner(view)?;
             self.judge_age(vm, view)?;
-            self.judge_pvcs(view, mmu.index)?;
+            self.judge_own(view, mmu.index)?;
             self.counts.kept += self.caches.get_mut().cache(view.tag).live();
         }
         for view in views {
@@ -259,16 +262,22 @@ impl Tlb {
         Err(Broken { rule, what, page, view, cached: Some(leaf), link: None })
     }
 
-    /// The PVCS page is where L1 has put it.
-    fn judge_pvcs(&mut self, view: View, vcpu: usize) -> Result<(), Broken> {
-        let page = layout::pvcs(vcpu) >> 12;
-        let entry = walk::shadow(view.root, 4, walk::UNLIMITED, page, P).map(|now| now.entry);
-        let cached = &mut self.caches.get_mut().tag(view.tag).pvcs;
-        if cached.is_some() && *cached != entry {
-            let what = "is not the PVCS any more";
+    /// L1's own pages are where it has put them, and none is dirty whose entry is not.
+    fn judge_own(&mut self, view: View, vcpu: usize) -> Result<(), Broken> {
+        let Tag { own, .. } = self.caches.get_mut().tag(view.tag);
+        for (page, cached) in own_pages(vcpu).into_iter().zip(own) {
+            let now = walk::shadow(view.root, 4, walk::UNLIMITED, page, P).map(|now| now.entry);
+            let lost = cached.unwrap_or(0) & !now.unwrap_or(0);
+            let what = if cached.is_some() && lost & (P | ADDRESS) != 0 {
+                "is not what L1 has put there"
+            } else if lost & D != 0 {
+                "has D set, and the entry has not"
+            } else {
+                *cached = now;
+                continue;
+            };
             return Err(Broken { rule: Rule::Window, what, page, view, cached: None, link: None });
         }
-        *cached = entry;
         Ok(())
     }
 
@@ -288,6 +297,9 @@ impl Tlb {
             self.counts.inspected += 1;
             if let Some(what) = unnoticed(vm, view, page, &leaf) {
                 return broken(Rule::Hot, what, page, Some(leaf), None);
+            }
+            if let Some(what) = unlogged(vm, page, &leaf) {
+                return broken(Rule::Log, what, page, Some(leaf), None);
             }
         }
         Ok(())
@@ -315,4 +327,12 @@ fn unnoticed(vm: &Vm, view: View, page: Page, leaf: &Leaf) -> Option<&'static st
             (!noticed).then_some("has D set for a table, and the entry has not")
         }
     }
+}
+
+/// Why a write through `leaf` would not be logged, if the dirty log is on and it would not.
+fn unlogged(vm: &Vm, page: Page, leaf: &Leaf) -> Option<&'static str> {
+    if leaf.entry & W == 0 || !vm.mmu.log_watches(vm.env().guest_frame(leaf.frame(page, page))) {
+        return None;
+    }
+    Some("makes a frame writable that was not told of")
 }

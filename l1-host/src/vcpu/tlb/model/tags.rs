@@ -8,8 +8,12 @@ use super::{
 use crate::hw::cpu::Invpcid;
 use alloc::{collections::BTreeSet, vec::Vec};
 use core::cell::RefCell;
-use pv_abi::addr::{Gfn, Gva};
+use pv_abi::{
+    addr::{Gfn, Gva},
+    ext::window,
+};
 use shadow_mmu::tlb::TagOps;
+use switcher::layout;
 
 /// A tag.
 #[derive(Debug, Default)]
@@ -20,8 +24,20 @@ pub struct Tag {
     pub owner: Option<Gfn>,
     /// Pages that were cached writable and are page tables.
     pub tables: BTreeSet<Page>,
-    /// The entry of the PVCS page that was cached.
-    pub pvcs: Option<u64>,
+    /// The entries of [`own_pages`] that were cached.
+    pub own: [Option<u64>; 4],
+}
+
+/// Pages of L1's own that it changes the entries of: vCPU `vcpu`'s PVCS, and some of those that the
+/// shim writes all the time through its window.
+pub const fn own_pages(vcpu: usize) -> [Page; 4] {
+    let area = window::VCPU_AREA + vcpu as u64 * window::VCPU_STRIDE;
+    [
+        layout::pvcs(vcpu) >> 12,
+        (area + window::area::DATA) >> 12,
+        (area + window::area::NOTES) >> 12,
+        (area + window::area::STACK_TOP - 1) >> 12,
+    ]
 }
 
 /// All tags, and the clock.
@@ -58,7 +74,7 @@ impl Caches {
     pub fn clear(&mut self, tag: u16) {
         let now = self.tick();
         let tag = self.tag(tag);
-        tag.pvcs = None;
+        tag.own = [None; 4];
         let dropped = tag.cache.clear(now);
         self.dropped += dropped;
     }

@@ -4,7 +4,7 @@
 use super::{
     cache::{Leaf, Page, Time},
     fill::View,
-    flaw::{self, Flaw},
+    flaw::{FLAWS, Flaw},
     tags::{Caches, ModelOps, Tag, UPPER},
     walk::{self, Shadow},
 };
@@ -102,7 +102,7 @@ impl Tlb {
             heap::add(start, bytes);
         }
         let most = taken.map_or(64, |_| (bytes / TAGS / PAGE_COST) as usize);
-        let flaw = flaw::planted();
+        let flaw = FLAWS.planted();
         crate::log!("TLB model: {most} pages per tag, flaw {flaw:?}");
         Self {
             tags: Tags::new(true),

@@ -1,0 +1,55 @@
+//! Mistakes made on purpose, to see that L1's checks of itself find them.
+//! May: nothing. Context: boot.
+
+use alloc::{string::String, vec::Vec};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// A kind of flaws, of which a word on a guest's command line chooses one.
+#[derive(Debug)]
+pub struct Flaws<F: 'static> {
+    /// Its beginning.
+    word: &'static str,
+    all: &'static [(&'static str, F)],
+    /// Number of the flaw in `all`, or none.
+    chosen: AtomicUsize,
+}
+
+impl<F: Copy> Flaws<F> {
+    /// The flaws `all`, with their names behind `word`; none is chosen.
+    #[must_use]
+    pub const fn new(word: &'static str, all: &'static [(&'static str, F)]) -> Self {
+        Self { word, all, chosen: AtomicUsize::new(usize::MAX) }
+    }
+
+    /// Plants the flaw that a guest's command line names, if it does.
+    ///
+    /// # Errors
+    /// The names that there are, if it names none of them.
+    pub fn plant(&self, cmdline: &str) -> Result<(), String> {
+        let Some(name) = cmdline.split(' ').find_map(|word| word.strip_prefix(self.word)) else {
+            return Ok(());
+        };
+        let known = self.all.iter().position(|(known, _)| *known == name);
+        let names = || self.all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        self.chosen.store(known.ok_or_else(names)?, Relaxed);
+        Ok(())
+    }
+
+    /// The flaw that was planted.
+    pub fn planted(&self) -> Option<F> {
+        self.all.get(self.chosen.load(Relaxed)).map(|&(_, flaw)| flaw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_chooses_one() {
+        let flaws = Flaws::new("x.flaw=", &[("a", 1), ("b", 2)]);
+        assert_eq!((flaws.plant("quiet flaw=a"), flaws.planted()), (Ok(()), None));
+        assert_eq!((flaws.plant("quiet x.flaw=b y"), flaws.planted()), (Ok(()), Some(2)));
+        assert_eq!(flaws.plant("x.flaw=c"), Err("a, b".into()));
+    }
+}
