@@ -169,7 +169,7 @@ fn hashes(vm: &Vm) -> Vec<u64> {
 fn hash(page: &Frame) -> u64 {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     page.iter()
-        .fold(1, |hash: u64, word| (hash.rotate_left(5) ^ word.load(Relaxed)).wrapping_mul(FACTOR))
+        .fold(1, |hash: u64, word| hash.wrapping_mul(FACTOR).wrapping_add(word.load(Relaxed)))
 }
 
 /// What a frame is, and so who may have written to it.

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     abi,
     counters::{Counters, Exit},
-    kernel, paging,
+    kernel, paging, privileged,
     probe::Probe,
     tap::{Verdict, equal, holds},
     user::{Start, code},
@@ -26,6 +26,7 @@ pub const GROUP: Group = Group {
         ("none", none),
         ("without_ram", without_ram),
         ("another_page", another_page),
+        ("left_behind", left_behind),
         ("interrupt_flag", interrupt_flag),
         ("reserved_words", reserved_words),
     ],
@@ -80,6 +81,21 @@ fn another_page() -> Verdict {
     seen.exactly(&[])?;
     kernel.event().is(UD, 0, kernel::code::undefined().start)?;
     equal("the old page", old.word(offset::RIP), 0x1111)
+}
+
+/// What L1 writes goes to the page that is registered, and stays in it.
+fn left_behind() -> Verdict {
+    let first = abi::first_pvcs();
+    let cr2 = paging::word(paging::frame(0) + offset::CR2 as u64);
+    for round in 0x11..0x20 {
+        holds("accepted", abi::register_pvcs(paging::frame(0)))?;
+        let written =
+            Probe::of(privileged::kernel::code::write_cr2()).with(|r| r.rax = round).run();
+        holds("back", abi::register_pvcs(first))?;
+        written.finished()?;
+        equal("PVCS.cr2 of the page left behind", cr2.load(Relaxed), round)?;
+    }
+    Ok(())
 }
 
 /// IF is the guest's own word: setting and clearing it costs no exit.
