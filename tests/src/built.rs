@@ -23,10 +23,10 @@ pub fn native_guest() -> PathBuf {
     existing(images.join("c1-guest"), "scripts/build.sh")
 }
 
-/// The folder of the images with L1's model of the TLB.
+/// The folder of the images with L1's checks of itself.
 #[must_use]
-pub fn tlb_model() -> PathBuf {
-    existing(target().join("roost/tlb-model"), "scripts/build.sh --tlb-model")
+pub fn checks() -> PathBuf {
+    existing(target().join("roost/checks"), "scripts/build.sh --checks")
 }
 
 /// The program that checks a Linux guest from inside.

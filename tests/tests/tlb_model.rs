@@ -30,7 +30,7 @@ const FLAWS: &[(&str, &str)] = &[
 /// A run of the native guest. Some of its checks are about time, which goes by instructions, so
 /// that each run is like the other.
 fn native_guest<'a>(folder: &'a Folder, words: &str) -> Run<'a> {
-    let run = folder.run(&built::native_guest()).images(built::tlb_model());
+    let run = folder.run(&built::native_guest()).images(built::checks());
     run.flag("--icount").append(words)
 }
 
@@ -60,7 +60,7 @@ fn a_stock_kernel_breaks_no_rule() {
     let initrd = folder.guest_checks();
     let words = "console=hvc0 quiet check.n=0.05 \
                  check.only=fork_exec_1000,memory_stress,shared_file,modify_ldt,vdso,dmesg";
-    let run = folder.run(&Kernel::Cloud.file()).images(built::tlb_model());
+    let run = folder.run(&Kernel::Cloud.file()).images(built::checks());
     let ended = run.initrd(&initrd).append(words).to_end();
     assert_judged(&ended, 5_000);
 }
