@@ -113,13 +113,13 @@ fn no_flaw_is_forgotten() {
 
 #[test]
 fn a_look_needs_a_number_of_exits() {
-    for number in ["0", "", "x"] {
+    for number in ["0", "1", "", "x"] {
         let folder = Folder::new();
         let words = format!("roost.dirty-check={number}");
         let ended =
             folder.run(&built::native_guest()).images(built::checks()).append(&words).to_end();
         assert_eq!(ended.said.status, 4);
-        let wrong = "roost.dirty-check=N takes a number of exits, from 1";
+        let wrong = "roost.dirty-check=N takes a number of exits, from 2";
         assert!(ended.said.err.contains(wrong), "{:?}", ended.said);
     }
 }

@@ -29,6 +29,10 @@ const WORD: &str = "roost.dirty-check=";
 /// Looks before the log ends.
 const LOOKS: u64 = 6;
 
+/// Least exits between looks: after each one, the page of a store that has faulted would be
+/// protected again before the store.
+const LEAST: u64 = 2;
+
 /// Exits between looks; 0 for no check.
 static EVERY: AtomicU64 = AtomicU64::new(0);
 
@@ -40,8 +44,11 @@ pub fn choose(cmdline: &str) -> Result<(), String> {
     let Some(number) = cmdline.split(' ').find_map(|word| word.strip_prefix(WORD)) else {
         return Ok(());
     };
-    let exits = number.parse().ok().filter(|&exits| exits > 0);
-    EVERY.store(exits.ok_or_else(|| format!("{WORD}N takes a number of exits, from 1"))?, Relaxed);
+    let exits = number.parse().ok().filter(|&exits| exits >= LEAST);
+    EVERY.store(
+        exits.ok_or_else(|| format!("{WORD}N takes a number of exits, from {LEAST}"))?,
+        Relaxed,
+    );
     Ok(())
 }
 

@@ -81,7 +81,8 @@ impl Vcpu {
     }
 
     /// Writes `data` at `gva` as the guest's current mode would.
-    #[cold]
+    // Rare, and so no part of the run loop.
+    #[inline(never)]
     pub(super) fn write(&mut self, gva: Gva, data: &[u8]) -> Result<(), GuestFault> {
         let access = self.as_guest(Access::WRITE);
         for (index, byte) in data.iter().enumerate() {
