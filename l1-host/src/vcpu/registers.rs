@@ -241,11 +241,11 @@ impl Vcpu {
         let found = if gpa == 0 { None } else { env.ram.host_frame(gfn).zip(env.page(gfn)) };
         self.pvcs = found.map(|(hpa, page)| PvcsPage::new(hpa, page));
         let before = self.vm.window.pvcs(self.index);
-        self.vm.window.set_pvcs(self.index, self.pvcs.map(|pvcs| pvcs.hpa));
         if let Some(hpa) = before.filter(|_| !planted(Flaw::OldPvcs)) {
-            // The dirty log told of it at each look as long as it was the PVCS.
+            // The dirty log tells of it at each look only as long as it is the PVCS.
             self.vm.wrote(env.guest_frame(hpa));
         }
+        self.vm.window.set_pvcs(self.index, self.pvcs.map(|pvcs| pvcs.hpa));
         self.msrs.vcpu_struct = gpa;
         shadow_mmu::TlbOps::flush_all(env);
         self.publish(cpu);

@@ -7,7 +7,7 @@
 //! | the shadow MMU: A and D bits, notes, the table bitmap | it tells its log |
 //! | the shim, through the VM window | D bits of the window's entries |
 //! | L1, for the guest | [`Vm::wrote`], after the write |
-//! | L1 and the switcher: PVCS pages and note rings, at every exit and entry | they are told of at every look |
+//! | L1 and the switcher, at any time: PVCS pages, note rings | they are told of at every look |
 //!
 //! What is not told of has not changed since the look before.
 
@@ -15,6 +15,7 @@ use super::{
     Vm,
     dirty_flaw::{Flaw, planted},
 };
+use alloc::vec::Vec;
 use pv_abi::addr::Gfn;
 use shadow_mmu::{GuestMemory, TlbOps, dirty::FRAMES_PER_WORD};
 
@@ -43,6 +44,8 @@ impl Vm {
     /// If there are not [`Vm::dirty_words`] of them.
     pub fn take_dirty_log(&self, words: &mut [u64]) {
         assert_eq!(words.len(), self.dirty_words());
+        // A page that ceases to be a PVCS is in the MMU's log before: it is seen here, or there.
+        let always: Vec<_> = self.always_written().collect();
         self.mmu.take_dirty_log(Gfn(0), words);
         if planted(Flaw::Guest) {
             words.fill(0);
@@ -57,7 +60,7 @@ impl Vm {
                 self.env().flush_all();
             }
         }
-        self.always_written().for_each(|gfn| tell(words, gfn));
+        always.into_iter().for_each(|gfn| tell(words, gfn));
     }
 
     /// Ends the log.
