@@ -46,6 +46,13 @@
     pop rax
     .endm
 
+/* An event at \site, where the shim uses an address of the kernel's, goes on at \resume. */
+    .macro FIXUP site, resume
+    .pushsection .fixups, "a", @progbits
+    .quad \site, \resume
+    .popsection
+    .endm
+
 /* ======== Per-vCPU aliases ================================================================ */
 
     .section .entry, "ax", @progbits
@@ -78,16 +85,18 @@ shim_syscall:
     test byte ptr [rip + .Larea + {P_IF_BYTE}], {IP_BIT}
     jnz 1f
     jmp [rip + .Larea + {D_SYSCALL_ENTRY}]
+1:  mov rcx, [rip + .Larea + {D_SYSCALL_ENTRY}]
 
-    /* An interrupt waits: as if it had come at the kernel's first instruction. */
-1:  and byte ptr [rip + .Larea + {P_IF_BYTE}], ~{IF_BIT} & 0xff
+    /* An interrupt waits: as if it had come at the kernel's first instruction, RCX. */
+interrupted:
+    and byte ptr [rip + .Larea + {P_IF_BYTE}], ~{IF_BIT} & 0xff
     mov [rip + .Larea + {D_SCRATCH}], rsp
     lea rsp, [rip + .Larea + {STACK_TOP}]
     push {USER_SS}
     push [rip + .Larea + {D_SCRATCH}]
     push 2
     push {USER_CS}
-    push [rip + .Larea + {D_SYSCALL_ENTRY}]
+    push rcx
     PUSH_GPRS rcx, r11
     lea rsi, [rip + .Larea]
     jmp pending
@@ -98,7 +107,50 @@ shim_syscall:
 shim_event:
     mov [rip + .Larea + {D_SCRATCH}], rsp
     lea rsp, [rip + .Larea + {STACK_TOP}]
+    cmp word ptr [rip + .Larea + {P_EVENT_VECTOR}], {VECTOR_PAGE_FAULT}
+    jne 1f
+    cmp qword ptr [rip + .Larea + {D_PAGE_FAULT}], 0
+    je 1f
+    mov r11, [rip + .Larea + {D_VCPU_INFO}]
+    cmp byte ptr [r11 + {V_MASK}], 0
+    jne 1f
+
+    /* A page fault, events are open, and the kernel's handler masks them: what `user_event` does.
+     * The frame: SS, RSP, RFLAGS (IF is set), CS, RIP, error code, R11, RCX. RCX and R11 go to the
+     * kernel in it, so they are free. The PVCS is released before the first store, which may fault;
+     * what the kernel cannot take ends the VM. */
+    mov byte ptr [r11 + {V_MASK}], 1
+    mov rcx, [rip + .Larea + {P_CR2}]
+    mov [r11 + {V_CR2}], rcx
+    mov r11, [rip + .Larea + {D_KERNEL_SP}]
+    mov word ptr [rip + .Larea + {P_EVENT_VECTOR}], 0
+    movzx ecx, word ptr [rip + .Larea + {P_ERROR}]
+    or ecx, {ERROR_USER}
+    mov [r11 - 48], rcx
+    mov rcx, [rip + .Larea + {P_RCX}]
+    mov [r11 - 64], rcx
+    mov rcx, [rip + .Larea + {P_R11}]
+    mov [r11 - 56], rcx
+    mov rcx, [rip + .Larea + {P_RIP}]
+    mov [r11 - 40], rcx
+    movzx ecx, word ptr [rip + .Larea + {P_USER_CS}]
+    mov [r11 - 32], rcx
+    mov ecx, [rip + .Larea + {P_EFLAGS}]
+    mov [r11 - 24], rcx
+    mov rcx, [rip + .Larea + {D_SCRATCH}]
+    mov [r11 - 16], rcx
     movzx ecx, word ptr [rip + .Larea + {P_USER_SS}]
+    mov [r11 - 8], rcx
+    lea rsp, [r11 - 64]
+    mov word ptr [rip + .Larea + {D_KERNEL_MODE}], {KERNEL_MODE_PREFAULT}
+    or byte ptr [rip + .Larea + {P_IF_BYTE}], {IF_BIT}
+    test byte ptr [rip + .Larea + {P_IF_BYTE}], {IP_BIT}
+    jnz 2f
+    jmp [rip + .Larea + {D_PAGE_FAULT}]
+2:  mov rcx, [rip + .Larea + {D_PAGE_FAULT}]
+    jmp interrupted
+
+1:  movzx ecx, word ptr [rip + .Larea + {P_USER_SS}]
     push rcx
     push [rip + .Larea + {D_SCRATCH}]
     mov ecx, [rip + .Larea + {P_EFLAGS}]
@@ -385,42 +437,21 @@ iret_slow:
     call shim_iret_slow
     jmp [rbx + {D_LEAVE}]
 
-/* Any hypercall to L1: RDI = number; RSI, RDX, RCX, R8 = arguments, which go to RBX, R10, RDX,
- * RSI; result in RAX. */
-    .balign 16
-    .global shim_call
-shim_call:
-    push rbx
-    mov rax, rdi
-    mov rbx, rsi
-    mov r10, rdx
-    mov rdx, rcx
-    mov rsi, r8
-    syscall
-    pop rbx
-    ret
-
 /* Copies RDX bytes from RSI to RDI, either of which may be an address of the kernel's that is
- * not mapped; returns the bytes not copied. A fault between the labels ends the copy. */
+ * not mapped; returns the bytes not copied. A fault ends the copy. */
     .global shim_copy
 shim_copy:
     mov rcx, rdx
     shr rcx, 3
     and edx, 7
-    .global shim_copy_words
-shim_copy_words:
-    rep movsq
+1:  rep movsq
     mov ecx, edx
-    .global shim_copy_bytes
-shim_copy_bytes:
-    rep movsb
+2:  rep movsb
     xor eax, eax
     ret
-    .global shim_copy_words_fault
-shim_copy_words_fault:
-    lea rax, [rdx + 8 * rcx]
+3:  lea rax, [rdx + 8 * rcx]
     ret
-    .global shim_copy_bytes_fault
-shim_copy_bytes_fault:
-    mov rax, rcx
+4:  mov rax, rcx
     ret
+    FIXUP 1b, 3b
+    FIXUP 2b, 4b

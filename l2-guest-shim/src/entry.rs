@@ -31,6 +31,10 @@ macro_rules! data {
     };
 }
 
+/// `kernel_mode` and `prefault`, both 1, as one word.
+const KERNEL_MODE_PREFAULT: u16 = 0x0101;
+const _: () = assert!(offset_of!(VcpuData, prefault) == offset_of!(VcpuData, kernel_mode) + 1);
+
 macro_rules! shared {
     ($field:ident) => {
         area::PVCS as usize + pvcs::offset::$field
@@ -50,6 +54,8 @@ global_asm!(
     D_KERNEL_MODE = const data!(kernel_mode),
     D_PREFAULT = const data!(prefault),
     D_HALT = const data!(halt),
+    D_PAGE_FAULT = const data!(page_fault),
+    KERNEL_MODE_PREFAULT = const KERNEL_MODE_PREFAULT,
     P_IF_BYTE = const shared!(EVENT_FLAGS) + 1,
     P_USER_CS = const shared!(USER_CS),
     P_USER_SS = const shared!(USER_CS) + 2,
@@ -58,9 +64,14 @@ global_asm!(
     P_RIP = const shared!(RIP),
     P_RCX = const shared!(RCX),
     P_R11 = const shared!(R11),
+    P_ERROR = const shared!(EVENT_ERRCODE),
+    P_CR2 = const shared!(CR2),
     IF_BIT = const pvcs::flags::IF >> 8,
     IP_BIT = const pvcs::flags::IP >> 8,
     V_MASK = const vcpu_info::UPCALL_MASK,
+    V_CR2 = const vcpu_info::CR2,
+    ERROR_USER = const traps::ERROR_USER,
+    VECTOR_PAGE_FAULT = const pvcs::vector::STANDARD | event::PF as u16,
     PENDING_UNMASKED = const 1,
     VECTOR_STANDARD = const pvcs::vector::STANDARD,
     STACK_TOP = const area::STACK_TOP,

@@ -25,15 +25,16 @@ pub const CONSOLE_VECTOR: u8 = 0xf1;
 
 /// Code selector that the kernel sees for itself: privilege 0.
 pub const KERNEL_CS: u64 = (USER_CS & !3) as u64;
-/// RFLAGS of a handler: only IF, which the hardware forces anyway, and bit 1.
+/// RFLAGS of a handler: only IF, which the hardware forces anyway, and bit 1. TF, NT, RF, AC and DF are
+/// clear.
 const HANDLER_FLAGS: u64 = 0x202;
-/// Flags that a frame clears for its handler are cleared by the constant above: TF, NT, RF, AC, DF.
-const GATE_MASKS_EVENTS: u8 = 4;
+/// Bit of a gate's flags: its handler starts with events masked.
+pub const GATE_MASKS_EVENTS: u8 = 4;
 
 /// Page-fault error code: the access was from user mode.
-const ERROR_USER: u16 = 1 << 2;
+pub const ERROR_USER: u16 = 1 << 2;
 
-/// Event from user mode.
+/// Event from user mode. The plain page fault has its own way, in `entry.S`.
 pub fn user_event(regs: &mut Regs, area: Area) {
     let (vector, error) = area.take_event();
     if vector > event::INT80 {

@@ -15,6 +15,7 @@ use crate::{
     },
     pte::{A, D, GuestPte, NX, P, PS, Spte, U, W},
     root::{Roots, VcpuMmu},
+    walk::Step,
 };
 use pv_abi::addr::{Gfn, Gpa, Gva};
 
@@ -26,7 +27,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let (role, at) = (page.role(), EntryRef::new(id, index));
         let guest = GuestPte(self.env.load(page.gfn().gpa().offset(8 * index as u64)).unwrap_or(0));
         if role.level() == 1 {
-            self.sync_leaf(at, now, role, guest);
+            let _ = self.sync_leaf(at, now, role, guest);
         } else if now.is_large() {
             self.sync_large(at, now, role, guest);
         } else if !now.present() || !self.link_is_true(now, role, guest) {
@@ -45,8 +46,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// Where the mapping is the same, permissions are taken away in place; where it is not, the entry
     /// goes. An entry whose guest A bit is clear goes too, so that the next access sets it (F5).
-    #[inline]
-    fn sync_leaf(&self, at: EntryRef, now: Spte, role: Role, guest: GuestPte) {
+    /// Returns what the guest's entry would give, if that is more than `now`, which was left alone.
+    #[inline(always)]
+    fn sync_leaf(&self, at: EntryRef, now: Spte, role: Role, guest: GuestPte) -> Option<Spte> {
         let accessed = if planted(Mutant::ClearAPasses) { 0 } else { A };
         let same_frame = now.present()
             && guest.has(P | accessed)
@@ -55,7 +57,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             && self.env.host_frame(guest.gfn()) == Some(now.hpa());
         if !same_frame {
             self.zap(at, now);
-            return;
+            return None;
         }
         // Only taken away: what is given takes the three steps of an install, and a fault.
         let want = leaf_value(role, guest, now.hpa());
@@ -66,6 +68,28 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             if entry.compare_exchange(now.0, next, AcqRel, Acquire).is_err() {
                 self.zap(at, Spte(entry.load(Acquire)));
             }
+            return None;
+        }
+        ((want.0 ^ now.0) & !D != 0).then_some(want)
+    }
+
+    /// The guest has stored the leaf entry behind entry `index` of page `id`: takes away what that
+    /// takes, and gives what it gives. A guest that gives a permission is about to use it, and would
+    /// fault.
+    #[inline]
+    fn sync_noted(&self, vcpu: &mut VcpuMmu, id: PageId, role: Role, index: usize) {
+        let now = Spte(self.env.table(id).0[index].load(Acquire));
+        if now == Spte::ABSENT {
+            return;
+        }
+        let gfn = self.pages.get(id).gfn();
+        let Some(table) = self.env.table_at(gfn) else { return };
+        let (at, slot) = (EntryRef::new(id, index), &table.0[index]);
+        let guest = Step { slot, entry: GuestPte(slot.load(Acquire)) };
+        if let Some(value) = self.sync_leaf(at, now, role, guest.entry) {
+            // If it fails, the fault comes after all.
+            let target = self.target(at, guest.entry.gfn());
+            let _ = self.change::<1>(vcpu, target, now, value, guest);
         }
     }
 
@@ -219,7 +243,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     }
 
     /// Flushes one address (rule F6: a few dozen instructions). The caller flushes the hardware.
+    #[inline]
     pub fn flush_address(&self, vcpu: &VcpuMmu, gva: Gva) {
+        self.flush_noted_address(vcpu, gva, None);
+    }
+
+    /// The same where the entry at `noted` was [noted](Self::note) after the guest asked for the flush:
+    /// if that is the leaf entry for `gva`, it was compared already.
+    #[inline]
+    pub fn flush_noted_address(&self, vcpu: &VcpuMmu, gva: Gva, noted: Option<Gpa>) {
         let Some(roots) = vcpu.roots else { return };
         if !self.is_legal(gva) {
             return;
@@ -230,31 +262,36 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         // Notes have kept the links true already (N1): the leaf remains.
         let trusted = planted(Mutant::LeafOnly) || self.links_are_true(roots);
-        if !(trusted && self.sync_leaves(roots, gva)) {
+        if !(trusted && self.sync_leaves(roots, gva, noted)) {
             let shared = self.sync_path(roots.smod, gva, None);
             self.sync_path(roots.umod, gva, shared);
         }
     }
 
-    /// Syncs the leaf entry for `gva` below both roots; false if a link on the way there is just being
-    /// made. Its maker may have compared what it leads to before the guest's store, so it must not
+    /// Syncs the leaf entry for `gva` below both roots, unless the guest's is the one at `noted`, for which
+    /// all tables were synced that stand for its table. False if a link on the way there is just being
+    /// made: its maker may have compared what it leads to before the guest's store, so it must not
     /// succeed (I2).
     #[inline(always)]
-    fn sync_leaves(&self, roots: Roots, gva: Gva) -> bool {
+    fn sync_leaves(&self, roots: Roots, gva: Gva, noted: Option<Gpa>) -> bool {
         let below = |root| Spte(self.env.table(root).0[gva.index(4)].load(Acquire));
         let (smod, umod) = (below(roots.smod), below(roots.umod));
-        self.sync_leaf_below(smod, gva)
-            && (umod.hpa() == smod.hpa() || self.sync_leaf_below(umod, gva))
+        self.sync_leaf_below(smod, gva, noted)
+            && (umod.hpa() == smod.hpa() || self.sync_leaf_below(umod, gva, noted))
     }
 
     /// The same below root entry `upper`.
     #[inline(always)]
-    fn sync_leaf_below(&self, upper: Spte, gva: Gva) -> bool {
+    fn sync_leaf_below(&self, upper: Spte, gva: Gva, noted: Option<Gpa>) -> bool {
         let settled = |entry: Spte| entry.is_settled() || planted(Mutant::MakerTrusted);
         let Some(middle) = self.follow::<3>(upper, gva) else { return settled(upper) };
         let Some(lower) = self.follow::<2>(middle, gva) else { return settled(middle) };
         let Some(page) = self.linked_table(lower) else { return settled(lower) };
-        self.sync_one(page, gva.index(1));
+        let index = gva.index(1);
+        let entry = self.pages.get(page).gfn().gpa().offset(8 * index as u64);
+        if noted != Some(entry) {
+            self.sync_one(page, index);
+        }
         true
     }
 
@@ -293,8 +330,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         self.log.wrote(gpa.gfn());
         let index = (gpa.page_offset() / 8) as usize;
         for id in self.map.chain(&self.pages, gpa.gfn()) {
-            let level = self.pages.get(id).role().level();
-            if level < 4 || !self.config.reserved_slots.contains(&index) {
+            let role = self.pages.get(id).role();
+            if role.level() == 1 && !role.contains(Role::DIRECT) {
+                self.sync_noted(vcpu, id, role, index);
+            } else if role.level() < 4 || !self.config.reserved_slots.contains(&index) {
                 self.sync_one(id, index);
             }
             if planted(Mutant::NoteReachesOne) {

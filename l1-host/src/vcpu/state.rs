@@ -65,6 +65,8 @@ pub struct Vcpu {
     pub(super) debug: DebugRegisters,
     ring: Option<&'static Frame>,
     ring_tail: u32,
+    /// The last note that was drained in this exit.
+    pub(super) noted: Option<Gpa>,
     /// The last user-mode fault that was reflected: what a prefaulting ERETU tries again.
     pub(super) last_fault: Option<(Gva, Access)>,
     pub(super) stats: ExitStats,
@@ -108,6 +110,7 @@ impl Vcpu {
             debug: DebugRegisters::default(),
             ring,
             ring_tail: 0,
+            noted: None,
             last_fault: None,
             stats: ExitStats::new(timing),
             #[cfg(feature = "dirty-check")]
@@ -220,6 +223,7 @@ impl Vcpu {
     #[inline]
     pub(super) fn drain_notes(&mut self) {
         let Some(ring) = self.ring else { return };
+        self.noted = None;
         let head = ring[notes::HEAD / 8].load(Acquire) as u32;
         if head != self.ring_tail {
             self.drain_until(ring, head);
@@ -231,15 +235,15 @@ impl Vcpu {
             return;
         }
         let count = head.wrapping_sub(self.ring_tail);
-        let vm = self.vm.clone();
         if count as usize > notes::ENTRIES {
             // N3: the guest wrapped around us.
-            vm.mmu.notes_lost();
+            self.vm.mmu.notes_lost();
         } else {
             for number in 0..count {
                 let slot = self.ring_tail.wrapping_add(number) as usize % notes::ENTRIES;
-                let note = ring[notes::FIRST / 8 + slot].load(Acquire);
-                vm.mmu.note(&mut self.mmu, Gpa(note & !7));
+                let note = Gpa(ring[notes::FIRST / 8 + slot].load(Acquire) & !7);
+                self.vm.mmu.note(&mut self.mmu, note);
+                self.noted = Some(note);
             }
         }
         self.ring_tail = head;

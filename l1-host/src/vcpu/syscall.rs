@@ -228,7 +228,7 @@ impl Vcpu {
     pub(super) fn invlpg(&mut self, gva: Gva) {
         self.tlb.asked(Request::Address(gva));
         self.others_stale |= gva.index(4) < 256;
-        self.vm.mmu.flush_address(&self.mmu, gva);
+        self.vm.mmu.flush_noted_address(&self.mmu, gva, self.noted);
         if gva.is_canonical() {
             self.tlb.flush_address(gva);
         }

@@ -31,6 +31,8 @@ pub struct VcpuData {
     pub leave: AtomicU64,
     /// The same by way of what is pending.
     pub pending: AtomicU64,
+    /// The kernel's page-fault handler if it masks events; else 0.
+    pub page_fault: AtomicU64,
     /// 1 while the guest's kernel runs, 0 for its user mode.
     pub kernel_mode: AtomicU8,
     /// The next ERETU maps the address just handled.

@@ -1,20 +1,34 @@
 //! Hypercalls to L1.
-//! May: unsafe. Context: shim; IF is 0, so no event can come in between.
-#![expect(unsafe_code, reason = "the hypercall stub is assembly")]
+//! May: unsafe, asm. Context: shim; IF is 0, so no event can come in between.
+#![expect(unsafe_code, reason = "hypercalls are an instruction")]
 
+use core::arch::asm;
 use pv_abi::{
     ext::{self, Features},
     hypercall as nr,
 };
 
-unsafe extern "C" {
-    fn shim_call(number: u64, first: u64, second: u64, third: u64, fourth: u64) -> u64;
-}
-
+/// Any hypercall: arguments in RBX, R10 and RDX.
+#[inline(always)]
 fn call(number: u64, first: u64, second: u64, third: u64) -> u64 {
-    // SAFETY: the stub keeps the C convention, and L1 preserves every register but RAX, RCX and
-    // R11. What a call does to memory is said at its wrapper below.
-    unsafe { shim_call(number, first, second, third, 0) }
+    let result;
+    // SAFETY: L1 preserves every register but RAX, RCX and R11; RBX, which the compiler keeps for
+    // itself, is put back. What a call does to memory is said at its wrapper below.
+    unsafe {
+        asm!(
+            "xchg rbx, {first}",
+            "syscall",
+            "xchg rbx, {first}",
+            first = inout(reg) first => _,
+            inlateout("rax") number => result,
+            in("r10") second,
+            in("rdx") third,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
 }
 
 /// Enables features; L1 refuses what it does not know.

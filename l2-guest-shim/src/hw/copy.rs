@@ -2,14 +2,20 @@
 //! May: unsafe, guest-memory. Context: shim, PVCS drained. Input: guest-controlled addresses.
 #![expect(unsafe_code, reason = "a copy that survives faults")]
 
+use core::arch::asm;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// An instruction that may fault on an address of the kernel's, and where to go on if it does.
+#[repr(C)]
+struct Fixup {
+    site: u64,
+    resume: u64,
+}
 
 unsafe extern "C" {
     fn shim_copy(to: *mut u8, from: *const u8, len: usize) -> usize;
-    static shim_copy_words: u8;
-    static shim_copy_bytes: u8;
-    static shim_copy_words_fault: u8;
-    static shim_copy_bytes_fault: u8;
+    static shim_fixups: Fixup;
+    static shim_fixups_end: Fixup;
 }
 
 /// The address cannot be used: the kernel gets -EFAULT.
@@ -35,6 +41,35 @@ pub fn read<T: FromBytes + IntoBytes>(address: u64) -> Result<T, BadAddress> {
     let mut value = T::new_zeroed();
     read_bytes(address, value.as_mut_bytes())?;
     Ok(value)
+}
+
+/// Reads two words at `address`: what most hypercalls are handed.
+///
+/// # Errors
+/// [`BadAddress`].
+#[inline(always)]
+pub fn read_pair(address: u64) -> Result<[u64; 2], BadAddress> {
+    check(address, 16)?;
+    let (first, second, fault): (u64, u64, u32);
+    // SAFETY: only loads. They may fault: then the asm ends with `fault` still set.
+    unsafe {
+        asm!(
+            "mov {fault:e}, 1",
+            "2: mov {first}, [{address}]",
+            "3: mov {second}, [{address} + 8]",
+            "xor {fault:e}, {fault:e}",
+            "4:",
+            ".pushsection .fixups, \"a\", @progbits",
+            ".quad 2b, 4b, 3b, 4b",
+            ".popsection",
+            address = in(reg) address,
+            first = out(reg) first,
+            second = out(reg) second,
+            fault = out(reg) fault,
+            options(readonly, nostack),
+        );
+    }
+    if fault == 0 { Ok([first, second]) } else { Err(BadAddress) }
 }
 
 /// Fills `out` from `address`.
@@ -73,9 +108,9 @@ pub fn read_anywhere(address: u64, out: &mut [u8]) -> usize {
 /// Where a copy goes on that faulted at `rip`, if it is one.
 #[must_use]
 pub fn fixup(rip: u64) -> Option<u64> {
-    let sites = [
-        (&raw const shim_copy_words, &raw const shim_copy_words_fault),
-        (&raw const shim_copy_bytes, &raw const shim_copy_bytes_fault),
-    ];
-    sites.into_iter().find(|&(site, _)| site as u64 == rip).map(|(_, resume)| resume as u64)
+    let (start, end) = (&raw const shim_fixups, &raw const shim_fixups_end);
+    // SAFETY: the linker script puts these two around the fixups, which are made by `entry.S` and
+    // above and lie in read-only memory.
+    let fixups = unsafe { core::slice::from_raw_parts(start, end.offset_from_unsigned(start)) };
+    fixups.iter().find(|fixup| fixup.site == rip).map(|fixup| fixup.resume)
 }

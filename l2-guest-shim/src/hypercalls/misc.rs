@@ -6,6 +6,7 @@ use crate::{
     debug,
     guest::{Gate, TRAPS, facts},
     hw::{area::Area, call, copy},
+    traps::GATE_MASKS_EVENTS,
     xen::{
         callback,
         errno::{EFAULT, EINVAL, ENOSYS},
@@ -13,6 +14,7 @@ use crate::{
     },
 };
 use core::sync::atomic::Ordering::Relaxed;
+use pv_abi::event;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `struct trap_info`.
@@ -38,6 +40,10 @@ pub extern "C" fn set_trap_table(table: u64, _: u64, _: u64, _: u64, _: u64, are
         }
         TRAPS[index][usize::from(info.vector)]
             .set(Gate { address: info.address, flags: info.flags });
+        if info.vector == event::PF {
+            let masks = info.flags & GATE_MASKS_EVENTS != 0;
+            area.data().page_fault.store(if masks { info.address } else { 0 }, Relaxed);
+        }
     }
     EINVAL
 }

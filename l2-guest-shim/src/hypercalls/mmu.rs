@@ -43,10 +43,15 @@ pub(super) fn store(entry: &AtomicU64, gpa: u64, value: u64, area: Area) {
 #[inline]
 fn announce(gpa: u64, area: Area) {
     if is_table(gpa >> 12) && !area.note(gpa) {
-        // The ring is full. Any entry to L1 drains it.
-        let _ = call::counter(0);
-        let _ = area.note(gpa);
+        announce_late(gpa, area);
     }
+}
+
+/// The ring is full. Any entry to L1 drains it.
+#[cold]
+fn announce_late(gpa: u64, area: Area) {
+    let _ = call::counter(0);
+    let _ = area.note(gpa);
 }
 
 /// `mmu_update(requests, count, done, domain)`.
@@ -58,6 +63,14 @@ pub extern "C" fn mmu_update(
     _: u64,
     area: Area,
 ) -> i64 {
+    if count == 1 && done == 0 {
+        return answer(one_update(requests, area));
+    }
+    several_updates(requests, count, done, area)
+}
+
+#[inline(never)]
+fn several_updates(requests: u64, count: u64, done: u64, area: Area) -> i64 {
     let mut result = Ok(0);
     let mut number = 0;
     while number < count {
@@ -73,17 +86,18 @@ pub extern "C" fn mmu_update(
     answer(result)
 }
 
-#[inline]
+#[inline(always)]
 fn one_update(request: u64, area: Area) -> Outcome {
-    let [target, value]: [u64; 2] = copy::read(request)?;
-    let gpa = target & !7;
-    match target & 3 {
-        NORMAL | NO_TRANSLATE => {
-            let entry = memory::word(gpa).ok_or(Failure(EINVAL))?;
-            store(entry, gpa, value, area);
-        }
+    let [target, value] = copy::read_pair(request)?;
+    let (command, gpa) = (target & 3, target & !7);
+    if command == MACHPHYS {
+        // Machine addresses are physical addresses: there is nothing to update.
+        return Ok(0);
+    }
+    let entry = memory::word(gpa).ok_or(Failure(EINVAL))?;
+    match command {
+        NORMAL | NO_TRANSLATE => store(entry, gpa, value, area),
         PRESERVE_AD => {
-            let entry = memory::word(gpa).ok_or(Failure(EINVAL))?;
             let mut old = entry.load(Acquire);
             loop {
                 let new = value | old & ACCESSED_DIRTY;
@@ -94,8 +108,6 @@ fn one_update(request: u64, area: Area) -> Outcome {
             }
             announce(gpa, area);
         }
-        // Machine addresses are physical addresses: there is nothing to update.
-        MACHPHYS => {}
         _ => return Err(Failure(ENOSYS)),
     }
     Ok(0)

@@ -28,8 +28,41 @@ pub extern "C" fn mmuext_op(
     _: u64,
     area: Area,
 ) -> i64 {
-    let mut result = Ok(0);
     let mut number = 0;
+    while number < count && frequent(operations.wrapping_add(24 * number), area) {
+        number += 1;
+    }
+    if number == count && done == 0 {
+        return 0;
+    }
+    others(operations, number, count, done, area)
+}
+
+/// Does the operation at `address` if it is one that context switches and faults are made of; the
+/// others cost registers. False if it is not, or cannot be done.
+#[inline(always)]
+fn frequent(address: u64, area: Area) -> bool {
+    let Ok([command, first]) = copy::read_pair(address) else { return false };
+    match command as u32 {
+        INVLPG_LOCAL | INVLPG_ALL => call::flush_address(first),
+        NEW_BASEPTR if first < facts().end_pages => load(first, area),
+        NEW_USER_BASEPTR => {}
+        _ => return false,
+    }
+    true
+}
+
+/// Loads the root in frame `root`, which exists.
+#[inline(always)]
+fn load(root: u64, area: Area) {
+    area.data().root.store(root, Relaxed);
+    roots::load(root);
+}
+
+/// The operations from `number` on.
+#[inline(never)]
+fn others(operations: u64, mut number: u64, count: u64, done: u64, area: Area) -> i64 {
+    let mut result = Ok(0);
     while number < count {
         result = copy::read::<Operation>(operations.wrapping_add(24 * number))
             .map_err(Failure::from)
@@ -55,11 +88,7 @@ fn one([command, first, second]: Operation, area: Area) -> Outcome {
         }
         PIN_L4 => roots::pin(frame()?),
         UNPIN => roots::unpin(frame()?),
-        NEW_BASEPTR => {
-            let root = frame()?;
-            area.data().root.store(root, Relaxed);
-            roots::load(root);
-        }
+        NEW_BASEPTR => load(frame()?, area),
         // The kernel's own root serves both modes; its lower half is the user root's.
         NEW_USER_BASEPTR => {}
         TLB_FLUSH_LOCAL | TLB_FLUSH_ALL => call::flush(),
