@@ -10,7 +10,7 @@ use crate::{
     image::{
         self, Destination, LoadError, Loaded,
         elf::loader::ElfError,
-        identity,
+        gsbase, identity,
         notes::{Features as XenFeatures, XenNotes},
         patch,
     },
@@ -213,6 +213,7 @@ fn load(boot: &ShimBoot) -> Kernel {
     }
     patch_sites(&loaded, &notes);
     drop_conversions(&loaded, &notes);
+    shorten_gsbase(&loaded);
     Kernel { notes, memory: loaded.memory }
 }
 
@@ -269,6 +270,18 @@ fn drop_conversions(loaded: &Loaded, notes: &XenNotes) {
         memory::store(at - notes.virt_base, code);
     }
     entry::log(format_args!("{} look-ups of frame numbers made unnecessary", patches.len()));
+}
+
+/// Has the kernel's functions for the GS base of user mode call us instead of going by an MSR.
+fn shorten_gsbase(loaded: &Loaded) {
+    let Some(text) = loaded.text() else { return };
+    // SAFETY: as in `patch_sites`.
+    let bytes = unsafe { memory::slice(text.memory.start, text.memory.end - text.memory.start) };
+    let Some(sites) = gsbase::find(bytes, text.memory.start) else { return };
+    for (at, code) in sites.patches(entry::entries(0).gsbase) {
+        memory::store(at, &code);
+    }
+    entry::log(format_args!("the user's GS base is read and written without an MSR"));
 }
 
 /// Stubs of 32 bytes: number in EAX, SYSCALL, return. The one for IRET leaves its frame as the

@@ -437,6 +437,20 @@ iret_slow:
     call shim_iret_slow
     jmp [rbx + {D_LEAVE}]
 
+/* The GS base of user mode, called by the kernel on its own stack, IF = 1: with carry RAX := base,
+ * without base := RDI. Keeps all but RAX, RCX and flags. A base that is not canonical is made so
+ * by ERETU. */
+    .balign 16
+    .global shim_gsbase
+shim_gsbase:
+    jc 1f
+    FIND_AREA rax, eax, rcx
+    mov [rax + {P_USER_GSBASE}], rdi
+    ret
+1:  FIND_AREA rax, eax, rcx
+    mov rax, [rax + {P_USER_GSBASE}]
+    ret
+
 /* Copies RDX bytes from RSI to RDI, either of which may be an address of the kernel's that is
  * not mapped; returns the bytes not copied. A fault ends the copy. */
     .global shim_copy

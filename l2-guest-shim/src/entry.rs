@@ -66,6 +66,7 @@ global_asm!(
     P_R11 = const shared!(R11),
     P_ERROR = const shared!(EVENT_ERRCODE),
     P_CR2 = const shared!(CR2),
+    P_USER_GSBASE = const shared!(USER_GSBASE),
     IF_BIT = const pvcs::flags::IF >> 8,
     IP_BIT = const pvcs::flags::IP >> 8,
     V_MASK = const vcpu_info::UPCALL_MASK,
@@ -101,6 +102,7 @@ unsafe extern "C" {
     static shim_retu_prefault: u8;
     static shim_hypercall: u8;
     static shim_iret: u8;
+    static shim_gsbase: u8;
     static shim_leave: u8;
     static shim_pending_entry: u8;
 }
@@ -124,6 +126,8 @@ pub struct Entries {
     pub hypercall: u64,
     /// What replaces the kernel's IRET hypercall.
     pub iret: u64,
+    /// What the kernel's functions for the GS base of user mode call.
+    pub gsbase: u64,
 }
 
 /// The entries of vCPU `index`.
@@ -141,6 +145,7 @@ pub fn entries(index: usize) -> Entries {
         pending: address(&raw const shim_pending_entry) + alias,
         hypercall: address(&raw const shim_hypercall),
         iret: address(&raw const shim_iret),
+        gsbase: address(&raw const shim_gsbase),
     }
 }
 

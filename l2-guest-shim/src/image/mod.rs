@@ -8,7 +8,7 @@
 //! | place the segments | [`elf`] | kernel in memory, its notes |
 //! | read the notes | [`notes`] | entry point, layout, features |
 //! | find the SYSCALLs | [`patch`] | what to write over them |
-//! | find what is not needed here | [`symbols`], [`identity`] | what to write over it |
+//! | find what is not needed here | [`symbols`], [`identity`], [`gsbase`] | what to write over it |
 //!
 //! [`load`] does the first three. The file is whatever a user hands in: no step panics, and none
 //! stores outside the memory it was allowed.
@@ -18,6 +18,7 @@ pub mod decompress;
 pub mod elf;
 #[cfg(test)]
 mod fixture;
+pub mod gsbase;
 pub mod identity;
 pub mod notes;
 pub mod patch;
