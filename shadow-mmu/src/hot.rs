@@ -90,6 +90,12 @@ impl HotList {
         Self(Mutex::new(List::default()))
     }
 
+    /// True if no table is hot.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().tables.is_empty()
+    }
+
     /// Adds `gfn` if `wanted`, which is called before anybody else sees the list.
     ///
     /// # Errors

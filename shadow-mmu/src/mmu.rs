@@ -255,11 +255,16 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     }
 
     /// Frees what every vCPU has passed by. Cheap when nothing is retired.
+    #[inline]
     pub fn reclaim(&self) {
-        let mut retired = self.retired.lock();
-        if retired.count() == 0 {
-            return;
+        if self.retired.lock().count() != 0 {
+            self.reclaim_some();
         }
+    }
+
+    #[cold]
+    fn reclaim_some(&self) {
+        let mut retired = self.retired.lock();
         // What is retired from here on waits for entries that happen from here on.
         self.epoch.fetch_add(1, AcqRel);
         let passed = self.seen.iter().map(|seen| seen.0.load(Acquire)).min().unwrap_or(IDLE);

@@ -112,24 +112,44 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     ///
     /// # Errors
     /// [`RootError`]; the old root stays loaded.
+    #[inline]
     pub fn load_root(&self, vcpu: &mut VcpuMmu, gfn: Gfn, flush: bool) -> Result<Roots, RootError> {
         if vcpu.roots.is_none() {
             // From here on it uses tables.
             self.entering(vcpu.index);
         }
-        if !planted(Mutant::LoadSkipsHot) && flush {
+        if !planted(Mutant::LoadSkipsHot) && flush && !self.hot.is_empty() {
             self.sync_hot(vcpu);
         }
+        if let Some(current) = vcpu.roots
+            && current.gfn != gfn
+            && let Some(roots) = self.recall(vcpu, gfn)
+        {
+            vcpu.roots = Some(roots);
+            // As below.
+            self.sync_unpinned(roots);
+            self.unload(current);
+            self.reclaim();
+            return Ok(roots);
+        }
+        self.load_other_root(vcpu, gfn, flush)
+    }
+
+    /// The rest of [`Self::load_root`]: the root that is loaded, or one that was not lately.
+    #[cold]
+    fn load_other_root(
+        &self,
+        vcpu: &mut VcpuMmu,
+        gfn: Gfn,
+        flush: bool,
+    ) -> Result<Roots, RootError> {
         if let Some(current) = vcpu.roots.filter(|roots| roots.gfn == gfn) {
             if flush {
                 self.sync_unpinned(current);
             }
             return Ok(current);
         }
-        let (roots, origin) = match self.recall(vcpu, gfn) {
-            Some(roots) => (roots, Origin::Found),
-            None => self.find_roots(gfn)?,
-        };
+        let (roots, origin) = self.find_roots(gfn)?;
         *vcpu.recent(gfn) = Some(roots);
         let previous = vcpu.roots.replace(roots);
         if origin == Origin::Made {
@@ -232,19 +252,29 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
+    #[inline]
     fn unload(&self, roots: Roots) {
-        self.let_go(roots.smod);
-        self.let_go(roots.umod);
+        for id in [roots.smod, roots.umod] {
+            self.pages.get(id).unload();
+        }
+        self.drop_unpinned(roots.gfn, &[roots.smod, roots.umod]);
     }
 
-    /// A root that is loaded nowhere is kept if the guest announces its stores, thrown away if not
-    /// (rule N4). In unsync mode its tables are tracked like all others, so it is kept.
     fn let_go(&self, id: PageId) {
         let page = self.pages.get(id);
         let gfn = page.gfn();
         page.unload();
+        self.drop_unpinned(gfn, &[id]);
+    }
+
+    /// A root that is loaded nowhere is kept if the guest announces its stores, thrown away if not
+    /// (rule N4). In unsync mode its tables are tracked like all others, so it is kept.
+    #[inline]
+    fn drop_unpinned(&self, gfn: Gfn, ids: &[PageId]) {
         if self.notes_mode() && !self.pins.get(gfn) {
-            self.kill_if_unused(id);
+            ids.iter().for_each(|&id| {
+                self.kill_if_unused(id);
+            });
         }
     }
 
@@ -252,9 +282,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     ///
     /// # Errors
     /// [`RootError::NotRam`].
+    #[inline]
     pub fn pin_root(&self, gfn: Gfn) -> Result<(), RootError> {
+        if self.pins.get(gfn) { Ok(()) } else { self.pin_new_root(gfn) }
+    }
+
+    #[cold]
+    fn pin_new_root(&self, gfn: Gfn) -> Result<(), RootError> {
         self.env.host_frame(gfn).ok_or(RootError::NotRam)?;
-        if !planted(Mutant::PinKeeps) && !self.pins.get(gfn) {
+        if !planted(Mutant::PinKeeps) {
             // Where it is loaded already, stores that nobody announced may have changed it (N4).
             self.clear_lower_half(gfn);
         }

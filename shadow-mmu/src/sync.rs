@@ -221,10 +221,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// A root whose stores nobody announces (rule N4) loses its lower half at every flush; its
     /// upper half is compared.
+    #[inline]
     pub(crate) fn sync_unpinned(&self, roots: Roots) {
-        if planted(Mutant::UnpinnedKept) || !self.notes_mode() || self.pins.get(roots.gfn) {
-            return;
+        if !planted(Mutant::UnpinnedKept) && self.notes_mode() && !self.pins.get(roots.gfn) {
+            self.drop_lower_half(roots);
         }
+    }
+
+    #[cold]
+    fn drop_lower_half(&self, roots: Roots) {
         for id in [roots.smod, roots.umod] {
             self.clear_entries(id, 0..256);
             self.sync_page(id);

@@ -28,6 +28,15 @@ enum Return {
     Prefault,
 }
 
+/// What became of a root that could not be loaded at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retried {
+    /// It was loaded after all.
+    Loaded,
+    /// It is no RAM; the old one stays.
+    Ignored,
+}
+
 impl Vcpu {
     /// SYSCALL from 64-bit code.
     #[inline]
@@ -191,26 +200,37 @@ impl Vcpu {
     }
 
     /// Loads the address space in `gfn`, with or without a flush of its translations.
+    #[inline]
     pub(super) fn switch_root(&mut self, gfn: Gfn, flush: bool) -> Result<(), Stop> {
         if self.others_stale && !flush {
             self.flush_all();
         }
-        let mut result = self.vm.mmu.load_root(&mut self.mmu, gfn, flush);
-        if result == Err(RootError::NoMemory) {
+        let result = self.vm.mmu.load_root(&mut self.mmu, gfn, flush);
+        if let Err(error) = result {
+            match self.retry_root(gfn, flush, error)? {
+                Retried::Loaded => {}
+                Retried::Ignored => return Ok(()),
+            }
+        }
+        self.tlb.select(gfn);
+        if flush {
+            self.tlb.asked(Request::Load);
+            self.tlb.flush_current();
+        }
+        self.cr3_stale = true;
+        Ok(())
+    }
+
+    #[cold]
+    fn retry_root(&mut self, gfn: Gfn, flush: bool, error: RootError) -> Result<Retried, Stop> {
+        let mut result = Err(error);
+        if error == RootError::NoMemory {
             self.make_room();
             result = self.vm.mmu.load_root(&mut self.mmu, gfn, flush);
         }
         match result {
-            Ok(_) => {
-                self.tlb.select(gfn);
-                if flush {
-                    self.tlb.asked(Request::Load);
-                    self.tlb.flush_current();
-                }
-                self.cr3_stale = true;
-                Ok(())
-            }
-            Err(RootError::NotRam) if self.mmu.roots().is_some() => Ok(()),
+            Ok(_) => Ok(Retried::Loaded),
+            Err(RootError::NotRam) if self.mmu.roots().is_some() => Ok(Retried::Ignored),
             Err(_) => Err(Stop::TripleFault("no page table could be loaded")),
         }
     }
