@@ -112,7 +112,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     ///
     /// # Errors
     /// [`RootError`]; the old root stays loaded.
-    #[inline]
+    #[inline(always)]
     pub fn load_root(&self, vcpu: &mut VcpuMmu, gfn: Gfn, flush: bool) -> Result<Roots, RootError> {
         if vcpu.roots.is_none() {
             // From here on it uses tables.
@@ -252,7 +252,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn unload(&self, roots: Roots) {
         for id in [roots.smod, roots.umod] {
             self.pages.get(id).unload();

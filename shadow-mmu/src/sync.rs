@@ -255,7 +255,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// The same where the entry at `noted` was [noted](Self::note) after the guest asked for the flush:
     /// if that is the leaf entry for `gva`, it was compared already.
-    #[inline]
+    #[inline(always)]
     pub fn flush_noted_address(&self, vcpu: &VcpuMmu, gva: Gva, noted: Option<Gpa>) {
         let Some(roots) = vcpu.roots else { return };
         if !self.is_legal(gva) {

@@ -39,30 +39,34 @@ enum Retried {
 
 impl Vcpu {
     /// SYSCALL from 64-bit code.
-    #[inline]
+    // A function of its own: inlined, it would cost every exit of the run loop registers.
+    #[inline(never)]
     pub(super) fn syscall(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
         if self.mode == Mode::User {
-            self.syscall_from_user(cpu)?;
-            return Ok(Reason::SyscallUser);
+            return self.syscall_from_user(cpu);
         }
         let rip = self.context.rip;
         if rip == self.msrs.retu_rip.wrapping_add(2) {
-            self.eretu(cpu, Return::Plain)?;
-            return Ok(Reason::Eretu);
+            return self.eretu(cpu, Return::Plain);
         }
         if rip == self.msrs.retu_prefault_rip.wrapping_add(2) && self.msrs.retu_prefault_rip != 0 {
-            self.eretu(cpu, Return::Prefault)?;
-            return Ok(Reason::EretuPrefault);
+            return self.eretu(cpu, Return::Prefault);
         }
         if self.vm.reflects(rip) {
-            self.deliver(cpu, ext::event::SYSCALL, 0)?;
-            return Ok(Reason::SyscallReflected);
+            return self.reflect_syscall(cpu);
         }
         self.hypercall(cpu)
     }
 
+    #[cold]
+    fn reflect_syscall(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        self.deliver(cpu, ext::event::SYSCALL, 0)?;
+        Ok(Reason::SyscallReflected)
+    }
+
     /// What the direct switch does (`switcher::direct::to_supervisor`), when it was inhibited.
-    fn syscall_from_user(&mut self, cpu: &Cpu) -> Result<(), Stop> {
+    #[cold]
+    fn syscall_from_user(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
         let pvcs = self.pvcs.ok_or(Stop::TripleFault("a SYSCALL, and no PVCS is registered"))?;
         let context = &self.context;
         pvcs.save(&Saved {
@@ -77,11 +81,12 @@ impl Vcpu {
         cpu.bases.set_gs(self.msrs.kernel_gs_base);
         self.mode = Mode::Supervisor;
         self.go_to_kernel(self.msrs.lstar);
-        Ok(())
+        Ok(Reason::SyscallUser)
     }
 
     /// Return to user mode from the PVCS (spec part 1.7), each field read once.
-    fn eretu(&mut self, cpu: &Cpu, kind: Return) -> Result<(), Stop> {
+    #[inline(always)]
+    fn eretu(&mut self, cpu: &Cpu, kind: Return) -> Result<Reason, Stop> {
         let pvcs = self.pvcs.ok_or(Stop::TripleFault("ERETU, and no PVCS is registered"))?;
         let selectors = pvcs.event().selectors();
         let saved = pvcs.restore();
@@ -116,10 +121,13 @@ impl Vcpu {
             let _ = self.vm.mmu.prefault(&mut self.mmu, gva, access);
             self.tlb.mapped(gva);
         }
-        Ok(())
+        Ok(match kind {
+            Return::Plain => Reason::Eretu,
+            Return::Prefault => Reason::EretuPrefault,
+        })
     }
 
-    #[inline]
+    #[inline(always)]
     fn hypercall(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
         let context = &self.context;
         let (number, first, second) = (context.rax, context.rbx, context.r10);
@@ -135,6 +143,16 @@ impl Vcpu {
                 self.invlpg(Gva(first));
                 (0, Reason::Invlpg)
             }
+            _ => self.rarer_hypercall(cpu, number)?,
+        };
+        self.context.rax = result;
+        Ok(reason)
+    }
+
+    #[inline(never)]
+    fn rarer_hypercall(&mut self, cpu: &Cpu, number: u64) -> Result<(u64, Reason), Stop> {
+        let (first, second) = (self.context.rbx, self.context.r10);
+        Ok(match number {
             hypercall::WRMSR => {
                 let done = self.write_msr(cpu, first as u32, second).is_ok();
                 (if done { 0 } else { hypercall::EIO }, Reason::HypercallMsr)
@@ -172,12 +190,11 @@ impl Vcpu {
                 (0, Reason::Hypercall)
             }
             _ => (self.extension_call(cpu, number, first, second)?, Reason::Hypercall),
-        };
-        self.context.rax = result;
-        Ok(reason)
+        })
     }
 
     /// LOAD_PGTBL.
+    #[inline(always)]
     fn load_pgtbl(&mut self, options: u64, cr3: u64) -> Result<u64, Stop> {
         let gfn = Gfn((cr3 & 0x000f_ffff_ffff_f000) >> 12);
         let pinned = options & ext::call::LOAD_PGTBL_PINNED != 0;
@@ -190,6 +207,7 @@ impl Vcpu {
 
     /// Loads the address space that `cr3` names. A root that is no RAM is ignored, as in
     /// generation C.
+    #[inline(always)]
     pub(super) fn load_cr3(&mut self, cr3: u64, flush: bool) -> Result<(), Stop> {
         let gfn = Gfn((cr3 & 0x000f_ffff_ffff_f000) >> 12);
         self.switch_root(gfn, flush)?;
@@ -200,7 +218,7 @@ impl Vcpu {
     }
 
     /// Loads the address space in `gfn`, with or without a flush of its translations.
-    #[inline]
+    #[inline(always)]
     pub(super) fn switch_root(&mut self, gfn: Gfn, flush: bool) -> Result<(), Stop> {
         if self.others_stale && !flush {
             self.flush_all();
@@ -245,6 +263,7 @@ impl Vcpu {
 
     /// Flushes one address everywhere it may be cached: at once in the current address space, and
     /// for an address of the lower half before the next one is used that was not flushed itself.
+    #[inline(always)]
     pub(super) fn invlpg(&mut self, gva: Gva) {
         self.tlb.asked(Request::Address(gva));
         self.others_stale |= gva.index(4) < 256;
