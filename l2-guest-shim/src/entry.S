@@ -296,12 +296,10 @@ shim_hypercall:
     push r11
     FIND_AREA r11, r11d, rcx
     and byte ptr [r11 + {P_IF_BYTE}], ~{IF_BIT} & 0xff
-    mov rcx, rsp
-    lea rsp, [r11 + {STACK_TOP}]
-    push rcx
-    push r11
-    push r9
-    push rax
+    /* The top two words of the stack, which is empty. They tell the area's address, too. */
+    mov [r11 + {STACK_TOP} - 8], rsp
+    mov [r11 + {STACK_TOP} - 16], r9
+    lea rsp, [r11 + {STACK_TOP} - 16]
     cmp eax, {HYPERCALLS}
     jae 2f
     mov rcx, r10
@@ -309,9 +307,8 @@ shim_hypercall:
     lea r10, [rip + shim_hypercall_table]
     mov eax, eax
     call [r10 + 8 * rax]
-1:  add rsp, 8
+1:  lea r11, [rsp + 16 - {STACK_TOP}]
     pop r9
-    pop r11
     pop rsp
     mov rcx, [r11 + {D_VCPU_INFO}]
     cmp word ptr [rcx], {PENDING_UNMASKED}

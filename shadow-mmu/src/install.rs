@@ -155,7 +155,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         value: Spte,
         guest: Step<'_>,
     ) -> Result<(), Failed> {
-        let Target { at, entry, gfn, .. } = target;
+        let Target { at, gfn, .. } = target;
         if !now.present() {
             return Err(Failed::Retry);
         }
@@ -164,14 +164,45 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             return Err(Failed::Retry);
         }
         // The same frame: only permissions change, what the hardware noted stays.
-        let next = || self.permitted::<LEVEL>(gfn, value).map(|value| Spte(value.0 | now.0 & D));
-        if next() == Some(now) {
+        let next = self.permitted::<LEVEL>(gfn, value).map(|value| Spte(value.0 | now.0 & D));
+        if next == Some(now) {
             vcpu.stats.spurious += 1;
             return Ok(());
         }
+        self.exchange::<LEVEL>(vcpu, target, now, value, guest)
+    }
+
+    /// Leaf entry `at`, which is `now`, gets the permissions of `value`, which the guest has just given
+    /// it. If that fails, the fault comes after all.
+    #[cold]
+    pub(crate) fn give(
+        &self,
+        vcpu: &mut VcpuMmu,
+        at: EntryRef,
+        now: Spte,
+        value: Spte,
+        guest: Step<'_>,
+    ) {
+        let target = self.target(at, guest.entry.gfn());
+        let _ = self.exchange::<1>(vcpu, target, now, value, guest);
+    }
+
+    /// Exchanges `now` for `value`, which maps the same frame with other permissions.
+    #[inline(always)]
+    fn exchange<const LEVEL: u8>(
+        &self,
+        vcpu: &mut VcpuMmu,
+        target: Target<'_>,
+        now: Spte,
+        value: Spte,
+        guest: Step<'_>,
+    ) -> Result<(), Failed> {
+        let Target { at, entry, gfn, .. } = target;
+        let next = || self.permitted::<LEVEL>(gfn, value).map(|value| Spte(value.0 | now.0 & D));
         // The three steps again: the flush of a permission must find it, or prevent it. The lock
         // hides the token from those who look for W and D.
-        let mut mappings = self.mappings(at, now).lock(&self.chunks);
+        let mappings = if LEVEL == 1 { self.rmap(gfn) } else { self.mappings(at, now) };
+        let mut mappings = mappings.lock(&self.chunks);
         let token =
             if planted(Mutant::ChangeInPlace) { next().unwrap_or(now) } else { vcpu.token() };
         if entry.compare_exchange(now.0, token.0, AcqRel, Acquire).is_err() {

@@ -12,7 +12,7 @@
 
 use crate::{
     mutant::{Mutant, planted},
-    page::{NONE, PageId, Pages, Role},
+    page::{NONE, PageId, Pages, Role, ShadowPage},
     primitive::{
         AtomicU32,
         Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -115,8 +115,8 @@ impl PageMap {
         fill: impl FnOnce(PageId),
     ) -> Option<(PageId, Origin)> {
         let mut head = self.head(gfn, role)?.lock();
-        let same = |&id: &PageId| pages.get(id).role() == role && !pages.get(id).is_dead();
-        if let Some(id) = chain(pages, head.first).find(same) {
+        let same = |(_, page): &(PageId, &ShadowPage)| page.role() == role && !page.is_dead();
+        if let Some((id, _)) = chain(pages, head.first).find(same) {
             return Some((id, Origin::Found));
         }
         let made = pages.alloc(gfn, role, fill)?;
@@ -135,8 +135,18 @@ impl PageMap {
         pages: &'a Pages,
         gfn: Gfn,
     ) -> impl Iterator<Item = PageId> + 'a {
+        self.pages(pages, gfn).map(|(id, _)| id)
+    }
+
+    /// The same, with the record of each.
+    #[inline(always)]
+    pub(crate) fn pages<'a>(
+        &self,
+        pages: &'a Pages,
+        gfn: Gfn,
+    ) -> impl Iterator<Item = (PageId, &'a ShadowPage)> + 'a {
         let first = self.tables.get(gfn.0 as usize).map_or(NONE, Head::look);
-        chain(pages, first).filter(|&id| !pages.get(id).is_dead())
+        chain(pages, first).filter(|(_, page)| !page.is_dead())
     }
 
     /// Forgets a dead page. `last` is called if no page is left for its frame.
@@ -152,15 +162,16 @@ impl PageMap {
             }
             return;
         }
-        let leads_here = |&before: &PageId| pages.get(before).next.load(Relaxed) == id;
-        if let Some(before) = chain(pages, head.first).find(leads_here) {
-            pages.get(before).next.store(next, Release);
+        let mut before = chain(pages, head.first);
+        if let Some((_, before)) = before.find(|(_, page)| page.next.load(Relaxed) == id) {
+            before.next.store(next, Release);
         }
     }
 }
 
 /// The pages from `first` on.
-fn chain(pages: &Pages, first: PageId) -> impl Iterator<Item = PageId> {
-    let some = |id: PageId| (id != NONE).then_some(id);
-    iter::successors(some(first), move |&id| some(pages.get(id).next.load(Acquire)))
+#[inline(always)]
+fn chain(pages: &Pages, first: PageId) -> impl Iterator<Item = (PageId, &ShadowPage)> {
+    let some = move |id: PageId| (id != NONE).then(|| (id, pages.get(id)));
+    iter::successors(some(first), move |(_, page)| some(page.next.load(Acquire)))
 }

@@ -10,6 +10,7 @@ use crate::{
     mutant::{Mutant, planted},
     page::{EntryRef, PageId, Role},
     primitive::{
+        AtomicU64,
         Ordering::{AcqRel, Acquire, SeqCst},
         fence, spin_loop,
     },
@@ -76,20 +77,15 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// The guest has stored the leaf entry behind entry `index` of page `id`: takes away what that
     /// takes, and gives what it gives. A guest that gives a permission is about to use it, and would
     /// fault.
-    #[inline]
-    fn sync_noted(&self, vcpu: &mut VcpuMmu, id: PageId, role: Role, index: usize) {
-        let now = Spte(self.env.table(id).0[index].load(Acquire));
+    #[inline(always)]
+    fn sync_noted(&self, vcpu: &mut VcpuMmu, at: EntryRef, role: Role, slot: &AtomicU64) {
+        let now = Spte(self.env.table(at.page()).0[at.index()].load(Acquire));
         if now == Spte::ABSENT {
             return;
         }
-        let gfn = self.pages.get(id).gfn();
-        let Some(table) = self.env.table_at(gfn) else { return };
-        let (at, slot) = (EntryRef::new(id, index), &table.0[index]);
         let guest = Step { slot, entry: GuestPte(slot.load(Acquire)) };
         if let Some(value) = self.sync_leaf(at, now, role, guest.entry) {
-            // If it fails, the fault comes after all.
-            let target = self.target(at, guest.entry.gfn());
-            let _ = self.change::<1>(vcpu, target, now, value, guest);
+            self.give(vcpu, at, now, value, guest);
         }
     }
 
@@ -279,8 +275,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// succeed (I2).
     #[inline(always)]
     fn sync_leaves(&self, roots: Roots, gva: Gva, noted: Option<Gpa>) -> bool {
-        let below = |root| Spte(self.env.table(root).0[gva.index(4)].load(Acquire));
-        let (smod, umod) = (below(roots.smod), below(roots.umod));
+        let (smod, umod) = (self.env.table(roots.smod), self.env.table(roots.umod));
+        let index = gva.index(4);
+        let (smod, umod) = (Spte(smod.0[index].load(Acquire)), Spte(umod.0[index].load(Acquire)));
         self.sync_leaf_below(smod, gva, noted)
             && (umod.hpa() == smod.hpa() || self.sync_leaf_below(umod, gva, noted))
     }
@@ -330,14 +327,19 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
 
     /// The guest announces that it stored the entry at `gpa` (rules N1, N2). What the shadow
     /// holds for it is synced now; the guest flushes when it must.
+    // A function of its own: inlined into the run loop it would run out of registers.
+    #[inline(never)]
     pub fn note(&self, vcpu: &mut VcpuMmu, gpa: Gpa) {
         vcpu.stats.notes += 1;
         self.log.wrote(gpa.gfn());
         let index = (gpa.page_offset() / 8) as usize;
-        for id in self.map.chain(&self.pages, gpa.gfn()) {
-            let role = self.pages.get(id).role();
-            if role.level() == 1 && !role.contains(Role::DIRECT) {
-                self.sync_noted(vcpu, id, role, index);
+        for (id, page) in self.map.pages(&self.pages, gpa.gfn()) {
+            let role = page.role();
+            if role.level() == 1
+                && !role.contains(Role::DIRECT)
+                && let Some(table) = self.env.table_at(gpa.gfn())
+            {
+                self.sync_noted(vcpu, EntryRef::new(id, index), role, &table.0[index]);
             } else if role.level() < 4 || !self.config.reserved_slots.contains(&index) {
                 self.sync_one(id, index);
             }

@@ -230,6 +230,7 @@ impl Vcpu {
         }
     }
 
+    #[inline(never)]
     fn drain_until(&mut self, ring: &Frame, head: u32) {
         if !self.vm.features().contains(Features::NOTES) {
             return;

@@ -40,7 +40,7 @@ pub(super) fn store(entry: &AtomicU64, gpa: u64, value: u64, area: Area) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn announce(gpa: u64, area: Area) {
     if is_table(gpa >> 12) && !area.note(gpa) {
         announce_late(gpa, area);

@@ -28,6 +28,14 @@ pub extern "C" fn mmuext_op(
     _: u64,
     area: Area,
 ) -> i64 {
+    if count == 1 && done == 0 && frequent(operations, area) {
+        return 0;
+    }
+    several(operations, count, done, area)
+}
+
+#[inline(never)]
+fn several(operations: u64, count: u64, done: u64, area: Area) -> i64 {
     let mut number = 0;
     while number < count && frequent(operations.wrapping_add(24 * number), area) {
         number += 1;
