@@ -53,6 +53,8 @@ pub struct Machine {
     tlb: HashMap<(bool, u64), Cached>,
     smep: bool,
     log: Option<LogCheck>,
+    /// The entry noted last, as long as the guest has not run since.
+    noted: Option<Gpa>,
 }
 
 impl Machine {
@@ -118,6 +120,7 @@ impl Machine {
             tlb: HashMap::new(),
             smep,
             log: None,
+            noted: None,
         };
         machine.load_root(ROOTS[0]);
         machine
@@ -148,6 +151,7 @@ impl Machine {
 
     /// The hardware's side of an entry to the guest.
     fn enter(&mut self) {
+        self.noted = None;
         if self.world().flush_requested.take() {
             self.tlb.clear();
         }
@@ -214,7 +218,7 @@ impl Machine {
     }
 
     pub fn flush_address(&mut self, gva: Gva) {
-        self.mmu.flush_address(&self.vcpu, gva);
+        self.mmu.flush_noted_address(&self.vcpu, gva, self.noted);
         for user in [false, true] {
             self.tlb.remove(&(user, gva.page().0));
         }
@@ -246,11 +250,13 @@ impl Machine {
             self.mmu.wrote(at.gfn());
         }
         self.enter();
+        self.noted = shown.then_some(at);
         self.oracle.observe(self.mmu.env(), self.root);
     }
 
     /// Executes an access; the frame it reached, or `None` if the guest got a fault.
     pub fn access(&mut self, gva: Gva, access: Access) -> Option<Gfn> {
+        self.noted = None;
         for _ in 0..64 {
             if let Some(gfn) = self.hardware(gva, access) {
                 let smep = self.smep;

@@ -35,3 +35,54 @@ fn an_unpinned_root_gives_its_tables_back() {
     }
     machine.check_structures();
 }
+
+/// A note gives what the guest's store gives: the access that it was for does not fault.
+#[test]
+fn a_note_gives_what_the_store_gives() {
+    let mut machine = Machine::new(64, true, false);
+    let entry = 33 << 12 | P | U | A | D;
+    machine.noted_store(LEVEL1[0].gpa(), entry);
+    assert_eq!(machine.access(Gva(0), READ), Some(Gfn(33)));
+    let faults = machine.vcpu.stats.mapped;
+    machine.noted_store(LEVEL1[0].gpa(), entry | W);
+    machine.flush_address(Gva(0));
+    assert_eq!(machine.access(Gva(0), WRITE), Some(Gfn(33)));
+    assert_eq!(machine.vcpu.stats.mapped, faults, "faults");
+    machine.check_structures();
+}
+
+/// The same store where the guest's D is clear: the write has to fault, so that D is set (rule I5).
+#[test]
+fn a_note_gives_no_write_to_a_clean_page() {
+    let mut machine = Machine::new(64, true, false);
+    let entry = 33 << 12 | P | U | A;
+    machine.noted_store(LEVEL1[0].gpa(), entry);
+    assert_eq!(machine.access(Gva(0), READ), Some(Gfn(33)));
+    let faults = machine.vcpu.stats.mapped;
+    machine.noted_store(LEVEL1[0].gpa(), entry | W);
+    machine.flush_address(Gva(0));
+    assert_eq!(machine.access(Gva(0), WRITE), Some(Gfn(33)));
+    assert_eq!(machine.vcpu.stats.mapped, faults + 1, "faults");
+    assert_eq!(machine.load(LEVEL1[0].gpa()) & D, D);
+}
+
+/// Rule F6, where the flush follows a note: of the noted entry, and of another.
+#[test]
+fn a_flush_behind_a_note_holds() {
+    let mut machine = Machine::new(64, true, false);
+    let [noted, other] = [LEVEL1[0].gpa(), LEVEL1[0].gpa().offset(8)];
+    let entry = 33 << 12 | P | W | U | A | D;
+    machine.noted_store(noted, entry);
+    machine.noted_store(other, entry);
+    assert_eq!(machine.access(Gva(0), WRITE), Some(Gfn(33)));
+    assert_eq!(machine.access(Gva(0x1000), WRITE), Some(Gfn(33)));
+    machine.kernel_store(other, 0);
+    machine.noted_store(noted, entry & !W);
+    machine.flush_address(Gva(0x1000));
+    assert_eq!(machine.access(Gva(0x1000), READ), None);
+    machine.noted_store(noted, entry);
+    machine.noted_store(noted, entry & !W);
+    machine.flush_address(Gva(0));
+    assert_eq!(machine.access(Gva(0), WRITE), None);
+    machine.check_structures();
+}
