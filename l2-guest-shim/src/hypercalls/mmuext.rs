@@ -18,6 +18,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 /// `struct mmuext_op`: command, frame or address, count or mask address.
 type Operation = [u64; 3];
+const SIZE: u64 = size_of::<Operation>() as u64;
 
 /// `mmuext_op(operations, count, done, domain)`.
 pub extern "C" fn mmuext_op(
@@ -28,20 +29,22 @@ pub extern "C" fn mmuext_op(
     _: u64,
     area: Area,
 ) -> i64 {
+    // A flush alone. Without anything behind it, it needs no register that must be saved.
     if count == 1 && done == 0 && frequent(operations, area) {
         return 0;
     }
-    several(operations, count, done, area)
+    pair(operations, count, done, area)
 }
 
+/// The two base pointers of a context switch; or whatever else.
 #[inline(never)]
-fn several(operations: u64, count: u64, done: u64, area: Area) -> i64 {
+fn pair(operations: u64, count: u64, done: u64, area: Area) -> i64 {
     let mut number = 0;
-    while number < count && frequent(operations.wrapping_add(24 * number), area) {
-        number += 1;
-    }
-    if number == count && done == 0 {
-        return 0;
+    if count == 2 && done == 0 && frequent(operations, area) {
+        if frequent(operations.wrapping_add(SIZE), area) {
+            return 0;
+        }
+        number = 1;
     }
     others(operations, number, count, done, area)
 }
@@ -72,7 +75,7 @@ fn load(root: u64, area: Area) {
 fn others(operations: u64, mut number: u64, count: u64, done: u64, area: Area) -> i64 {
     let mut result = Ok(0);
     while number < count {
-        result = copy::read::<Operation>(operations.wrapping_add(24 * number))
+        result = copy::read::<Operation>(operations.wrapping_add(SIZE * number))
             .map_err(Failure::from)
             .and_then(|operation| one(operation, area));
         if result.is_err() {
