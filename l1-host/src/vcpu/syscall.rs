@@ -143,16 +143,16 @@ impl Vcpu {
                 self.invlpg(Gva(first));
                 (0, Reason::Invlpg)
             }
-            _ => self.rarer_hypercall(cpu, number)?,
+            _ => return self.rarer_hypercall(cpu, number),
         };
         self.context.rax = result;
         Ok(reason)
     }
 
     #[inline(never)]
-    fn rarer_hypercall(&mut self, cpu: &Cpu, number: u64) -> Result<(u64, Reason), Stop> {
+    fn rarer_hypercall(&mut self, cpu: &Cpu, number: u64) -> Result<Reason, Stop> {
         let (first, second) = (self.context.rbx, self.context.r10);
-        Ok(match number {
+        let (result, reason) = match number {
             hypercall::WRMSR => {
                 let done = self.write_msr(cpu, first as u32, second).is_ok();
                 (if done { 0 } else { hypercall::EIO }, Reason::HypercallMsr)
@@ -190,7 +190,9 @@ impl Vcpu {
                 (0, Reason::Hypercall)
             }
             _ => (self.extension_call(cpu, number, first, second)?, Reason::Hypercall),
-        })
+        };
+        self.context.rax = result;
+        Ok(reason)
     }
 
     /// LOAD_PGTBL.
