@@ -1,13 +1,14 @@
 #!/bin/sh
 # Boots a guest under L1 under the reference L0, l0-ref. Arguments go to `roost run`.
 #
-# scripts/l0.sh [--build] [--emulate] [--check] [--l1-log FILE] [--timeout SECONDS]
+# scripts/l0.sh [--build] [--emulate] [--icount] [--check] [--l1-log FILE] [--timeout SECONDS]
 #               [ROOST RUN OPTION...]
 #
 # On a machine with KVM, l0-ref runs here. Elsewhere, or with --emulate, QEMU emulates a machine with
 # SVM and nested paging; a stock kernel runs there with its KVM, and l0-ref as its only program:
 #   QEMU -> stock kernel with kvm-amd -> l0-ref -> L1 -> the guest
-# --build builds l0-ref first. --check runs l0-check, which looks at l0-ref and KVM alone. Without --kernel, a stock kernel is booted to a busybox shell. The exit status is that of l0-ref,
+# --build builds l0-ref first. --check runs l0-check, which looks at l0-ref and KVM alone.
+# --icount lets the emulated machine's time go by instructions. Without --kernel, a stock kernel is booted to a busybox shell. The exit status is that of l0-ref,
 # 124 if the time limit passed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,7 +17,7 @@ images=${ROOST_IMAGES:-$target/roost}
 roost=$target/tool/roost
 programs=$target/x86_64-unknown-linux-gnu/tool
 
-build=no emulate=no check=no log=/dev/null limit= kernel= append=
+build=no emulate=no check=no accel=tcg icount= log=/dev/null limit= kernel= append=
 [ -r /dev/kvm ] && [ -w /dev/kvm ] || emulate=yes
 # Our options are taken out, in one turn of the list of arguments.
 turns=$#
@@ -28,6 +29,7 @@ while [ "$turns" -gt 0 ]; do
         --build) build=yes ;;
         --emulate) emulate=yes ;;
         --check) check=yes ;;
+        --icount) emulate=yes accel=tcg,thread=single icount="-icount shift=0,sleep=off" ;;
         --l1-log | --timeout)
             if [ "$turns" -eq 0 ]; then
                 echo "$0: $option wants a value" >&2
@@ -128,7 +130,8 @@ ramdisk=$(($(wc -c <"$folder/l0.cpio") >> 20))
 # l0-ref's exit status is the last line of the log.
 [ "$log" != /dev/null ] || log=$folder/log
 status=0
-limited qemu-system-x86_64 -M pc -accel tcg -cpu max,la57=off -m $((memory + 192 + 3 * ramdisk)) \
+# shellcheck disable=SC2086 # $icount is words or none
+limited qemu-system-x86_64 -M pc -accel $accel $icount -cpu max,la57=off -m $((memory + 192 + 3 * ramdisk)) \
     -nodefaults -display none -no-reboot -chardev stdio,id=console,signal=off \
     -serial chardev:console -chardev "file,id=log,path=$log" -serial chardev:log \
     -kernel "$stock" -initrd "$folder/l0.cpio" \

@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 need_rust
 scripts/build.sh
 guest_program l0-ref l0-ref
+guest_program l0-ref l0-check
 guest_program linux-guest guest-checks
 scripts/fetch-kernel.sh >/dev/null
 "$CARGO" test --quiet --package l0-ref

@@ -56,6 +56,8 @@ step "planted bugs are found"
 
 step "whole-system tests"
 guest_program linux-guest guest-checks
+guest_program l0-ref l0-ref
+guest_program l0-ref l0-check
 for kind in cloud generic 6.12-cloud; do
     scripts/fetch-kernel.sh --kind "$kind"
 done

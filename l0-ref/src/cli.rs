@@ -36,6 +36,9 @@ pub struct Cli {
     /// Do not offer the L0-L1 ABI
     #[arg(long)]
     pub hide_abi: bool,
+    /// Withdraw everything the ABI offers after so many seconds, as an L0 does that is downgraded
+    #[arg(long, value_name = "SECONDS", conflicts_with = "hide_abi")]
+    pub withdraw: Option<u64>,
     /// The device of KVM
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub kvm: PathBuf,

@@ -22,7 +22,7 @@ use kvm_bindings::{
     KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_cpuid_entry2, kvm_pit_config,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
-use pv_abi::l0::Info;
+use pv_abi::l0::{Features, Info};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -38,6 +38,7 @@ use std::{
         mpsc::{self, Sender},
     },
     thread,
+    time::Duration,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -91,6 +92,12 @@ pub fn run(cli: &Cli) -> Result<End> {
     let log = open_log(cli.log.as_deref())?;
     let outputs = [Output::new(io::stdout()), Output::new(Log::new(log))];
     let devices = Devices::new([line(machine.vm(), 0)?, line(machine.vm(), 1)?], outputs);
+    if let (Some(server), Some(seconds)) = (server.clone(), cli.withdraw) {
+        spawn("withdraw", move || {
+            thread::sleep(Duration::from_secs(seconds));
+            server.withdraw(Features::all());
+        })?;
+    }
     let (ends, end) = mpsc::channel();
     watch_signals(&ends)?;
     let _raw = Raw::take();

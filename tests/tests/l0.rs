@@ -53,6 +53,15 @@ fn a_stock_kernel_runs_under_l1_under_kvm() {
     assert_roots(&log);
 }
 
+/// l0-check plays L1, with programs of a few bytes as L2.
+#[test]
+fn the_abi_is_served_on_kvm() {
+    let folder = Folder::new();
+    let (said, log) = chain(&folder, &["--check"]);
+    Report::parse(&said.out).assert_passed(&format!("{said:?} {log}"));
+    assert_eq!(said.status, 0, "{said:?}");
+}
+
 #[test]
 fn the_death_of_a_native_guest_is_told() {
     let folder = Folder::new();

@@ -16,7 +16,7 @@ use std::{thread, time::Duration};
 type Check = fn(&mut L1) -> Result<()>;
 
 /// All checks, by name.
-pub const ALL: [(&str, Check); 14] = [
+pub const ALL: [(&str, Check); 15] = [
     ("ports and HLT", ports),
     ("string I/O", strings),
     ("a device's memory", device_memory),
@@ -31,6 +31,7 @@ pub const ALL: [(&str, Check); 14] = [
     ("private pages", private_pages),
     ("an APIC in L0", apic),
     ("the end of VMs", ends),
+    ("costs", costs),
 ];
 
 fn out(port: u16) -> Exit {
@@ -326,4 +327,49 @@ fn ends(l1: &mut L1) -> Result<()> {
     })?;
     equal("a RESET kicks", exit, Exit::Kicked)?;
     l1.is(Status::NotSupported, Op::DestroyVm, args(0, 0))
+}
+
+/// Prints what things cost, in ticks of the TSC: instructions, where time goes by instructions.
+fn costs(l1: &mut L1) -> Result<()> {
+    const TIMES: u64 = 2000;
+    // mov edi, TIMES; mov ecx, 0x1234 | 0x277 | 0x1235; again: OP; dec edi; jnz again; hlt
+    let program = |msr: u32, op: [u8; 2]| {
+        let head = [0xbf, (TIMES & 0xff) as u8, (TIMES >> 8) as u8, 0, 0, 0xb9];
+        [&head[..], &msr.to_le_bytes(), &op, &[0x4f, 0x75, 0xfb, 0xf4]].concat()
+    };
+    l1.boot(0, &[0xf4], &[])?;
+    let leaf = CpuidLeaf { leaf: 0, ..CpuidLeaf::default() };
+    l1.list(Status::Ok, Op::SetCpuid, &[leaf], 0)?;
+    let value =
+        MsrRange { first: 0x1234, count: 1, action: MsrAction::Value.raw(), ..MsrRange::default() };
+    l1.list(Status::Ok, Op::SetMsrPolicy, &[value], 0)?;
+    for (name, msr, op) in [
+        ("CPUID", 0, [0x0f, 0xa2]),
+        ("RDMSR that KVM holds", 0x277, [0x0f, 0x32]),
+        ("RDMSR under VALUE", 0x1234, [0x0f, 0x32]),
+    ] {
+        // CPUID changes ECX, but then leaf 0 has no subleaf.
+        l1.write(L2_AT + CODE, program(msr, op).as_slice());
+        l1.start()?;
+        let before = l1.tsc();
+        l1.exits(Exit::Hlt)?;
+        println!("# {name}: {} ticks", (l1.tsc() - before) / TIMES);
+    }
+    // jmp to out: an exit to L1 and back
+    l1.write(L2_AT + CODE, &[0xe6u8, 0x10, 0xeb, 0xfc]);
+    l1.start()?;
+    l1.exits(out(0x10))?;
+    let before = l1.tsc();
+    for _ in 0..TIMES {
+        l1.exits(out(0x10))?;
+    }
+    println!("# OUT to L1 and back by RUN: {} ticks", (l1.tsc() - before) / TIMES);
+    let ranges: Vec<_> = (0..28).map(|n| range(0x5000 + n * 0x2000, 1, FULL)).collect();
+    let bare: Vec<_> = ranges.iter().map(|entry| MapRange { l1: 0, access: 0, ..*entry }).collect();
+    for (name, op, list) in [("MAP", Op::Map, &ranges), ("UNMAP", Op::Unmap, &bare)] {
+        let before = l1.tsc();
+        l1.list(Status::Ok, op, list, 0)?;
+        println!("# {name}: {} ticks a range", (l1.tsc() - before) / ranges.len() as u64);
+    }
+    Ok(())
 }
