@@ -364,7 +364,7 @@ fn costs(l1: &mut L1) -> Result<()> {
         l1.exits(out(0x10))?;
     }
     println!("# OUT to L1 and back by RUN: {} ticks", (l1.tsc() - before) / TIMES);
-    let ranges: Vec<_> = (0..28).map(|n| range(0x5000 + n * 0x2000, 1, FULL)).collect();
+    let ranges: Vec<_> = (0..512).map(|n| range(0x5000 + n * 0x2000, 1, FULL)).collect();
     let bare: Vec<_> = ranges.iter().map(|entry| MapRange { l1: 0, access: 0, ..*entry }).collect();
     for (name, op, list) in [("MAP", Op::Map, &ranges), ("UNMAP", Op::Unmap, &bare)] {
         let before = l1.tsc();

@@ -26,7 +26,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 /// Where L1 keeps what it gives L2: GPA 0 and up.
 pub const L2_AT: u64 = 0x40_0000;
 /// Pages of L2's region.
-pub const L2_PAGES: u64 = 64;
+pub const L2_PAGES: u64 = 2048;
 /// Lists and buffers.
 pub const LIST: u64 = 0x20_0000;
 /// L2's program, its interrupt table and its segments.
