@@ -17,7 +17,8 @@ images=${ROOST_IMAGES:-$target/roost}
 roost=$target/tool/roost
 programs=$target/x86_64-unknown-linux-gnu/tool
 
-build=no emulate=no check=no accel=tcg icount= log=/dev/null limit= kernel= append=
+build=no emulate=no check=no accel=tcg log=/dev/null
+icount='' limit='' kernel='' append=''
 [ -r /dev/kvm ] && [ -w /dev/kvm ] || emulate=yes
 # Our options are taken out, in one turn of the list of arguments.
 turns=$#
