@@ -160,7 +160,7 @@ fn memory_map(ram: &Ram) -> Vec<hvm_memmap_table_entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_abi::bundle::{Blob, Guest, Image, Kind};
+    use pv_abi::bundle::{Backend, Blob, Guest, Image, Kind};
     use std::io::Write;
     use vm_memory::ByteValued;
 
@@ -209,7 +209,8 @@ mod tests {
     fn bundle(memory: u64) -> Vec<u8> {
         let image = Image { entry: 0, segments: vec![] };
         let kind = Kind::Native { image, module: Some(Blob::default()) };
-        let guest = Guest { name: "g".into(), kind, cmdline: String::new(), memory, vcpus: 1 };
+        let (backend, cmdline) = (Backend::Auto, String::new());
+        let guest = Guest { name: "g".into(), kind, cmdline, memory, vcpus: 1, backend };
         Bundle { guests: vec![guest], stats: false, wall_seconds: 0 }.encode().unwrap()
     }
 
