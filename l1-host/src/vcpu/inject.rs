@@ -23,7 +23,10 @@ impl Vcpu {
     /// # Errors
     /// A triple fault if the guest cannot take an event now.
     pub(super) fn deliver(&mut self, cpu: &Cpu, vector: u8, error: u64) -> Result<(), Stop> {
-        let pvcs = self.pvcs.ok_or(Stop::TripleFault("an event, and no PVCS is registered"))?;
+        // Not `ok_or`: the error would be made, and dropped, each time.
+        let Some(pvcs) = self.pvcs else {
+            return Err(Stop::TripleFault("an event, and no PVCS is registered"));
+        };
         let (error, word) = (error as u16, guard::STANDARD | u16::from(vector));
         let context = &mut self.context;
         let entry = self.msrs.event_entry;

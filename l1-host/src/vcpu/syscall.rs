@@ -67,7 +67,10 @@ impl Vcpu {
     /// What the direct switch does (`switcher::direct::to_supervisor`), when it was inhibited.
     #[cold]
     fn syscall_from_user(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
-        let pvcs = self.pvcs.ok_or(Stop::TripleFault("a SYSCALL, and no PVCS is registered"))?;
+        // Not `ok_or`: the error would be made, and dropped, each time.
+        let Some(pvcs) = self.pvcs else {
+            return Err(Stop::TripleFault("a SYSCALL, and no PVCS is registered"));
+        };
         let context = &self.context;
         pvcs.save(&Saved {
             eflags: context.r11,
@@ -87,7 +90,10 @@ impl Vcpu {
     /// Return to user mode from the PVCS (spec part 1.7), each field read once.
     #[inline(always)]
     fn eretu(&mut self, cpu: &Cpu, kind: Return) -> Result<Reason, Stop> {
-        let pvcs = self.pvcs.ok_or(Stop::TripleFault("ERETU, and no PVCS is registered"))?;
+        // Not `ok_or`: the error would be made, and dropped, each time.
+        let Some(pvcs) = self.pvcs else {
+            return Err(Stop::TripleFault("ERETU, and no PVCS is registered"));
+        };
         let selectors = pvcs.event().selectors();
         let saved = pvcs.restore();
         let gsbase = Gva(pvcs.user_gsbase()).canonicalized().0;
