@@ -60,34 +60,47 @@ impl<B: Backend> Server<B> {
         let vm = self.vm(args)?;
         drop(self.alive(&vm)?);
         let list = self.list::<MapRange>(args, self.info.limits.entries)?;
-        let mut pages = 0u64;
-        for index in 0..args.count {
+        let most = self.info.limits.range_pages.into();
+        let entries: Vec<MapRange> =
+            (0..args.count).map(|index| self.memory.entry(list, index)).collect();
+        let (mut index, mut pages) = (0, 0u64);
+        while let Some(entry) = entries.get(index) {
+            let at = |answer: Answer| answer.at(index as u32);
             if pages > PATIENCE {
-                return Err(Answer::from(Status::Again).at(index));
+                return Err(at(Status::Again.into()));
             }
-            let entry: MapRange = self.memory.entry(list, index);
-            let mut inner = self.alive(&vm).map_err(|answer| answer.at(index))?;
-            let done = match op {
-                Op::Map => self.map(&mut inner, &entry),
-                Op::Unmap => self.unmap(&mut inner, &entry),
-                Op::Protect => self.protect(&mut inner, &entry),
+            let mut inner = self.alive(&vm).map_err(at)?;
+            let one = |inner: &mut Inner<B>, entry: &MapRange, most| match op {
+                Op::Map => self.map(inner, entry, most),
+                Op::Unmap => self.unmap(inner, entry, most),
+                Op::Protect => self.protect(inner, entry, most),
                 _ => {
                     // Before the pages go: a fault that meets them waits for the lock and looks.
                     vm.conversions.fetch_add(1, SeqCst);
                     let owner = if op == Op::Unshare { Owner::L2 } else { Owner::All };
-                    self.convert(&mut inner, &entry, owner, convert)
+                    self.convert(inner, entry, owner, convert)
                 }
             };
-            done.map_err(|answer| answer.at(index))?;
+            // The host's calls cost so much that entries which continue each other are made one. If
+            // that cannot be done as a whole, each is done for itself, as far as it goes.
+            let (joined, count) = join(op, &entries[index..], most);
+            if count > 1 && one(&mut inner, &joined, u64::MAX).is_ok() {
+                pages = pages.saturating_add(joined.pages);
+                index += count;
+                continue;
+            }
+            one(&mut inner, entry, most).map_err(at)?;
             pages = pages.saturating_add(entry.pages);
+            index += 1;
         }
         Ok(Answer::OK.at(args.count))
     }
 
-    fn map(&self, inner: &mut Inner<B>, entry: &MapRange) -> Entry {
+    /// `most` is how many pages an entry may have.
+    fn map(&self, inner: &mut Inner<B>, entry: &MapRange, most: u64) -> Entry {
         let access = access_of(entry)?;
         let l1_end = entry.l1_end().ok_or(Status::BadArg)?;
-        let span = self.span(inner, entry, access)?;
+        let span = self.span(inner, entry, access, most)?;
         let frames = self.memory.frames(entry.l1..l1_end).ok_or(Status::NotYours)?;
         let wanted =
             Run { page: span.pages.start, pages: entry.pages, frame: frames.start, access };
@@ -131,8 +144,8 @@ impl<B: Backend> Server<B> {
         Ok(())
     }
 
-    fn unmap(&self, inner: &mut Inner<B>, entry: &MapRange) -> Entry {
-        let span = self.bare_span(inner, entry)?;
+    fn unmap(&self, inner: &mut Inner<B>, entry: &MapRange, most: u64) -> Entry {
+        let span = self.bare_span(inner, entry, most)?;
         self.drop_pages(inner, &span)
     }
 
@@ -156,12 +169,12 @@ impl<B: Backend> Server<B> {
         Ok(())
     }
 
-    fn protect(&self, inner: &mut Inner<B>, entry: &MapRange) -> Entry {
+    fn protect(&self, inner: &mut Inner<B>, entry: &MapRange, most: u64) -> Entry {
         let access = access_of(entry)?;
         if entry.l1 != 0 {
             return Err(Status::BadArg.into());
         }
-        let span = self.span(inner, entry, access)?;
+        let span = self.span(inner, entry, access, most)?;
         if let Some(gap) = inner.map.gaps(span.pages.clone()).first() {
             return fail(Status::NoSuch, gap.start);
         }
@@ -176,7 +189,7 @@ impl<B: Backend> Server<B> {
     }
 
     fn convert(&self, inner: &mut Inner<B>, entry: &MapRange, owner: Owner, how: Convert) -> Entry {
-        let span = self.bare_span(inner, entry)?;
+        let span = self.bare_span(inner, entry, self.info.limits.range_pages.into())?;
         if let Some(gap) = inner.map.gaps(span.pages.clone()).first() {
             return fail(Status::NoSuch, gap.start);
         }
@@ -234,9 +247,15 @@ impl<B: Backend> Server<B> {
     }
 
     /// The checks of an entry's form that all operations share, and its place.
-    fn span(&self, inner: &Inner<B>, entry: &MapRange, access: Access) -> Result<Span, Answer> {
+    fn span(
+        &self,
+        inner: &Inner<B>,
+        entry: &MapRange,
+        access: Access,
+        most: u64,
+    ) -> Result<Span, Answer> {
         let end = entry.end().filter(|_| entry.reserved == 0).ok_or(Status::BadArg)?;
-        if entry.pages > self.info.limits.range_pages.into() {
+        if entry.pages > most {
             return Err(Status::Limit.into());
         }
         if !access.contains(Access::EXECUTE) {
@@ -252,11 +271,11 @@ impl<B: Backend> Server<B> {
     }
 
     /// The same for operations without frames and access.
-    fn bare_span(&self, inner: &Inner<B>, entry: &MapRange) -> Result<Span, Answer> {
+    fn bare_span(&self, inner: &Inner<B>, entry: &MapRange, most: u64) -> Result<Span, Answer> {
         if entry.l1 != 0 || entry.access != 0 {
             return Err(Status::BadArg.into());
         }
-        self.span(inner, entry, Access::all())
+        self.span(inner, entry, Access::all(), most)
     }
 
     pub(super) fn dirty_log(&self, op: Op, args: &Args) -> Reply {
@@ -310,6 +329,25 @@ impl<B: Backend> Server<B> {
     }
 }
 
+/// The first of `entries` with those that continue it, in L2 and in L1, each of at most `most` pages; and
+/// how many these are.
+fn join(op: Op, entries: &[MapRange], most: u64) -> (MapRange, usize) {
+    let mut joined = entries[0];
+    let alone = |entry: &MapRange| entry.pages <= most && entry.reserved == 0;
+    let mut count = 1;
+    while let Some(next) = entries.get(count).filter(|next| alone(next) && alone(&entries[0])) {
+        let follows = joined.end() == Some(next.gpa) && next.access == joined.access;
+        let beside = if op == Op::Map { joined.l1_end() == Some(next.l1) } else { next.l1 == 0 };
+        let Some(pages) = joined.pages.checked_add(next.pages) else { break };
+        if !(follows && beside && next.pages != 0) {
+            break;
+        }
+        joined.pages = pages;
+        count += 1;
+    }
+    (joined, count)
+}
+
 /// Moves the bits of pages in `wanted` from `from`, whose first bit is page `first`, to `to`.
 fn move_bits(from: &mut [u64], first: u64, to: &mut [u64], wanted: &Range<u64>) {
     for (index, word) in from.iter_mut().enumerate() {
@@ -354,6 +392,31 @@ fn access_of(entry: &MapRange) -> Result<Access, Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_that_continue_each_other_are_one() {
+        let entry = |gpa, l1, pages| MapRange { gpa, l1, pages, access: 7, reserved: 0 };
+        let (first, second) = (entry(0x1000, 0x8000, 2), entry(0x3000, 0xa000, 1));
+        assert_eq!(join(Op::Map, &[first, second], 2), (entry(0x1000, 0x8000, 3), 2));
+        let none = entry(0x1000, 0x8000, 0);
+        for other in [
+            entry(0x4000, 0xa000, 1),
+            entry(0x3000, 0xb000, 1),
+            entry(0x3000, 0, 1),
+            entry(0x3000, 0xa000, 3),
+            entry(0x3000, 0xa000, 0),
+            MapRange { access: 5, ..second },
+            MapRange { reserved: 1, ..second },
+        ] {
+            assert_eq!(join(Op::Map, &[first, other], 2), (first, 1), "{other:?}");
+        }
+        assert_eq!(join(Op::Map, &[first, second], 1), (first, 1), "the first is too long itself");
+        assert_eq!(join(Op::Map, &[none, second], 2), (none, 1));
+        let zero = |gpa| entry(gpa, 0, 1);
+        assert_eq!(join(Op::Map, &[zero(0x1000), zero(0x2000)], 8).1, 1, "frame 0, twice");
+        let bare = |gpa| MapRange { gpa, pages: 1, ..MapRange::default() };
+        assert_eq!(join(Op::Unmap, &[bare(0x1000), bare(0x2000), bare(0x4000)], 8).1, 2, "UNMAP");
+    }
 
     #[test]
     fn bits_are_moved_and_no_others() {
