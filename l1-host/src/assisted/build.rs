@@ -8,10 +8,10 @@ use super::{
     devices::Devices,
     layout,
     linux::{self, Kernel},
-    msrs,
+    msrs::{self, Hidden},
 };
 use crate::{
-    hw::l0,
+    hw::{l0, xstate},
     memory,
     vm::{
         build::{self, copy, take_ram},
@@ -207,13 +207,18 @@ fn load(
     Ok(place.kernel + linux::ENTRY)
 }
 
-/// The user's command line with the console that this machine has in place of the PV one.
+/// The user's command line with the console that this machine has in place of the PV one, and the way to
+/// restart it: on a hardware-reduced machine, Linux would look for EFI, and then for a BIOS.
 fn command_line(given: &str) -> String {
     let words = given.split(' ').map(|word| match word.strip_prefix("console=hvc0") {
         Some(rest) if rest.is_empty() || rest.starts_with(',') => "console=ttyS0",
         _ => word,
     });
-    words.collect::<Vec<_>>().join(" ")
+    let mut line = words.collect::<Vec<_>>().join(" ");
+    if !given.split(' ').any(|word| word.starts_with("reboot=")) {
+        line.push_str(" reboot=acpi");
+    }
+    line
 }
 
 /// Selectors that the boot protocol asks for.
@@ -254,13 +259,14 @@ impl Machine {
         let create = Args { flags: CreateVm::APIC.bits(), ..of };
         client.call_table(Op::CreateVm, &create, &regions)?;
         client.call_list(Op::Map, &of, &self.mappings(guest.memory), limits.entries)?;
-        let clocks = self.set_msr_policy(&of)?;
+        let hidden = self.set_msr_policy(&of)?;
         for vcpu in 0..guest.vcpus {
             let of = Args { vcpu, ..of };
             client.call(Op::CreateVcpu, &of)?;
-            let who = cpuid::Who { vcpu, vcpus: guest.vcpus, clocks };
+            let who = cpuid::Who { vcpu, vcpus: guest.vcpus, xcr0: xstate::enabled() };
             let most = (limits.cpuid_leaves as usize).min(MOST_LEAVES);
-            client.call_table(Op::SetCpuid, &of, &cpuid::table(&l0::cpuid, &who, most))?;
+            let table = cpuid::table(&l0::cpuid, &who, &hidden, most);
+            client.call_table(Op::SetCpuid, &of, &table)?;
         }
         let mut gprs = Gprs { rip, rflags: 2, ..Gprs::default() };
         gprs.gpr[gpr::RSI] = linux::ARGUMENT;
@@ -295,11 +301,12 @@ impl Machine {
         ranges
     }
 
-    /// Sets the policy, without the rules for MSRs that this L0 does not hold. True if it holds KVM's
-    /// clocks.
-    fn set_msr_policy(&self, of: &Args) -> Result<bool, Refused> {
+    /// Sets the policy, without the rules for MSRs that this L0 does not hold. What CPUID must not show
+    /// for that reason.
+    fn set_msr_policy(&self, of: &Args) -> Result<Vec<Hidden>, Refused> {
         let mut rules = msrs::policy();
         rules.truncate(self.client.info.limits.msr_ranges as usize);
+        let mut hidden = Vec::new();
         loop {
             match self.client.call_table(Op::SetMsrPolicy, of, &rules) {
                 Err(refused) if refused.status == Status::NotSupported => {
@@ -308,12 +315,9 @@ impl Machine {
                     if !rules.get(index).is_some_and(|rule| pass(rule.action)) {
                         return Err(refused);
                     }
-                    rules.remove(index);
+                    hidden.extend(msrs::hidden_without(rules.remove(index).first));
                 }
-                done => {
-                    done?;
-                    return Ok(rules.iter().any(|rule| rule.first == msrs::CLOCKS));
-                }
+                done => return done.map(|()| hidden),
             }
         }
     }

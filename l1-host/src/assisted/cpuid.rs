@@ -4,6 +4,7 @@
 //! L0 gave L1 the features of a plain virtual machine, so they are the guest's too; what names a CPU
 //! or counts them is the guest's own. L0 answers from this table and never asks L1.
 
+use super::msrs::Hidden;
 use alloc::vec::Vec;
 use pv_abi::{
     cpuid::{KVM_FEATURE_CLOCKSOURCE_STABLE, KVM_FEATURE_CLOCKSOURCE2},
@@ -21,6 +22,9 @@ const LEAVES: u32 = 0x20;
 const ECX_X2APIC: u32 = 1 << 21;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
+const XCR0_PKRU: u64 = 1 << 9;
+const ECX_PKU: u32 = 1 << 3 | 1 << 4;
+const EAX_XSAVES: u32 = 1 << 3;
 const EDX_MCE: u32 = 1 << 7;
 const EDX_MCA: u32 = 1 << 14;
 const EDX_HTT: u32 = 1 << 28;
@@ -33,13 +37,13 @@ pub struct Who {
     pub vcpu: u32,
     /// Of how many.
     pub vcpus: u32,
-    /// L0 holds the MSRs of KVM's clocks.
-    pub clocks: bool,
+    /// State components that L1 itself has enabled, a value of XCR0: more it does not know to work.
+    pub xcr0: u64,
 }
 
-/// The table for `who`: at most `most` leaves, those that answer zero left out.
+/// The table for `who`, without `hidden`: at most `most` leaves, those that answer zero left out.
 #[must_use]
-pub fn table(own: Own<'_>, who: &Who, most: usize) -> Vec<CpuidLeaf> {
+pub fn table(own: Own<'_>, who: &Who, hidden: &[Hidden], most: usize) -> Vec<CpuidLeaf> {
     let mut leaves = Vec::new();
     for base in [0, HYPERVISOR, EXTENDED] {
         let max = own(base, 0)[0];
@@ -49,7 +53,11 @@ pub fn table(own: Own<'_>, who: &Who, most: usize) -> Vec<CpuidLeaf> {
     }
     for leaf in &mut leaves {
         adapt(leaf, who);
+        for hidden in hidden.iter().filter(|hidden| hidden.leaf == leaf.leaf) {
+            leaf.answer[hidden.register] &= !hidden.bits;
+        }
     }
+    fit_state_size(&mut leaves);
     leaves.retain(|leaf| leaf.answer != [0; 4]);
     // The last ones say least: they describe caches and topology of the extended leaves.
     leaves.truncate(most);
@@ -70,6 +78,17 @@ fn add_leaf(leaves: &mut Vec<CpuidLeaf>, own: Own<'_>, leaf: u32) {
     }));
 }
 
+/// The size of all state is that of the components which are left.
+fn fit_state_size(leaves: &mut [CpuidLeaf]) {
+    const LEGACY: u32 = 576;
+    let components = leaves.iter().filter(|leaf| leaf.leaf == 0xd && leaf.subleaf >= 2);
+    let size = components.map(|leaf| leaf.answer[0] + leaf.answer[1]).fold(LEGACY, u32::max);
+    let whole = leaves.iter_mut().find(|leaf| leaf.leaf == 0xd && leaf.subleaf == 0);
+    if let Some(whole) = whole.filter(|leaf| leaf.answer[2] != 0) {
+        whole.answer[2] = size;
+    }
+}
+
 /// How many subleaves `leaf` has, if ECX matters to it.
 fn subleaves(own: Own<'_>, leaf: u32) -> Option<u32> {
     // Lists of caches end with one of type 0.
@@ -87,7 +106,7 @@ fn subleaves(own: Own<'_>, leaf: u32) -> Option<u32> {
 
 /// Makes the guest's what would be L1's.
 fn adapt(leaf: &mut CpuidLeaf, who: &Who) {
-    let Who { vcpu, vcpus, clocks } = *who;
+    let Who { vcpu, vcpus, xcr0 } = *who;
     let [eax, ebx, ecx, edx] = &mut leaf.answer;
     match (leaf.leaf, leaf.subleaf) {
         (1, _) => {
@@ -99,8 +118,7 @@ fn adapt(leaf: &mut CpuidLeaf, who: &Who) {
         }
         // Of what KVM offers its guests, the clock.
         (0x4000_0001, _) => {
-            *eax &=
-                if clocks { KVM_FEATURE_CLOCKSOURCE2 | KVM_FEATURE_CLOCKSOURCE_STABLE } else { 0 };
+            *eax &= KVM_FEATURE_CLOCKSOURCE2 | KVM_FEATURE_CLOCKSOURCE_STABLE;
         }
         (EXTENDED_FEATURES, _) => *edx &= !(EDX_MCE | EDX_MCA),
         // Thread level: one; core level: all. The APIC id is the vCPU's number.
@@ -109,6 +127,11 @@ fn adapt(leaf: &mut CpuidLeaf, who: &Who) {
             let bits = vcpus.next_power_of_two().trailing_zeros();
             (*eax, *ebx, *ecx, *edx) = (bits, vcpus, 0x201, vcpu);
         }
+        (7, 0) if xcr0 & XCR0_PKRU == 0 => *ecx &= !ECX_PKU,
+        (0xd, 0) => (*eax, *edx) = (*eax & xcr0 as u32, *edx & (xcr0 >> 32) as u32),
+        // No supervisor state.
+        (0xd, 1) => (*eax, *ecx, *edx) = (*eax & !EAX_XSAVES, 0, 0),
+        (0xd, component) if xcr0 >> component & 1 == 0 => leaf.answer = [0; 4],
         // Another list of the same.
         (0x1f, _) => leaf.answer = [0; 4],
         (0x8000_0008, _) => *ecx = *ecx & !0xf0ff | (vcpus - 1),
@@ -129,7 +152,10 @@ mod tests {
             (7, 0) => [0, 0xff, 0, 0],
             (0xb, _) => [9; 4],
             (0x1f, _) => [9; 4],
-            (0xd, 0..3) => [subleaf + 1, 0, 0, 0],
+            (0xd, 0) => [0x207, 832, 2696, 0],
+            (0xd, 1) => [0xf, 0, 0, 0],
+            (0xd, 2) => [256, 576, 0, 0],
+            (0xd, 9) => [8, 2688, 0, 0],
             (HYPERVISOR, _) => [HYPERVISOR + 1, 0x4b4d_564b, 0x564b_4d56, 0x4d],
             (0x4000_0001, _) => [u32::MAX, 0, 0, 0],
             (EXTENDED, _) => [EXTENDED + 8, 0, 0, 0],
@@ -145,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_guest_has_its_own_number() {
-        let table = table(&own, &Who { vcpu: 3, vcpus: 4, clocks: true }, 64);
+        let table = table(&own, &Who { vcpu: 3, vcpus: 4, xcr0: 7 }, &[], 64);
         let [_, ebx, ecx, edx] = find(&table, 1, 0).unwrap();
         assert_eq!(ebx, 3 << 24 | 4 << 16 | 0x0800);
         assert_eq!(ecx, ECX_X2APIC | ECX_TSC_DEADLINE | ECX_HYPERVISOR);
@@ -157,15 +183,26 @@ mod tests {
     }
 
     #[test]
+    fn state_is_what_l1_has_enabled() {
+        let who = |xcr0| Who { vcpu: 0, vcpus: 1, xcr0 };
+        let avx = table(&own, &who(7), &[], 64);
+        assert_eq!(find(&avx, 0xd, 0), Some([7, 832, 832, 0]));
+        assert_eq!((find(&avx, 0xd, 1), find(&avx, 0xd, 9)), (Some([7, 0, 0, 0]), None));
+        let all = table(&own, &who(0x207), &[], 64);
+        assert_eq!(find(&all, 0xd, 0), Some([0x207, 832, 2696, 0]));
+    }
+
+    #[test]
     fn lists_have_their_length() {
-        let who = Who { vcpu: 0, vcpus: 1, clocks: true };
-        let table = table(&own, &who, 64);
+        let who = Who { vcpu: 0, vcpus: 1, xcr0: 7 };
+        let table = table(&own, &who, &[], 64);
         let count = |leaf| table.iter().filter(|entry| entry.leaf == leaf).count();
         assert_eq!((count(4), count(7), count(0xd)), (3, 1, 3));
         let clocks = KVM_FEATURE_CLOCKSOURCE2 | KVM_FEATURE_CLOCKSOURCE_STABLE;
         assert_eq!(find(&table, 0x4000_0001, 0), Some([clocks, 0, 0, 0]));
-        let without = super::table(&own, &Who { clocks: false, ..who }, 64);
+        let clock = Hidden { leaf: 0x4000_0001, register: 0, bits: clocks };
+        let without = super::table(&own, &who, &[clock], 64);
         assert_eq!(find(&without, 0x4000_0001, 0), None, "L0 does not hold its MSRs");
-        assert_eq!(super::table(&own, &who, 5).len(), 5);
+        assert_eq!(super::table(&own, &who, &[], 5).len(), 5);
     }
 }

@@ -35,3 +35,9 @@ fn supported_mask() -> u64 {
     let leaf = raw_cpuid::cpuid!(0xd, 0);
     u64::from(leaf.eax) | u64::from(leaf.edx) << 32
 }
+
+/// What is enabled on this CPU; 0 without XSAVE.
+#[must_use]
+pub fn enabled() -> u64 {
+    if Cr4::read().contains(Cr4Flags::OSXSAVE) { XCr0::read_raw() } else { 0 }
+}
