@@ -323,7 +323,8 @@ fn threads_find_planted_bugs_too_and_one_thread_shrinks_them() {
     };
     let report = crate::stress::<Flawed<Simple, NO_ADDRESS>>(&options, |_| ());
     let violation = report.violation.unwrap();
-    let rules = [Rule::F6, Rule::F5, Rule::I5];
+    // Where only a TLB still has what the flush was of, it is F3.
+    let rules = [Rule::F6, Rule::F5, Rule::F3, Rule::I5];
     assert!(rules.contains(&violation.rule), "{violation}");
     let replay = report.replay.unwrap();
     assert!(replay.violation.is_some_and(|found| rules.contains(&found.rule)));
