@@ -156,6 +156,8 @@ mutants! {
     TableUnflushed, "table-unflushed", "hot tables", Loom("hot::a_new_table_is_watched_from_the_start");
     /// A refusal is believed though stores may have changed what is linked.
     RefusalBelieved, "refusal-believed", "F4", OneThread;
+    /// A refusal is believed of links that were read before the root was pinned.
+    RefusalOutdated, "refusal-outdated", "F4", Loom("faults::a_refusal_is_of_links_that_are_kept_true");
     /// A chain in the map is looked at without an exchange.
     PlainLook, "plain-look", "map", Loom("lost::a_note_finds_the_table_or_is_seen");
     /// A note reaches one of a frame's shadow tables only.

@@ -74,7 +74,13 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let every = upper.0 & middle.0 & lower.0 & entry.0;
         let any = upper.0 | middle.0 | lower.0 | entry.0;
         if every & access.needed() != access.needed() || any & access.never() != 0 {
-            let sure = planted(Mutant::RefusalBelieved) || self.links_are_true(roots);
+            // The root may have been pinned since its entry was read: what was linked before that went
+            // first, and would not be there any more.
+            let linked = || {
+                let again = Spte(root.0[gva.index(4)].load(Acquire));
+                again.is_link() && again.hpa() == upper.hpa() || planted(Mutant::RefusalOutdated)
+            };
+            let sure = planted(Mutant::RefusalBelieved) || self.links_are_true(roots) && linked();
             return match (sure, entry.present()) {
                 (false, _) => Path::Unknown,
                 (true, false) => Path::Denied(Denied::NOT_PRESENT),

@@ -1,10 +1,10 @@
 //! Faults of two vCPUs on the same address, and what they need: roots, tables, the entry.
 
 use super::{
-    machine::{Cpu, PAGE, READ, WRITE, address, check_structures, entry, explore, leaf, vm},
-    world::{DATA, LEVEL1, NEW_ROOT, ROOT},
+    machine::{Cpu, LINK, PAGE, READ, WRITE, address, check_structures, entry, explore, leaf, vm},
+    world::{DATA, LEVEL1, LEVEL3, NEW_ROOT, ROOT},
 };
-use crate::primitive::Ordering::Relaxed;
+use crate::{primitive::Ordering::Relaxed, pte::W};
 use loom::thread;
 use std::sync::Arc;
 
@@ -84,6 +84,27 @@ fn a_remembered_root_is_whole() {
         first.check_fixed();
         assert_eq!(first.vcpu.roots(), Some(old), "the same pages");
         loading.join().unwrap();
+        check_structures(&mmu);
+    });
+}
+
+/// The guest gives a permission in a root that is not pinned, where nobody announces that, and pins it on
+/// another vCPU.
+///
+/// Fails if the root's entry is not looked at again once the root is seen to be pinned.
+#[test]
+fn a_refusal_is_of_links_that_are_kept_true() {
+    explore(3, || {
+        let mmu = vm(10);
+        mmu.enable_notes();
+        mmu.env().store(ROOT, 0, entry(LEVEL3, LINK & !W));
+        leaf(mmu.env(), 0).store(entry(DATA[0], PAGE), Relaxed);
+        let mut first = Cpu::new(&mmu, 0);
+        first.fault(address(0, 0), READ);
+        first.world().store(ROOT, 0, entry(LEVEL3, LINK));
+        let faulting = thread::spawn(move || first.fault(address(0, 0), WRITE));
+        mmu.pin_root(ROOT).unwrap();
+        faulting.join().unwrap();
         check_structures(&mmu);
     });
 }
