@@ -100,7 +100,7 @@ impl<'a> Env<'a> {
     pub fn no_ram(&self) -> u64 {
         // Where PCs have devices or nothing.
         let candidates = [0xd000_0000, 0xf000_0000, 0x8000_0000];
-        let free = candidates.into_iter().find(|address| !self.usable.contains(*address));
+        let free = candidates.into_iter().find(|address| self.usable.leaves_open(*address));
         free.unwrap_or(self.usable.end().next_multiple_of(ram::PAGE))
     }
 

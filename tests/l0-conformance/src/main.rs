@@ -37,7 +37,7 @@ mod runtime;
 mod tap;
 
 #[cfg(target_os = "none")]
-pub use checks::run;
+use checks::run;
 
 #[cfg(not(target_os = "none"))]
 fn main() {

@@ -11,6 +11,7 @@ const MOST: usize = 32;
 #[derive(Clone, Debug, Default)]
 pub struct Usable {
     ranges: ArrayVec<Range<u64>, MOST>,
+    others: ArrayVec<Range<u64>, MOST>,
 }
 
 impl Usable {
@@ -21,10 +22,27 @@ impl Usable {
         }
     }
 
-    /// Whether `address` is RAM.
+    /// Adds a range of something else: tables of the firmware, devices, ROM.
+    pub fn add_other(&mut self, range: Range<u64>) {
+        let _ = self.others.try_push(range);
+    }
+
+    /// Whether the map says that `address` is RAM.
     #[must_use]
     pub fn contains(&self, address: u64) -> bool {
         self.ranges.iter().any(|range| range.contains(&address))
+    }
+
+    /// Whether the map says nothing about `address`.
+    #[must_use]
+    pub fn leaves_open(&self, address: u64) -> bool {
+        !self.ranges.iter().chain(&self.others).any(|range| range.contains(&address))
+    }
+
+    /// The end of the last RAM, if nothing follows that may be RAM that the firmware keeps.
+    #[must_use]
+    pub fn sharp_end(&self) -> Option<u64> {
+        Some(self.end()).filter(|end| self.leaves_open(*end))
     }
 
     /// The end of the last RAM.
@@ -64,6 +82,9 @@ mod tests {
         usable.add(5..5);
         assert_eq!(usable.largest(0x20_0001), 0x20_1000..0x4000_0000);
         assert!(usable.contains(0x10_0000) && !usable.contains(0xa_0000));
+        assert_eq!(usable.sharp_end(), Some(1 << 33));
+        usable.add_other(1 << 33..3 << 32);
+        assert_eq!(usable.sharp_end(), None);
         assert_eq!((usable.low_end(), usable.end()), (0x4000_0000, 1 << 33));
     }
 }

@@ -47,8 +47,9 @@ programs! {
     halts: "2: hlt" "inc eax" "out 0xf0, eax" "jmp 2b";
     /// Done with EAX, EAX + 1, ...
     counts: "2: out 0xf0, eax" "inc eax" "jmp 2b";
-    /// Spins until the time in R15, then done with `TIME_UP`. RBX counts turns.
-    spins: "2: inc rbx" "rdtsc" "shl rdx, 32" "or rax, rdx" "cmp rax, r15" "jb 2b"
+    /// Spins until the time in R15, then done with `TIME_UP`. RBX, and the 8 bytes at RSI, count
+    /// turns.
+    spins: "2: inc rbx" "mov [rsi], rbx" "rdtsc" "shl rdx, 32" "or rax, rdx" "cmp rax, r15" "jb 2b"
         "mov eax, 0xdead" "out 0xf0, eax" "jmp 2b";
     /// OUT of 1, 2, 4 bytes of EAX to DX; then IN of 4, 2, 1 bytes, each done; done.
     ports: "out dx, al" "out dx, ax" "out dx, eax"
@@ -84,6 +85,10 @@ programs! {
     /// Waits until the 8 bytes at RDI are RBX, or the time in R15; then done with 1, or `TIME_UP`.
     awaits: "2: rdtsc" "shl rdx, 32" "or rax, rdx" "cmp rax, r15" "jae 3f" "cmp [rdi], rbx" "jne 2b"
         "mov eax, 1" "out 0xf0, eax" "3: mov eax, 0xdead" "out 0xf0, eax" "hlt";
+    /// Writes RBX to RSI, then as `awaits`.
+    meets: "mov [rsi], rbx" "2: rdtsc" "shl rdx, 32" "or rax, rdx" "cmp rax, r15" "jae 3f"
+        "cmp [rdi], rbx" "jne 2b" "mov eax, 1" "out 0xf0, eax" "3: mov eax, 0xdead" "out 0xf0, eax"
+        "hlt";
     /// CPUID of EAX, ECX; all four results to RDI; done; again with what L1 sets.
     cpuids: "2: cpuid" "mov [rdi], eax" "mov [rdi + 4], ebx" "mov [rdi + 8], ecx"
         "mov [rdi + 12], edx" "out 0xf0, eax" "jmp 2b";

@@ -86,8 +86,10 @@ fn usable(info: &StartInfo) -> Usable {
     let mut usable = Usable::default();
     for index in 0..u64::from(info.memory_entries) {
         let entry: MemoryEntry = copy(info.memory_map + index * size_of::<MemoryEntry>() as u64);
-        if entry.kind == USABLE {
-            usable.add(entry.start..entry.start.saturating_add(entry.size));
+        let range = entry.start..entry.start.saturating_add(entry.size);
+        match entry.kind {
+            USABLE => usable.add(range),
+            _ => usable.add_other(range),
         }
     }
     usable
