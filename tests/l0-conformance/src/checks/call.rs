@@ -17,6 +17,7 @@ pub const GROUP: Group = Group {
         check("transports", "L0-CALL-1", transports),
         check("registers", "L0-CALL-2", registers),
         check("other_widths", "L0-CALL-4", other_widths),
+        check("string_output", "L0-CALL-4", string_output),
         check("reading_the_port", "L0-CALL-4", reading_the_port),
         check("from_user_mode", "L0-CALL-3 L0-SEC-7", from_user_mode),
         check("without_page", "L0-CALL-6", without_page),
@@ -62,16 +63,23 @@ fn registers(env: &mut Env<'_>) -> Verdict {
     Ok(())
 }
 
-/// The word by another width, as a string, or a few ports further is not a call.
+/// The word as a string of one element is not a call.
+fn string_output(env: &mut Env<'_>) -> Verdict {
+    let Some(Transport::Port(port)) = Transport::offered(&env.info).next() else {
+        return skip!("no port transport");
+    };
+    unanswered(env, || cpu::outs32(port, Op::Query.word()))
+}
+
+/// The word by another width or a few ports further is not a call.
 fn other_widths(env: &mut Env<'_>) -> Verdict {
     let Some(Transport::Port(port)) = Transport::offered(&env.info).next() else {
         return skip!("no port transport");
     };
     let word = Op::Query.word();
-    let ways: [(&str, &dyn Fn()); 6] = [
+    let ways: [(&str, &dyn Fn()); 5] = [
         ("OUT of one byte", &|| cpu::out8(port, word as u8)),
         ("OUT of two bytes", &|| cpu::out16(port, word as u16)),
-        ("OUTS", &|| cpu::outs32(port, word)),
         ("OUT to port + 1", &|| cpu::out32(port + 1, word)),
         ("OUT to port + 2", &|| cpu::out32(port + 2, word)),
         ("OUT to port + 3", &|| cpu::out32(port + 3, word)),

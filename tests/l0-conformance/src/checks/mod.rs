@@ -1,12 +1,19 @@
 //! The checks, by subject, and the run over them.
 
+mod apic;
 mod call;
+mod cpuid;
+mod dirty;
 mod discovery;
+mod events;
 mod exits;
 mod features;
 mod lists;
 mod map;
+mod policy;
+mod private;
 mod registers;
+mod reset;
 mod run;
 mod setup;
 mod tlb;
@@ -17,7 +24,7 @@ mod vm;
 use crate::{
     env::Env,
     println,
-    runtime::{apic, clock, cpu, console::Uart, end, end::End, smp, user},
+    runtime::{self, clock, cpu, console::Uart, end, end::End, smp, user},
     tap::{self, Verdict, Wrong},
 };
 use l0_conformance::{options::Options, tally::Tally, usable::Usable};
@@ -65,6 +72,13 @@ const GROUPS: &[Group] = &[
     run::GROUP,
     exits::GROUP,
     registers::GROUP,
+    cpuid::GROUP,
+    policy::GROUP,
+    events::GROUP,
+    dirty::GROUP,
+    private::GROUP,
+    apic::GROUP,
+    reset::GROUP,
     tlb::GROUP,
 ];
 
@@ -129,7 +143,7 @@ fn broken_offer(options: &Options<'_>, base: u32, why: discover::Error) -> Tally
 
 fn judge(info: discover::Info, options: Options<'_>, usable: &Usable) -> Tally {
     clock::init(info.limits.tsc_khz);
-    apic::measure_rate();
+    runtime::apic::measure_rate();
     user::init();
     let cpus = 1 + smp::start();
     println!("# L0 at {:#x}: features {:?}, {:?}", info.base, info.features, info.transports);

@@ -114,9 +114,6 @@ programs! {
     faults_thrice: "lidt [rdi]" "ud2";
     /// Invalid: #UD.
     invalid: "ud2";
-    /// STI, then spins until the time in R15; done with EAX = RBX & 0xffff turns when it is up.
-    opens: "sti" "2: rdtsc" "shl rdx, 32" "or rax, rdx" "cmp rax, r15" "jb 2b"
-        "mov eax, 0xdead" "out 0xf0, eax" "jmp 2b";
     /// STI and HLT; done with EAX afterwards.
     opens_and_halts: "sti" "hlt" "out 0xf0, eax" "hlt";
     /// Done, STI, NOP, done.
