@@ -105,7 +105,9 @@ fn subleaves(env: &mut Env<'_>) -> Verdict {
     }
     same!(asks(&guest, 4, 3)?, [0; 4], "leaf 4, subleaf 3");
     same!(asks(&guest, 0xb, 1)?, [7; 4], "leaf 0xb, subleaf 1");
-    same!(asks(&guest, 0xb, 0)?, [0; 4], "leaf 0xb, subleaf 0");
+    // For this leaf, CPUs give ECX and EDX whatever the subleaf, and stock KVM does so too.
+    let found = asks(&guest, 0xb, 2)?;
+    holds!(found == [0; 4] || found == [0, 0, 2, 7], "leaf 0xb, subleaf 2: {found:x?}");
     Ok(())
 }
 

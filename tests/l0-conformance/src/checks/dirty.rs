@@ -161,8 +161,14 @@ fn bad_arguments(env: &mut Env<'_>) -> Verdict {
         env.l0.refuses(Status::BadArg, Op::DirtyTake, &with(gpa, pages))?;
     }
     let limit = u64::from(env.info.limits.dirty_pages);
-    for pages in [(limit / 64 + 1) * 64, 1 << 40, 1 << 63, u64::MAX - 63] {
+    for pages in [(limit / 64 + 1) * 64, (limit / 64 + 1) * 128] {
         env.l0.refuses(Status::Limit, Op::DirtyTake, &with(TEST.gpa, pages))?;
+    }
+    // Bytes that wrap are malformed, and above the limit.
+    for pages in [1 << 52, 1 << 63, u64::MAX - 63] {
+        let status = env.l0.call(Op::DirtyTake, &with(TEST.gpa, pages)).status;
+        let refused = matches!(status, Status::BadArg | Status::Limit);
+        holds!(refused, "{pages:#x} pages: {status:?}");
     }
     let odd = args::vm(0).list(List { address: ram::pages(1) + 4, count: 0 }).arg(0, TEST.gpa).arg(1, 64);
     env.l0.refuses(Status::BadArg, Op::DirtyTake, &odd)

@@ -8,10 +8,13 @@ mod discovery;
 mod events;
 mod exits;
 mod features;
+mod fuzz;
 mod lists;
 mod map;
+mod measure;
 mod policy;
 mod private;
+mod race;
 mod registers;
 mod reset;
 mod run;
@@ -80,6 +83,9 @@ const GROUPS: &[Group] = &[
     apic::GROUP,
     reset::GROUP,
     tlb::GROUP,
+    race::GROUP,
+    fuzz::GROUP,
+    measure::GROUP,
 ];
 
 /// All checks that are asked for.

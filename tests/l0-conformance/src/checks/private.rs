@@ -193,7 +193,7 @@ fn no_list_or_buffer(env: &mut Env<'_>) -> Verdict {
     }
     let msrs = args::vcpu(0, 0).list(list(frames + 4 * PAGE, 1));
     env.l0.refuses(Status::NotYours, Op::GetMsrs, &msrs)?;
-    let xsave = args::vcpu(0, 0).list(list(frames + 3 * PAGE + 64, env.info.limits.xsave_bytes.max(PAGE as u32)));
+    let xsave = args::vcpu(0, 0).list(list(frames + 4 * PAGE - 64, env.info.limits.xsave_bytes));
     env.l0.refuses(Status::NotYours, Op::GetXsave, &xsave)
 }
 

@@ -151,6 +151,18 @@ fn stands_still(frame: u64) -> Verdict {
     Ok(())
 }
 
+/// Waits, a while at most, until a program has written to `frame`. Where CPUs share one of the
+/// machine's, the others must get it at times.
+fn await_writer(frame: u64) {
+    let before = ram::load(frame + 8);
+    for _ in 0..200 {
+        if ram::load(frame + 8) != before {
+            return;
+        }
+        apic::nap(clock::microseconds(50));
+    }
+}
+
 /// UNMAP and MAP of another frame, again and again.
 fn unmap_flips(env: &mut Env<'_>) -> Verdict {
     flips(env, "unmap_flip", env.options.flips, |guest, unmaps| {
@@ -185,8 +197,7 @@ fn flips(
         ram::store(this, GOOD);
         guest.l0.ok(Op::Map, &maps[turn as usize % 2])?;
         if turn % 4 == 0 {
-            // Where CPUs share one of the machine's, the others must get it at times.
-            apic::nap(clock::microseconds(30));
+            await_writer(this);
         }
         take_away(&guest, &unmaps)?;
         ram::store(this, POISON);
@@ -214,7 +225,7 @@ fn protect_flips(env: &mut Env<'_>) -> Verdict {
         stands_still(frame)?;
         guest.l0.ok(Op::Protect, &wide)?;
         if turn % 4 == 0 {
-            apic::nap(clock::microseconds(30));
+            await_writer(frame);
         }
         Ok(())
     };

@@ -88,7 +88,8 @@ fn power_on_state(env: &mut Env<'_>) -> Verdict {
 
 /// CPUID without a table gives zeros.
 fn no_cpuid_table(env: &mut Env<'_>) -> Verdict {
-    let guest = Guest { vm: 0, base: ram::pages(layout::BLOCK_PAGES), l0: env.l0 };
+    let base = ram::pages(layout::BLOCK_PAGES);
+    let guest = Guest { vm: 0, base, l0: env.l0, flags: CreateVm::empty() };
     layout::fill(guest.base);
     env.l0.ok(Op::CreateVm, &args::vm(0).list(lists::of(&REGIONS)))?;
     guest.map(&[layout::block(guest.base)])?;

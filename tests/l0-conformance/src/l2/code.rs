@@ -70,8 +70,8 @@ programs! {
     store: "mov [rdi], rax" "out 0xf0, eax" "hlt";
     /// Loads RAX from RDI, then done.
     load: "mov rax, [rdi]" "out 0xf0, eax" "hlt";
-    /// Stores RAX at RDI again and again; done after each.
-    stores_again: "2: mov [rdi], rax" "out 0xf0, eax" "jmp 2b";
+    /// Loads EAX from RDI, then done.
+    load_32: "mov eax, [rdi]" "out 0xf0, eax" "hlt";
     /// Stores 16 bytes of XMM0 at RDI, then done.
     store_16: "movq xmm0, rax" "movups [rdi], xmm0" "out 0xf0, eax" "hlt";
     /// Jumps to RDI.
@@ -103,17 +103,12 @@ programs! {
     rdmsrs: "2: rdmsr" "mov [rdi], eax" "mov [rdi + 4], edx" "out 0xf0, eax" "jmp 2b";
     /// WRMSR of EDX:EAX to ECX, then done, and again.
     wrmsrs: "2: wrmsr" "out 0xf0, eax" "jmp 2b";
-    /// All MSRs of the list of u32 at RSI, RCX of them, are read into u64s at RDI; then done.
-    reads_msrs: "mov r9, rcx" "2: mov ecx, [rsi]" "rdmsr" "mov [rdi], eax" "mov [rdi + 4], edx"
-        "add rsi, 4" "add rdi, 8" "dec r9" "jnz 2b" "out 0xf0, eax" "hlt";
     /// VMCALL with RAX and the rest, then done with EAX.
     vmcall: "vmcall" "out 0xf0, eax" "hlt";
     /// VMMCALL with RAX and the rest, then done with EAX.
     vmmcall: "vmmcall" "out 0xf0, eax" "hlt";
     /// A triple fault.
     faults_thrice: "lidt [rdi]" "ud2";
-    /// Invalid: #UD.
-    invalid: "ud2";
     /// STI and HLT; done with EAX afterwards.
     opens_and_halts: "sti" "hlt" "out 0xf0, eax" "hlt";
     /// Done, STI, NOP, done.
@@ -152,11 +147,13 @@ programs! {
     apic_timer: "mov edi, 0xfee00000" "mov dword ptr [rdi + 0xf0], 0x1ff"
         "mov dword ptr [rdi + 0x3e0], 0xb" "mov dword ptr [rdi + 0x320], 0x50"
         "mov [rdi + 0x380], ebx" "sti" "hlt" "out 0xf0, eax" "hlt";
-    /// Local APIC on; STI; done; then HLT and done, again and again.
-    apic_waits: "mov edi, 0xfee00000" "mov dword ptr [rdi + 0xf0], 0x1ff" "sti" "out 0xf0, eax"
+    /// Local APIC on, without the 8259; STI; done; then HLT and done, again and again.
+    apic_waits: "mov edi, 0xfee00000" "mov dword ptr [rdi + 0xf0], 0x1ff"
+        "mov dword ptr [rdi + 0x350], 0x10000" "sti" "out 0xf0, eax"
         "2: hlt" "inc eax" "out 0xf0, eax" "jmp 2b";
     /// Local APIC on; I/O APIC pin EBX to vector 0x51, edge; STI; done; HLT; done.
     io_apic_waits: "mov edi, 0xfee00000" "mov dword ptr [rdi + 0xf0], 0x1ff"
+        "mov dword ptr [rdi + 0x350], 0x10000"
         "mov esi, 0xfec00000" "lea ecx, [rbx * 2 + 0x11]" "mov [rsi], ecx"
         "mov dword ptr [rsi + 0x10], 0" "dec ecx" "mov [rsi], ecx" "mov dword ptr [rsi + 0x10], 0x51"
         "sti" "out 0xf0, eax" "2: hlt" "inc eax" "out 0xf0, eax" "jmp 2b";

@@ -34,6 +34,9 @@ pub const PATIENCE: u64 = 5_000_000;
 /// Spurious kicks in a row that are borne.
 const SPURIOUS: u32 = 1000;
 
+/// Exits of one instruction at most: of a string that goes byte by byte.
+const MOST_PARTS: u32 = 8192;
+
 /// A VM. Copies name the same VM.
 #[derive(Clone, Copy, Debug)]
 pub struct Guest {
@@ -43,6 +46,8 @@ pub struct Guest {
     pub vm: u32,
     /// L1 address of GPA 0.
     pub base: u64,
+    /// What it was created with.
+    pub flags: CreateVm,
 }
 
 impl Guest {
@@ -55,7 +60,8 @@ impl Guest {
     /// VM `vm` with `flags`.
     #[track_caller]
     pub fn with(env: &Env<'_>, vm: u32, flags: CreateVm) -> Verdict<Self> {
-        let guest = Self { l0: env.l0, vm, base: ram::pages_at(BLOCK_PAGES, 0x20_0000) };
+        let base = ram::pages_at(BLOCK_PAGES, 0x20_0000);
+        let guest = Self { l0: env.l0, vm, base, flags };
         layout::fill(guest.base);
         let regions = lists::of(&REGIONS);
         env.l0.ok(Op::CreateVm, &args::vm(vm).flags(flags.bits()).list(regions))?;
@@ -104,10 +110,21 @@ impl Guest {
     #[track_caller]
     pub fn start_in(&self, vcpu: u32, code: &[u8], gprs: &Gprs, special: &Special) -> Verdict {
         ram::write_bytes(self.at(layout::code(vcpu)), code);
+        let apic_base = match self.flags.contains(CreateVm::APIC) {
+            true => registers::apic_base(vcpu),
+            false => special.apic_base,
+        };
         self.l0.put(offset::GPRS, gprs);
-        self.l0.put(offset::SPECIAL, special);
+        self.l0.put(offset::SPECIAL, &Special { apic_base, ..*special });
         let groups = Groups::GPRS | Groups::SPECIAL;
-        self.l0.ok(Op::SetRegs, &args::vcpu(self.vm, vcpu).flags(groups.bits()))?;
+        let load = args::vcpu(self.vm, vcpu).flags(groups.bits());
+        if self.l0.call(Op::SetRegs, &load).status == Status::BadState {
+            // The last exit awaits its reply.
+            self.settle_vcpu(vcpu)?;
+            self.l0.put(offset::GPRS, gprs);
+            self.l0.put(offset::SPECIAL, &Special { apic_base, ..*special });
+        }
+        self.l0.ok(Op::SetRegs, &load)?;
         Ok(())
     }
 
@@ -190,14 +207,25 @@ impl Guest {
         }
     }
 
-    /// The program's next done, once a completed instruction is behind it. Registers that
-    /// COMPLETE_ONLY has settled.
+    /// Completes the instruction of vCPU 0's last exit, with whatever reply.
     #[track_caller]
     pub fn settle(&self) -> Verdict {
+        self.settle_vcpu(0)
+    }
+
+    #[track_caller]
+    fn settle_vcpu(&self, vcpu: u32) -> Verdict {
         let control = RunControl { flags: RunFlags::COMPLETE_ONLY.bits(), ..control() };
-        let (exit, _) = self.exit(&control)?;
-        same!(exit, Exit::Completed, "the exit of COMPLETE_ONLY");
-        Ok(())
+        for _ in 0..MOST_PARTS {
+            let (exit, _) = self.exit_of(&self.l0, vcpu, &control)?;
+            match exit {
+                Exit::Completed => return Ok(()),
+                // Another part of the same instruction.
+                Exit::Io { .. } | Exit::Mmio { .. } => {}
+                other => return wrong!("COMPLETE_ONLY returned {other:x?}"),
+            }
+        }
+        wrong!("an instruction of more than {MOST_PARTS} exits")
     }
 
     /// Reads a group of registers of vCPU 0.
@@ -205,17 +233,6 @@ impl Guest {
     pub fn gprs(&self) -> Verdict<Gprs> {
         self.l0.ok(Op::GetRegs, &args::vcpu(self.vm, 0).flags(Groups::GPRS.bits()))?;
         Ok(self.l0.get(offset::GPRS))
-    }
-
-    /// Changes general registers of vCPU 0, whose exit awaits no reply.
-    #[track_caller]
-    pub fn set(&self, set: &[(usize, u64)]) -> Verdict {
-        self.settle()?;
-        let mut gprs = self.gprs()?;
-        set.iter().for_each(|&(register, value)| gprs.gpr[register] = value);
-        self.l0.put(offset::GPRS, &gprs);
-        self.l0.ok(Op::SetRegs, &args::vcpu(self.vm, 0).flags(Groups::GPRS.bits()))?;
-        Ok(())
     }
 
     /// Whether vCPU 0, touching `gpa`, finds nothing mapped; by a load.

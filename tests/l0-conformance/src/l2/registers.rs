@@ -84,3 +84,10 @@ pub fn general(vcpu: u32, set: &[(usize, u64)]) -> Gprs {
     }
     gprs
 }
+
+/// IA32_APIC_BASE of a vCPU whose local APIC is on.
+pub const fn apic_base(vcpu: u32) -> u64 {
+    const ENABLE: u64 = 1 << 11;
+    const BOOT_CPU: u64 = 1 << 8;
+    0xfee0_0000 | ENABLE | if vcpu == 0 { BOOT_CPU } else { 0 }
+}
