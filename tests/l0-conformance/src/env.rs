@@ -91,7 +91,13 @@ impl<'a> Env<'a> {
     pub fn further(&self, index: usize) -> Verdict<Second> {
         let Some(cpu) = smp::cpu(index) else { return skip!("L1 has {} CPUs", 1 + smp::count()) };
         let l0 = Caller::new(self.l0.way);
-        smp::beside(cpu, &|| { l0.setup(); }, || ());
+        smp::beside(
+            cpu,
+            &|| {
+                l0.setup();
+            },
+            || (),
+        );
         same!(l0.answer().status, Status::Ok, "SETUP of another CPU");
         Ok(Second { cpu, l0 })
     }

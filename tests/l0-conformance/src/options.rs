@@ -16,12 +16,21 @@ pub struct Options<'a> {
     pub fuzz: u64,
     /// What random numbers start from.
     pub seed: u64,
+    /// Seconds after which L0 withdraws everything, if it will.
+    pub withdraw: Option<u64>,
 }
 
 impl<'a> Options<'a> {
     /// Defaults: everything, 10,000 flips, 100,000 random calls.
-    pub const DEFAULT: Self =
-        Self { only: None, skip: None, list: false, flips: 10_000, fuzz: 100_000, seed: 1 };
+    pub const DEFAULT: Self = Self {
+        only: None,
+        skip: None,
+        list: false,
+        flips: 10_000,
+        fuzz: 100_000,
+        seed: 1,
+        withdraw: None,
+    };
 
     /// Reads words; a word it does not know, or a value that is no number, is returned.
     ///
@@ -43,6 +52,7 @@ impl<'a> Options<'a> {
             Some(("flips", number)) => self.flips = number.parse().ok()?,
             Some(("fuzz", number)) => self.fuzz = number.parse().ok()?,
             Some(("seed", number)) => self.seed = number.parse().ok()?,
+            Some(("withdraw", number)) => self.withdraw = Some(number.parse().ok()?),
             _ => return None,
         }
         Some(())

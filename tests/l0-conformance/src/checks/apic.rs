@@ -8,8 +8,7 @@ use crate::{
     l2::{
         code,
         guest::{Guest, control},
-        layout,
-        registers,
+        layout, registers,
     },
     runtime::{apic, clock, cpu, ram, smp},
     same, skip,
@@ -180,8 +179,17 @@ fn bad_arguments(env: &mut Env<'_>) -> Verdict {
         env.l0.refuses(Status::BadArg, Op::SetGsi, &gsi(line, level))?;
     }
     let msi = |address: u64, data: u64| args::vm(0).arg(0, address).arg(1, data);
-    for (address, data) in [(0, 0x40), (0xfedf_ffff, 0x40), (0xfef0_0000, 0x40), (1 << 32 | 0xfee0_0000, 0x40), (0xfee0_0000, 1 << 32 | 0x40), (u64::MAX, 0)] {
-        env.l0.refuses(Status::BadArg, Op::SendMsi, &msi(address, data)).case(format_args!("{address:#x}, {data:#x}"))?;
+    for (address, data) in [
+        (0, 0x40),
+        (0xfedf_ffff, 0x40),
+        (0xfef0_0000, 0x40),
+        (1 << 32 | 0xfee0_0000, 0x40),
+        (0xfee0_0000, 1 << 32 | 0x40),
+        (u64::MAX, 0),
+    ] {
+        env.l0
+            .refuses(Status::BadArg, Op::SendMsi, &msi(address, data))
+            .case(format_args!("{address:#x}, {data:#x}"))?;
     }
     let page = ram::pages(1);
     for op in [Op::GetLapic, Op::SetLapic] {
@@ -202,7 +210,11 @@ fn state(env: &mut Env<'_>) -> Verdict {
     env.l0.ok(Op::GetLapic, &args::vcpu(0, 0).list(list))?;
     same!(ram::load(list.address + 1024), 0xeeee, "behind the buffer");
     same!(ram::load32(list.address + 0x20) >> 24, 0, "APIC id");
-    same!(ram::load32(list.address + 0xf0) & 0x1ff, 0xff, "the spurious vector register after reset");
+    same!(
+        ram::load32(list.address + 0xf0) & 0x1ff,
+        0xff,
+        "the spurious vector register after reset"
+    );
     // Enabled, with a priority of its own.
     ram::store32(list.address + 0xf0, 0x1ff);
     ram::store32(list.address + 0x320, 0x1_0077);
@@ -230,7 +242,10 @@ fn no_events(env: &mut Env<'_>) -> Verdict {
     guest.start_in(0, code::counts(), &general, &registers::long())?;
     let (event, _) = Event::Interrupt(0x30).encode();
     guest.refuses_run(Status::BadState, &RunControl { event, ..control() })?;
-    guest.refuses_run(Status::BadState, &RunControl { flags: RunFlags::WINDOW.bits(), ..control() })?;
+    guest.refuses_run(
+        Status::BadState,
+        &RunControl { flags: RunFlags::WINDOW.bits(), ..control() },
+    )?;
     let (event, _) = Event::Exception { vector: 6, error: None }.encode();
     let (exit, _) = guest.exit(&RunControl { event, ..control() })?;
     guest.took(exit, 6)

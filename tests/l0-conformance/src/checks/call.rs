@@ -42,7 +42,8 @@ fn transports(env: &mut Env<'_>) -> Verdict {
 /// No register changes but RAX, and that only by VMCALL and VMMCALL.
 fn registers(env: &mut Env<'_>) -> Verdict {
     for way in Transport::offered(&env.info) {
-        let mut before: [u64; 16] = core::array::from_fn(|number| 0x1111_0000_2222_0000 + number as u64);
+        let mut before: [u64; 16] =
+            core::array::from_fn(|number| 0x1111_0000_2222_0000 + number as u64);
         before[0] = Op::Query.word().into();
         let how = match way {
             Transport::Port(port) => {
@@ -146,7 +147,8 @@ fn without_page(env: &mut Env<'_>) -> Verdict {
 
 /// Every number that no operation has.
 fn unknown_numbers(env: &mut Env<'_>) -> Verdict {
-    let known = |number| number == op::TEARDOWN_WORD || Op::ALL.iter().any(|(op, _)| op.raw() == number);
+    let known =
+        |number| number == op::TEARDOWN_WORD || Op::ALL.iter().any(|(op, _)| op.raw() == number);
     for number in (0..1 << op::NUMBER_BITS).filter(|number| !known(*number)) {
         let answer = env.l0.word(number);
         same!(answer.status, Status::UnknownOp, "operation {number:#x}");
@@ -169,7 +171,9 @@ fn high_bits(env: &mut Env<'_>) -> Verdict {
 
 /// The mark for "nobody answered" never comes from L0, whatever the answer.
 fn status_is_replaced(env: &mut Env<'_>) -> Verdict {
-    for (op, name) in Op::ALL.iter().filter(|(op, _)| !matches!(op, Op::Setup | Op::Reset | Op::Run)) {
+    for (op, name) in
+        Op::ALL.iter().filter(|(op, _)| !matches!(op, Op::Setup | Op::Reset | Op::Run))
+    {
         let answer = env.l0.call(*op, &args::vcpu(u32::MAX, u32::MAX));
         let known = !matches!(answer.status, Status::NotServed | Status::Unknown(_));
         holds!(known, "{name} answered {:?}", answer.status);
@@ -225,9 +229,9 @@ fn rest_is_untouched(env: &mut Env<'_>) -> Verdict {
     for op in [Op::Query, Op::DestroyVm, Op::Unknown(0x7ff)] {
         ram::fill(env.l0.page + 64, ram::PAGE - 64, 0xa5);
         env.l0.word(op.raw());
-        let changed = (64..ram::PAGE).step_by(8).find(|at| {
-            ram::load(env.l0.page + at) != 0xa5a5_a5a5_a5a5_a5a5
-        });
+        let changed = (64..ram::PAGE)
+            .step_by(8)
+            .find(|at| ram::load(env.l0.page + at) != 0xa5a5_a5a5_a5a5_a5a5);
         ram::fill(env.l0.page + 64, ram::PAGE - 64, 0);
         same!(changed, None, "the offset that {op:?} wrote");
     }

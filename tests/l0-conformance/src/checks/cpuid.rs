@@ -86,7 +86,11 @@ fn as_the_table_says(env: &mut Env<'_>) -> Verdict {
     for odd in ODD {
         same!(asks(&guest, odd.leaf, 0)?, odd.answer, "leaf {:#x}", odd.leaf);
         same!(asks(&guest, odd.leaf, 7)?, odd.answer, "leaf {:#x}, subleaf 7", odd.leaf);
-        holds!(cpu::cpuid(odd.leaf, 0) != odd.answer, "L1 itself sees the answer of leaf {:#x}", odd.leaf);
+        holds!(
+            cpu::cpuid(odd.leaf, 0) != odd.answer,
+            "L1 itself sees the answer of leaf {:#x}",
+            odd.leaf
+        );
     }
     Ok(())
 }
@@ -227,7 +231,11 @@ fn of_each_vcpu(env: &mut Env<'_>) -> Verdict {
         for vcpu in [1, 0] {
             let at = guest.at(layout::DATA) + 64 * u64::from(vcpu);
             ram::store(at, 0);
-            guest.start(vcpu, code::cpuids(), &[(gpr::RAX, 0x4000_0000), (gpr::RDI, layout::DATA + 64 * u64::from(vcpu))])?;
+            guest.start(
+                vcpu,
+                code::cpuids(),
+                &[(gpr::RAX, 0x4000_0000), (gpr::RDI, layout::DATA + 64 * u64::from(vcpu))],
+            )?;
             let (exit, _) = guest.exit_of(&guest.l0, vcpu, &control())?;
             guest.said(exit)?;
             same!(ram::read::<[u32; 4]>(at), [50 + vcpu; 4], "what vCPU {vcpu} sees");
@@ -295,7 +303,8 @@ fn user_cpuid(question: u32) -> Verdict<[u32; 4]> {
 
 fn tables_of_user_code(env: &mut Env<'_>) -> Verdict {
     env.needs(Features::ACTIVE_CPUID_TABLE, "ACTIVE_CPUID_TABLE")?;
-    let define = |id: u64, list| env.l0.ok(Op::DefineCpuidTable, &args::none().arg(0, id).list(list));
+    let define =
+        |id: u64, list| env.l0.ok(Op::DefineCpuidTable, &args::none().arg(0, id).list(list));
     let active = |id: u32| env.l0.put(offset::ACTIVE_CPUID_TABLE, &id);
     let question = 0x4000_0000;
     let native = cpu::cpuid(question, 0);
@@ -330,6 +339,11 @@ fn refused_tables_of_user_code(env: &mut Env<'_>) -> Verdict {
         env.l0.refuses(Status::Limit, Op::DefineCpuidTable, &with(id))?;
     }
     let twice = lists::of(&[leaf(0, [1; 4]), leaf(0, [1; 4])]);
-    env.l0.fails_at(1, Status::BadArg, Op::DefineCpuidTable, &args::none().arg(0, 1).list(twice))?;
+    env.l0.fails_at(
+        1,
+        Status::BadArg,
+        Op::DefineCpuidTable,
+        &args::none().arg(0, 1).list(twice),
+    )?;
     Ok(())
 }

@@ -67,7 +67,10 @@ fn take(env: &Env<'_>, gpa: u64) -> Verdict<u64> {
 }
 
 fn write(guest: &Guest, page: u64) -> Verdict {
-    guest.does(code::store(), &[(gpr::RDI, TEST.gpa + page * PAGE + 8 * (page % 512)), (gpr::RAX, page)])?;
+    guest.does(
+        code::store(),
+        &[(gpr::RDI, TEST.gpa + page * PAGE + 8 * (page % 512)), (gpr::RAX, page)],
+    )?;
     Ok(())
 }
 
@@ -170,7 +173,8 @@ fn bad_arguments(env: &mut Env<'_>) -> Verdict {
         let refused = matches!(status, Status::BadArg | Status::Limit);
         holds!(refused, "{pages:#x} pages: {status:?}");
     }
-    let odd = args::vm(0).list(List { address: ram::pages(1) + 4, count: 0 }).arg(0, TEST.gpa).arg(1, 64);
+    let odd =
+        args::vm(0).list(List { address: ram::pages(1) + 4, count: 0 }).arg(0, TEST.gpa).arg(1, 64);
     env.l0.refuses(Status::BadArg, Op::DirtyTake, &odd)
 }
 
@@ -194,7 +198,8 @@ fn no_log(env: &mut Env<'_>) -> Verdict {
     let (guest, _) = logging(env)?;
     write(&guest, 1)?;
     env.l0.ok(Op::DirtyStop, &args::vm(0))?;
-    let with = args::vm(0).list(List { address: ram::pages(1), count: 0 }).arg(0, TEST.gpa).arg(1, 64);
+    let with =
+        args::vm(0).list(List { address: ram::pages(1), count: 0 }).arg(0, TEST.gpa).arg(1, 64);
     env.l0.refuses(Status::BadState, Op::DirtyTake, &with)?;
     write(&guest, 1)?;
     env.l0.ok(Op::DirtyStart, &args::vm(0))?;
@@ -250,7 +255,8 @@ fn under_a_writer(env: &mut Env<'_>) -> Verdict {
     let second = env.second()?;
     let (guest, frames) = logging(env)?;
     let time = clock::after(800_000);
-    let set = [(gpr::RDI, TEST.gpa), (gpr::RSI, TEST.gpa + WRITTEN * PAGE), (gpr::RBX, 1), (15, time)];
+    let set =
+        [(gpr::RDI, TEST.gpa), (gpr::RSI, TEST.gpa + WRITTEN * PAGE), (gpr::RBX, 1), (15, time)];
     guest.start(0, code::dirties(), &set)?;
     let odd = AtomicU32::new(0);
     let runner = || {
@@ -275,7 +281,10 @@ fn under_a_writer(env: &mut Env<'_>) -> Verdict {
             // Written between the last two looks: the bit is in this bitmap, or it was in the last
             // one, which was taken after the last look.
             let either = (found | earlier) >> page & 1 == 1;
-            holds!(either || before == *seen, "page {page}: {seen:#x} became {before:#x} without a bit");
+            holds!(
+                either || before == *seen,
+                "page {page}: {seen:#x} became {before:#x} without a bit"
+            );
             *seen = before;
         }
         earlier = found;

@@ -58,7 +58,7 @@ fn version(env: &mut Env<'_>) -> Verdict {
 
 /// What has been registered since does not change the offer.
 fn stays(env: &mut Env<'_>) -> Verdict {
-    let found = discover::discover(cpu::cpuid);
+    let found = discover(cpu::cpuid);
     same!(found, discover::Discovery::Present(env.info), "the offer");
     Ok(())
 }

@@ -62,7 +62,11 @@ fn out_and_in(env: &mut Env<'_>) -> Verdict {
         let (exit, raw) = guest.exit(&control())?;
         same!(exit, io(0x1234, size, 1, Direction::Write), "OUT");
         let mask = u32::MAX >> (32 - 8 * u32::from(size));
-        same!(env.l0.get::<u32>(offset::IO) & mask, 0x8765_4321 & mask, "data of OUT of {size} bytes");
+        same!(
+            env.l0.get::<u32>(offset::IO) & mask,
+            0x8765_4321 & mask,
+            "data of OUT of {size} bytes"
+        );
         same!(raw.state & 8, 8, "state.KERNEL");
     }
     for (size, expected) in [(4, 0x1122_3344), (2, 0xffff_3344), (1, 0xffff_ff44_u32)] {
@@ -78,7 +82,10 @@ fn out_and_in(env: &mut Env<'_>) -> Verdict {
 /// Ports where PCs have devices are L1's too: L0 has none for a VM without APIC.
 fn every_port(env: &mut Env<'_>) -> Verdict {
     let guest = Guest::new(env)?;
-    for port in [0, 0x20, 0x40, 0x60, 0x61, 0x64, 0x80, 0x92, 0xa1, 0xb2, 0x3f8, 0x4d0, 0xcf8, 0xcfc, 0x5658, 0xffff] {
+    for port in [
+        0, 0x20, 0x40, 0x60, 0x61, 0x64, 0x80, 0x92, 0xa1, 0xb2, 0x3f8, 0x4d0, 0xcf8, 0xcfc,
+        0x5658, 0xffff,
+    ] {
         let set = [(gpr::RDX, u64::from(port)), (gpr::RAX, 0x41)];
         guest.start(0, code::ports(), &set)?;
         same!(guest.run()?, io(port, 1, 1, Direction::Write), "OUT to {port:#x}");
@@ -174,7 +181,9 @@ fn ins(env: &Env<'_>, guest: &Guest, count: u64) -> Verdict {
 
 fn string_in(env: &mut Env<'_>) -> Verdict {
     let guest = Guest::new(env)?;
-    [1, 2, 13, 100].into_iter().try_for_each(|count| ins(env, &guest, count).case(format_args!("{count} bytes")))
+    [1, 2, 13, 100]
+        .into_iter()
+        .try_for_each(|count| ins(env, &guest, count).case(format_args!("{count} bytes")))
 }
 
 /// More than one exit moves, across pages.
@@ -236,7 +245,9 @@ fn mmio_16_bytes(env: &mut Env<'_>) -> Verdict {
                 let mask = u64::MAX >> (64 - 8 * u32::from(size));
                 same!(data, whole as u64 & mask, "data at {gpa:#x}");
             }
-            Exit::Failed(code) => return skip!("this L0 fails 16-byte stores to devices (code {code:#x})"),
+            Exit::Failed(code) => {
+                return skip!("this L0 fails 16-byte stores to devices (code {code:#x})");
+            }
             other => {
                 guest.said(other)?;
                 break;
@@ -257,7 +268,9 @@ fn mmio_across_a_border(env: &mut Env<'_>) -> Verdict {
     let mut outside = 0_u32;
     for _ in 0..8 {
         match guest.run()? {
-            Exit::Mmio { gpa, size, direction: Direction::Write, .. } if gpa >= border && gpa + u64::from(size) <= border + 4 => {
+            Exit::Mmio { gpa, size, direction: Direction::Write, .. }
+                if gpa >= border && gpa + u64::from(size) <= border + 4 =>
+            {
                 outside |= ((1 << size) - 1) << (gpa - border);
             }
             Exit::Failed(code) => return wrong!("FAILED, code {code:#x}"),
@@ -304,7 +317,10 @@ fn hlt(env: &mut Env<'_>) -> Verdict {
 fn fetch_outside(env: &mut Env<'_>) -> Verdict {
     let guest = Guest::new(env)?;
     let exit = guest.exits(code::jumps(), &[(gpr::RDI, DEVICE)])?;
-    holds!(matches!(exit, Exit::Unmapped { .. } | Exit::Failed(_)), "a fetch from {DEVICE:#x} gave {exit:x?}");
+    holds!(
+        matches!(exit, Exit::Unmapped { .. } | Exit::Failed(_)),
+        "a fetch from {DEVICE:#x} gave {exit:x?}"
+    );
     // The VM is none the worse for it.
     same!(guest.does(code::counts(), &[(gpr::RAX, 6)])?, 6, "EAX afterwards");
     Ok(())

@@ -11,10 +11,7 @@ use crate::{
     same, skip,
     tap::Verdict,
 };
-use pv_abi::l0::{
-    Features, Op, Status,
-    op::flags::CreateVm,
-};
+use pv_abi::l0::{Features, Op, Status, op::flags::CreateVm};
 
 pub const GROUP: Group = Group {
     name: "features",
@@ -124,7 +121,13 @@ fn whole_l1(env: &mut Env<'_>) -> Verdict {
     let second = env.second()?;
     let set = env.info.features.intersection(Features::ASSIST);
     env.enable(set)?;
-    crate::runtime::smp::beside(second.cpu, &|| { second.l0.call(Op::Query, &args::none()); }, || ());
+    crate::runtime::smp::beside(
+        second.cpu,
+        &|| {
+            second.l0.call(Op::Query, &args::none());
+        },
+        || (),
+    );
     same!(second.l0.answer().features, set.bits(), "features that another vCPU sees");
     Ok(())
 }

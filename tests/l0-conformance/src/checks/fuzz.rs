@@ -112,7 +112,14 @@ impl Field {
             let room = (self.pool + POOL * PAGE).saturating_sub(l1) / PAGE;
             ram::store(at + 8, l1);
             ram::store(at + 16, if inside(l1) { pages.min(room) } else { pages });
-            ram::store(at + 24, if random.once_in(8) { self.number(random) } else { random.pick(&[0, 7, 7, 7, 5, 3]) });
+            ram::store(
+                at + 24,
+                if random.once_in(8) {
+                    self.number(random)
+                } else {
+                    random.pick(&[0, 7, 7, 7, 5, 3])
+                },
+            );
         }
         (page, count as u32)
     }
@@ -134,7 +141,13 @@ impl Field {
             count,
             list,
             arg: core::array::from_fn(|index| match index {
-                0 => if random.once_in(2) { self.gpa(random) } else { self.number(random) },
+                0 => {
+                    if random.once_in(2) {
+                        self.gpa(random)
+                    } else {
+                        self.number(random)
+                    }
+                }
                 1 => random.pick(&[0, 1, 64, 128, 1024]),
                 _ => self.number(random),
             }),
@@ -228,11 +241,7 @@ fn field(env: &Env<'_>) -> (Field, Guarded) {
     let before = ram::pages(CANARIES);
     let pool = ram::pages(POOL);
     let after = ram::pages(CANARIES);
-    let field = Field {
-        pool,
-        no_ram: env.no_ram(),
-        limits: env.info.limits,
-    };
+    let field = Field { pool, no_ram: env.no_ram(), limits: env.info.limits };
     (field, Guarded::new(pool, before, after))
 }
 
@@ -266,7 +275,11 @@ fn calls(env: &mut Env<'_>) -> Verdict {
     let start = cpu::tsc();
     for round in 0..env.options.fuzz {
         let status = field.call(&mut random, &env.l0);
-        crate::holds!(sane(status), "call {round} of seed {} answered {status:?}", env.options.seed);
+        crate::holds!(
+            sane(status),
+            "call {round} of seed {} answered {status:?}",
+            env.options.seed
+        );
         done[status.raw().min(16) as usize] += 1;
         if env.l0.answer().features == 0 {
             env.enable(env.info.features).case(format_args!("after call {round}"))?;
@@ -332,7 +345,8 @@ fn words(env: &mut Env<'_>) -> Verdict {
         }
         ram::fill(env.l0.page + 64, PAGE - 64, 0);
         let status = env.l0.word(word).status;
-        let expected = if number == Op::Setup.raw() { Status::NotServed } else { Status::UnknownOp };
+        let expected =
+            if number == Op::Setup.raw() { Status::NotServed } else { Status::UnknownOp };
         let defined = word >> 12 == 0 && Op::ALL.iter().any(|(op, _)| op.raw() == word);
         crate::holds!(defined || status == expected, "word {word:#x} in round {round}: {status:?}");
     }

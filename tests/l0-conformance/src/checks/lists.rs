@@ -95,7 +95,9 @@ fn not_in_ram(env: &mut Env<'_>) -> Verdict {
     for op in all_operations(env) {
         for address in bad_lists(env) {
             let list = List { address: address & !7, count: 2 };
-            env.l0.refuses(Status::NotYours, op, &args::vm(0).list(list)).case(format_args!("{address:#x}"))?;
+            env.l0
+                .refuses(Status::NotYours, op, &args::vm(0).list(list))
+                .case(format_args!("{address:#x}"))?;
         }
     }
     Ok(())
@@ -162,7 +164,9 @@ fn order_of_errors(env: &mut Env<'_>) -> Verdict {
     ];
     for (name, entry, status) in cases {
         let list = lists::of(&[entry]);
-        env.l0.fails_at(0, status, Op::Map, &args::vm(0).list(list)).case(format_args!("{name}"))?;
+        env.l0
+            .fails_at(0, status, Op::Map, &args::vm(0).list(list))
+            .case(format_args!("{name}"))?;
     }
     if !env.has(Features::EXEC_CONTROL) {
         let entry = MapRange { access: 3, gpa: outside, ..good };
@@ -185,7 +189,12 @@ fn order_of_checks(env: &mut Env<'_>) -> Verdict {
     env.l0.refuses(Status::Limit, Op::Map, &list(page + 1, limit + 1))?;
     env.l0.refuses(Status::Limit, Op::Map, &list(nowhere, limit + 1))?;
     env.l0.refuses(Status::BadArg, Op::Map, &list(nowhere + 4, 1))?;
-    env.l0.refuses(Status::NoSuch, Op::GetMsrs, &args::vcpu(0, 1).list(List { address: page + 1, count: 1 }))
+    env.l0
+        .refuses(
+            Status::NoSuch,
+            Op::GetMsrs,
+            &args::vcpu(0, 1).list(List { address: page + 1, count: 1 }),
+        )
         .or_else(|wrong| if env.info.limits.vcpus < 2 { Ok(()) } else { Err(wrong) })?;
     if env.has(Features::DIRTY_LOG) {
         // No log (a state) comes before what is wrong with the arguments.
@@ -205,7 +214,9 @@ fn index_of_the_first_failure(env: &mut Env<'_>) -> Verdict {
     for page in 0..u64::from(limit) {
         ram::store(frames + page * PAGE, 100 + page);
     }
-    for (length, bad) in [(1, 0), (2, 0), (2, 1), (64, 31), (limit, 1), (limit, limit / 2), (limit, limit - 1)] {
+    for (length, bad) in
+        [(1, 0), (2, 0), (2, 1), (64, 31), (limit, 1), (limit, limit / 2), (limit, limit - 1)]
+    {
         env.l0.ok(Op::Reset, &args::none())?;
         env.enable(env.info.features)?;
         let mark = ram::mark();
@@ -217,7 +228,8 @@ fn index_of_the_first_failure(env: &mut Env<'_>) -> Verdict {
         };
         let list = lists::made(length, entry);
         let case = format_args!("entry {bad} of {length}");
-        let value = env.l0.fails_at(bad, Status::BadArg, Op::Map, &args::vm(0).list(list)).case(case)?;
+        let value =
+            env.l0.fails_at(bad, Status::BadArg, Op::Map, &args::vm(0).list(list)).case(case)?;
         same!(value, 0, "value, entry {bad} of {length}");
         if bad > 0 {
             verify(&guest, TEST.gpa, bad.into(), 100).case(case)?;
@@ -265,8 +277,12 @@ fn buffers_not_in_ram(env: &mut Env<'_>) -> Verdict {
     let bytes = env.info.limits.xsave_bytes;
     for address in bad_lists(env) {
         let buffer = |count| args::vcpu(0, 0).list(List { address: address & !7, count });
-        env.l0.refuses(Status::NotYours, Op::GetXsave, &buffer(bytes)).case(format_args!("{address:#x}"))?;
-        env.l0.refuses(Status::NotYours, Op::SetXsave, &buffer(bytes).arg(0, 3)).case(format_args!("{address:#x}"))?;
+        env.l0
+            .refuses(Status::NotYours, Op::GetXsave, &buffer(bytes))
+            .case(format_args!("{address:#x}"))?;
+        env.l0
+            .refuses(Status::NotYours, Op::SetXsave, &buffer(bytes).arg(0, 3))
+            .case(format_args!("{address:#x}"))?;
     }
     if !env.has(Features::DIRTY_LOG) {
         return Ok(());
@@ -277,7 +293,9 @@ fn buffers_not_in_ram(env: &mut Env<'_>) -> Verdict {
         // 128 pages: two words.
         let take = args::vm(0).arg(1, 128).list(List { address, count: 0 });
         if env.info.limits.dirty_pages >= 128 {
-            env.l0.refuses(Status::NotYours, Op::DirtyTake, &take).case(format_args!("{address:#x}"))?;
+            env.l0
+                .refuses(Status::NotYours, Op::DirtyTake, &take)
+                .case(format_args!("{address:#x}"))?;
         }
     }
     Ok(())

@@ -22,12 +22,7 @@ use crate::{
     tap::{Case, Verdict},
 };
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use pv_abi::l0::{
-    Features, Op, Status,
-    list::MapRange,
-    op::flags::CreateVm,
-    regs::gpr,
-};
+use pv_abi::l0::{Features, Op, Status, list::MapRange, op::flags::CreateVm, regs::gpr};
 
 pub const GROUP: Group = Group {
     name: "map",
@@ -73,7 +68,8 @@ fn batches(env: &mut Env<'_>) -> Verdict {
             let page = u64::from(index);
             lists::map(TEST.gpa + page * PAGE, frames + (last - page) * PAGE, 1)
         });
-        let answer = env.l0.ok(Op::Map, &args::vm(0).list(list)).case(format_args!("{count} ranges"))?;
+        let answer =
+            env.l0.ok(Op::Map, &args::vm(0).list(list)).case(format_args!("{count} ranges"))?;
         same!((answer.index, answer.value), (count, 0), "index and value of {count} ranges");
         verify(&guest, TEST.gpa, count.into(), 1000).case(format_args!("{count} ranges"))?;
         guest.finds_nothing_at(TEST.gpa + u64::from(count) * PAGE)?;
@@ -262,7 +258,11 @@ fn not_ours(env: &mut Env<'_>) -> Verdict {
         ("behind the end of RAM", env.usable.sharp_end(), 1),
     ];
     for (name, address, pages) in &mut cases {
-        let Some(l1) = address.filter(|address| !env.usable.contains(address + (*pages - 1) * PAGE)) else { continue };
+        let Some(l1) =
+            address.filter(|address| !env.usable.contains(address + (*pages - 1) * PAGE))
+        else {
+            continue;
+        };
         let entry = MapRange { l1, ..lists::map(TEST.gpa, 0, *pages) };
         refuses(env, &guest, name, entry, Status::NotYours)?;
         guest.finds_nothing_at(TEST.gpa).case(format_args!("{name}"))?;
@@ -308,7 +308,9 @@ fn too_many_pages(env: &mut Env<'_>) -> Verdict {
             let list = lists::of(&[lists::unmap(HOLE, 1), entry]);
             let list = if op == Op::Unmap { list } else { lists::of(&[entry]) };
             let index = u32::from(op == Op::Unmap);
-            env.l0.fails_at(index, Status::Limit, op, &args::vm(0).list(list)).case(format_args!("{pages} pages"))?;
+            env.l0
+                .fails_at(index, Status::Limit, op, &args::vm(0).list(list))
+                .case(format_args!("{pages} pages"))?;
         }
     }
     if limit <= TEST.pages {
@@ -371,7 +373,10 @@ fn both_sides_write(env: &mut Env<'_>) -> Verdict {
     for round in 1..50_u32 {
         ram::store(at, round.into());
         same!(guest.reads(layout::DATA)?, round, "what L1 wrote");
-        guest.does(code::store(), &[(gpr::RAX, u64::from(round) + 1000), (gpr::RDI, layout::DATA)])?;
+        guest.does(
+            code::store(),
+            &[(gpr::RAX, u64::from(round) + 1000), (gpr::RDI, layout::DATA)],
+        )?;
         same!(ram::load(at), u64::from(round) + 1000, "what L2 wrote");
     }
     Ok(())
@@ -405,9 +410,8 @@ fn while_running(env: &mut Env<'_>) -> Verdict {
     };
     let verdict = smp::beside(second.cpu, &runner, || {
         clock_nap();
-        let verdict = (0..64).try_for_each(|turn| {
-            guest.map(&[lists::map(TEST.gpa + turn * PAGE, frames, 1)])
-        });
+        let verdict = (0..64)
+            .try_for_each(|turn| guest.map(&[lists::map(TEST.gpa + turn * PAGE, frames, 1)]));
         clock_nap();
         ram::store(guest.at(flag), 1);
         verdict

@@ -93,7 +93,9 @@ fn map(env: &mut Env<'_>) -> Verdict {
     let guest = Guest::new(env)?;
     let frames = ram::pages(2 * RANGES);
     let gpa = |index: u32| TEST.gpa + 2 * ram::PAGE * u64::from(index);
-    let map = lists::made(RANGES as u32, |index| lists::map(gpa(index), frames + 2 * ram::PAGE * u64::from(index), 1));
+    let map = lists::made(RANGES as u32, |index| {
+        lists::map(gpa(index), frames + 2 * ram::PAGE * u64::from(index), 1)
+    });
     let unmap = lists::made(RANGES as u32, |index| lists::unmap(gpa(index), 1));
     let touch = [(gpr::RDI, TEST.gpa), (gpr::RCX, RANGES), (8, 2 * ram::PAGE), (gpr::RBX, 1)];
     let mut best = [u64::MAX; 3];

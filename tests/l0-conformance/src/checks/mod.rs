@@ -23,11 +23,12 @@ mod tlb;
 mod unmap;
 mod vcpu;
 mod vm;
+mod withdrawal;
 
 use crate::{
     env::Env,
     println,
-    runtime::{self, clock, cpu, console::Uart, end, end::End, smp, user},
+    runtime::{self, clock, console::Uart, cpu, end, end::End, smp, user},
     tap::{self, Verdict, Wrong},
 };
 use l0_conformance::{options::Options, tally::Tally, usable::Usable};
@@ -54,11 +55,7 @@ pub struct Group {
 }
 
 /// Shortens the tables of checks.
-const fn check(
-    name: &'static str,
-    rules: &'static str,
-    run: fn(&mut Env<'_>) -> Verdict,
-) -> Check {
+const fn check(name: &'static str, rules: &'static str, run: fn(&mut Env<'_>) -> Verdict) -> Check {
     Check { name, rules, run }
 }
 
@@ -86,10 +83,13 @@ const GROUPS: &[Group] = &[
     race::GROUP,
     fuzz::GROUP,
     measure::GROUP,
+    withdrawal::GROUP,
 ];
 
 /// All checks that are asked for.
-fn chosen<'a>(options: &'a Options<'_>) -> impl Iterator<Item = (&'static str, &'static Check)> + 'a {
+fn chosen<'a>(
+    options: &'a Options<'_>,
+) -> impl Iterator<Item = (&'static str, &'static Check)> + 'a {
     let all = GROUPS.iter().flat_map(|group| group.checks.iter().map(|check| (group.name, check)));
     all.filter(|(group, check)| options.chosen(group, check.name))
 }
@@ -99,17 +99,20 @@ pub fn run(command_line: &str, usable: &Usable) -> ! {
     println!("# Conformance of an L0 to the L0-L1 ABI, version 1.0");
     let options = match Options::parse(command_line) {
         Ok(options) => options,
-        Err(word) => stop(format_args!("`{word}` is no option: only=, skip=, flips=, fuzz=, seed=, list")),
+        Err(word) => stop(format_args!(
+            "`{word}` is no option: only=, skip=, flips=, fuzz=, seed=, withdraw=, list"
+        )),
     };
     if let Some(name) = options.unknown(|one| chosen(one).next().is_some()) {
         stop(format_args!("there is no check `{name}`: `list` names all"));
     }
     if options.list {
-        chosen(&options).for_each(|(group, check)| println!("{group}.{} {}", check.name, check.rules));
+        chosen(&options)
+            .for_each(|(group, check)| println!("{group}.{} {}", check.name, check.rules));
         end::machine(End::Passed);
     }
     println!("1..{}", chosen(&options).count());
-    let tally = match discover::discover(cpu::cpuid) {
+    let tally = match discover(cpu::cpuid) {
         Discovery::Absent => skip_all(&options, "there is no L0 that speaks this ABI"),
         Discovery::Error { base, why } => broken_offer(&options, base, why),
         Discovery::Present(info) => judge(info, options, usable),

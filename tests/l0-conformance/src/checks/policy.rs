@@ -102,7 +102,28 @@ fn faults_both(guest: &Guest, msr: u32) -> Verdict {
 /// #GP for MSRs of which L0 and the CPU may know some.
 fn deny_without_a_rule(env: &mut Env<'_>) -> Verdict {
     let guest = Guest::new(env)?;
-    for msr in [0, MSR, 0x17, 0x3a, 0xce, 0x140, 0x1a0, 0x1d9, 0x48, 0x38d, 0x570, 0x6e0, 0x802, 0x4b56_4d00, 0x4000_0000, 0xc000_0104, 0xc000_1029, 0xc001_0015, 0xc001_0114, u32::MAX] {
+    for msr in [
+        0,
+        MSR,
+        0x17,
+        0x3a,
+        0xce,
+        0x140,
+        0x1a0,
+        0x1d9,
+        0x48,
+        0x38d,
+        0x570,
+        0x6e0,
+        0x802,
+        0x4b56_4d00,
+        0x4000_0000,
+        0xc000_0104,
+        0xc000_1029,
+        0xc001_0015,
+        0xc001_0114,
+        u32::MAX,
+    ] {
         faults_both(&guest, msr)?;
     }
     Ok(())
@@ -242,7 +263,23 @@ fn cells_of_each_vcpu(env: &mut Env<'_>) -> Verdict {
 
 /// What L0 holds without a rule works, with and without a PASS rule.
 fn held(env: &mut Env<'_>) -> Verdict {
-    let pass = [0x10, 0x1b, 0x174, 0x175, 0x176, 0x277, 0xc000_0080, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0100, 0xc000_0101, 0xc000_0102, 0xc000_0103];
+    let pass = [
+        0x10,
+        0x1b,
+        0x174,
+        0x175,
+        0x176,
+        0x277,
+        0xc000_0080,
+        0xc000_0081,
+        0xc000_0082,
+        0xc000_0083,
+        0xc000_0084,
+        0xc000_0100,
+        0xc000_0101,
+        0xc000_0102,
+        0xc000_0103,
+    ];
     let rules = [
         rule(0x174, 3, MsrAction::Pass),
         rule(0xc000_0080, 5, MsrAction::Pass),
@@ -257,7 +294,12 @@ fn held(env: &mut Env<'_>) -> Verdict {
         for msr in pass.into_iter().filter(|msr| *msr != 0xc000_0103 || rdtscp) {
             reads(&guest, msr).case(format_args!("RDMSR of {msr:#x}"))?;
         }
-        for (msr, value) in [(0x174, 8), (0x277, 0x0007_0406_0007_0106), (0xc000_0082, 0x1000), (0xc000_0102, 0x2000)] {
+        for (msr, value) in [
+            (0x174, 8),
+            (0x277, 0x0007_0406_0007_0106),
+            (0xc000_0082, 0x1000),
+            (0xc000_0102, 0x2000),
+        ] {
             writes(&guest, msr, value).case(format_args!("WRMSR of {msr:#x}"))?;
             same!(reads(&guest, msr)?, value, "RDMSR of {msr:#x}");
         }
@@ -344,9 +386,12 @@ fn rules_for_what_is_held(env: &mut Env<'_>) -> Verdict {
     Guest::new(env)?;
     let refused = |bad: MsrRange| {
         let with = args::vm(0).list(lists::of(&[rule(MSR, 1, MsrAction::Exit), bad]));
-        env.l0.fails_at(1, Status::NotSupported, Op::SetMsrPolicy, &with).case(format_args!("{bad:x?}"))
+        env.l0
+            .fails_at(1, Status::NotSupported, Op::SetMsrPolicy, &with)
+            .case(format_args!("{bad:x?}"))
     };
-    for msr in [0x10, 0x1b, 0x174, 0x176, 0x277, 0xc000_0080, 0xc000_0084, 0xc000_0100, 0xc000_0103] {
+    for msr in [0x10, 0x1b, 0x174, 0x176, 0x277, 0xc000_0080, 0xc000_0084, 0xc000_0100, 0xc000_0103]
+    {
         for action in [MsrAction::Deny, MsrAction::Exit, MsrAction::Value, MsrAction::Shadow] {
             refused(rule(msr, 1, action))?;
         }
@@ -382,7 +427,8 @@ fn limits(env: &mut Env<'_>) -> Verdict {
 }
 
 fn replaced(env: &mut Env<'_>) -> Verdict {
-    let first = [MsrRange { value: 1, ..rule(MSR, 2, MsrAction::Value) }, shadow_rule(MSR + 8, 1, 5, 0xff)];
+    let first =
+        [MsrRange { value: 1, ..rule(MSR, 2, MsrAction::Value) }, shadow_rule(MSR + 8, 1, 5, 0xff)];
     let guest = with_rules(env, &first)?;
     let second = lists::of(&[MsrRange { value: 2, ..rule(MSR + 1, 1, MsrAction::Value) }]);
     env.l0.ok(Op::SetMsrPolicy, &args::vm(0).list(second))?;
@@ -396,12 +442,14 @@ fn replaced(env: &mut Env<'_>) -> Verdict {
 /// At CPL3 the CPU gives #GP before any policy; here by 64-bit code whose handler runs at CPL0.
 fn user_code(env: &mut Env<'_>) -> Verdict {
     use crate::l2::registers;
-    let guest = with_rules(env, &[rule(MSR, 1, MsrAction::Exit), shadow_rule(MSR + 1, 1, 0, u64::MAX)])?;
+    let guest =
+        with_rules(env, &[rule(MSR, 1, MsrAction::Exit), shadow_rule(MSR + 1, 1, 0, u64::MAX)])?;
     let mut special = registers::user();
     special.tr.base = layout::DATA;
     ram::write(guest.at(layout::DATA) + 4, &0x1000_u64);
     for msr in [MSR, MSR + 1, 0xc000_0102] {
-        let general = registers::general(0, &[(gpr::RCX, msr.into()), (gpr::RDI, layout::DATA + 256)]);
+        let general =
+            registers::general(0, &[(gpr::RCX, msr.into()), (gpr::RDI, layout::DATA + 256)]);
         guest.start_in(0, code::rdmsrs(), &general, &special)?;
         guest.takes(GP).case(format_args!("RDMSR of {msr:#x} at CPL3"))?;
     }

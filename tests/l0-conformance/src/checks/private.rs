@@ -116,7 +116,8 @@ fn batches(env: &mut Env<'_>) -> Verdict {
     let frames = ram::pages_at(1024, 0x20_0000);
     (0..1024).for_each(|page| ram::store(frames + page * PAGE, FIRST + page));
     let gpa = |page: u64| TEST.gpa + page * PAGE;
-    guest.map(&[lists::map(gpa(0), frames, 512), lists::map(gpa(512), frames + 512 * PAGE, 512)])?;
+    guest
+        .map(&[lists::map(gpa(0), frames, 512), lists::map(gpa(512), frames + 512 * PAGE, 512)])?;
     // 2 MiB and more at once, and one range a page.
     convert(&guest, Op::Unshare, 0, 512, KEEP)?;
     convert(&guest, Op::Unshare, 512, 512, KEEP)?;
@@ -264,7 +265,9 @@ fn form(env: &mut Env<'_>) -> Verdict {
     ];
     for op in [Op::Share, Op::Unshare] {
         for (name, bad) in cases {
-            env.l0.fails_at(0, Status::BadArg, op, &with(&[bad], KEEP)).case(format_args!("{name}"))?;
+            env.l0
+                .fails_at(0, Status::BadArg, op, &with(&[bad], KEEP))
+                .case(format_args!("{name}"))?;
         }
     }
     verify(&guest, TEST.gpa, PAGES, FIRST)

@@ -41,7 +41,11 @@ pub const GROUP: Group = Group {
 const ROUNDS: u64 = 300;
 
 /// Runs `job` again and again on the other CPU while `here` runs; how often it ran.
-fn meanwhile<R>(second: &crate::env::Second, job: impl Fn() + Sync, here: impl FnOnce() -> R) -> (R, u64) {
+fn meanwhile<R>(
+    second: &crate::env::Second,
+    job: impl Fn() + Sync,
+    here: impl FnOnce() -> R,
+) -> (R, u64) {
     let stop = AtomicBool::new(false);
     let turns = AtomicU64::new(0);
     let again = || {
@@ -66,7 +70,8 @@ fn map_and_unmap(env: &mut Env<'_>) -> Verdict {
     let frames = ram::pages(8);
     (0..8).for_each(|page| ram::store(frames + page * PAGE, 40 + page));
     let map = args::vm(0).list(lists::of(&[lists::map(TEST.gpa, frames, 8)]));
-    let unmap = args::vm(0).list(lists::of(&[lists::unmap(TEST.gpa + PAGE, 3), lists::unmap(TEST.gpa, 8)]));
+    let unmap =
+        args::vm(0).list(lists::of(&[lists::unmap(TEST.gpa + PAGE, 3), lists::unmap(TEST.gpa, 8)]));
     let wrong = AtomicU64::new(0);
     let theirs = || {
         for (op, with) in [(Op::Map, &map), (Op::Unmap, &unmap)] {
@@ -144,9 +149,13 @@ fn one_vcpu_from_two(env: &mut Env<'_>) -> Verdict {
             (status, _) => odd.store(u64::from(status.raw()) << 32 | u64::from(raw.reason), SeqCst),
         }
     };
-    let ((), turns) = meanwhile(&second, || run(&second.l0, &seen[1]), || {
-        (0..ROUNDS).for_each(|_| run(&env.l0, &seen[0]));
-    });
+    let ((), turns) = meanwhile(
+        &second,
+        || run(&second.l0, &seen[1]),
+        || {
+            (0..ROUNDS).for_each(|_| run(&env.l0, &seen[0]));
+        },
+    );
     same!(odd.load(SeqCst), 0, "status << 32 | reason, {turns} turns of the other CPU");
     let done = seen[0].load(SeqCst) + seen[1].load(SeqCst);
     same!(u64::from(guest.done()?), done, "EAX: how often the program was done");
@@ -176,7 +185,15 @@ fn arguments_that_change(env: &mut Env<'_>) -> Verdict {
     };
     let (verdict, _) = meanwhile(&second, scribble, || {
         (0..ROUNDS).try_for_each(|round| {
-            let op = [Op::Map, Op::Unmap, Op::Protect, Op::GetMsrs, Op::GetRegs, Op::GetXsave, Op::SetCpuid][round as usize % 7];
+            let op = [
+                Op::Map,
+                Op::Unmap,
+                Op::Protect,
+                Op::GetMsrs,
+                Op::GetRegs,
+                Op::GetXsave,
+                Op::SetCpuid,
+            ][round as usize % 7];
             let answer = env.l0.word(op.word());
             let known = !matches!(
                 answer.status,
@@ -212,7 +229,9 @@ fn list_that_changes(env: &mut Env<'_>) -> Verdict {
         (0..ROUNDS).try_for_each(|round| {
             let status = env.l0.call(Op::Map, &with).status;
             match status {
-                Status::Ok => same!(guest.reads(TEST.gpa)?, 0x777, "what was mapped in round {round}"),
+                Status::Ok => {
+                    same!(guest.reads(TEST.gpa)?, 0x777, "what was mapped in round {round}")
+                }
                 Status::NotYours | Status::BadArg => {}
                 other => return crate::wrong!("MAP answered {other:?} in round {round}"),
             }
@@ -265,7 +284,11 @@ fn reset_against_calls(env: &mut Env<'_>) -> Verdict {
                 Status::NotServed => {
                     second.l0.setup();
                 }
-                Status::Ok | Status::Exists | Status::NoSuch | Status::NotSupported | Status::BadState => {}
+                Status::Ok
+                | Status::Exists
+                | Status::NoSuch
+                | Status::NotSupported
+                | Status::BadState => {}
                 other => odd.store(u64::from(other.raw()) << 32 | u64::from(op.raw()), SeqCst),
             }
         }

@@ -8,12 +8,7 @@ use crate::{
         args::{self, List, With},
         lists,
     },
-    l2::{
-        code,
-        guest::Guest,
-        layout,
-        registers,
-    },
+    l2::{code, guest::Guest, layout, registers},
     runtime::{apic, clock, cpu, ram},
     same,
     tap::{Case, Cases, Verdict},
@@ -92,7 +87,11 @@ fn general_in_l2(env: &mut Env<'_>) -> Verdict {
     guest.start_in(0, code::shows_registers(), &gprs, &registers::long())?;
     guest.done()?;
     for (number, expected) in gprs.gpr.into_iter().enumerate() {
-        same!(ram::load(guest.at(layout::DATA) + 8 * number as u64), expected, "register {number} in L2");
+        same!(
+            ram::load(guest.at(layout::DATA) + 8 * number as u64),
+            expected,
+            "register {number} in L2"
+        );
     }
     Ok(())
 }
@@ -118,12 +117,24 @@ fn special(env: &mut Env<'_>) -> Verdict {
             ((found.ss, value.ss), "SS"),
         ] {
             // The accessed bit of the type may be set.
-            same!((found.selector, found.base, found.attributes & !1), (wanted.selector, wanted.base, wanted.attributes & !1), "{name}");
+            same!(
+                (found.selector, found.base, found.attributes & !1),
+                (wanted.selector, wanted.base, wanted.attributes & !1),
+                "{name}"
+            );
             same!(found.limit, wanted.limit, "limit of {name}");
         }
         same!((found.gdt, found.idt), (value.gdt, value.idt), "GDT and IDT");
-        same!((found.cr0, found.cr2, found.cr3), (value.cr0, value.cr2, value.cr3), "CR0, CR2, CR3");
-        same!((found.cr4, found.cr8, found.efer), (value.cr4, value.cr8, value.efer), "CR4, CR8, EFER");
+        same!(
+            (found.cr0, found.cr2, found.cr3),
+            (value.cr0, value.cr2, value.cr3),
+            "CR0, CR2, CR3"
+        );
+        same!(
+            (found.cr4, found.cr8, found.efer),
+            (value.cr4, value.cr8, value.efer),
+            "CR4, CR8, EFER"
+        );
         same!((found.tr.base, found.tr.limit, found.tr.selector), (0, 0x67, 0), "TR");
         same!(found.reserved, 0, "the reserved word");
     }
@@ -162,7 +173,12 @@ fn events(env: &mut Env<'_>) -> Verdict {
 fn in_l2(env: &mut Env<'_>) -> Verdict {
     let guest = Guest::new(env)?;
     let special = Special { cr2: 0x1234_5678_9abc, cr8: 0xb, ..registers::long() };
-    guest.start_in(0, code::shows_special(), &registers::general(0, &[(gpr::RDI, layout::DATA)]), &special)?;
+    guest.start_in(
+        0,
+        code::shows_special(),
+        &registers::general(0, &[(gpr::RDI, layout::DATA)]),
+        &special,
+    )?;
     let address = [0x1000, 0x2000, 0x3000, 0x4000];
     env.l0.put(offset::DEBUG, &Debug { address, dr6: 0xffff_0ff2, dr7: 0x400 });
     env.l0.ok(Op::SetRegs, &args::vcpu(0, 0).flags(Groups::DEBUG.bits()))?;
@@ -202,7 +218,8 @@ fn refused_general(env: &mut Env<'_>) -> Verdict {
     let mut cases = Cases::default();
     for rip in [1 << 63, 1 << 57, 0xfeff_ffff_ffff_ffff].into_iter().chain(not_canonical()) {
         let bad = Gprs { rip, ..sample() };
-        cases.add(refused(env, Groups::GPRS, offset::GPRS, &bad).case(format_args!("RIP {rip:#x}")));
+        cases
+            .add(refused(env, Groups::GPRS, offset::GPRS, &bad).case(format_args!("RIP {rip:#x}")));
     }
     cases.verdict()?;
     same!(guest.gprs()?, sample(), "the registers afterwards");
@@ -235,18 +252,34 @@ fn refused_special(env: &mut Env<'_>) -> Verdict {
         ("LMA without LME", Special { efer: 0x400, ..good }),
         ("LMA without paging", Special { cr0: 0x11, ..good }),
         ("base of FS", Special { fs: pv_abi::l0::regs::Segment { base: far, ..good.fs }, ..good }),
-        ("base of GS", Special { gs: pv_abi::l0::regs::Segment { base: 1 << 63, ..good.gs }, ..good }),
+        (
+            "base of GS",
+            Special { gs: pv_abi::l0::regs::Segment { base: 1 << 63, ..good.gs }, ..good },
+        ),
         ("base of GDT", Special { gdt: table(far), ..good }),
         ("base of IDT", Special { idt: table(1 << 60), ..good }),
         ("CR8", Special { cr8: 16, ..good }),
-        ("L and D in CS", Special { cs: pv_abi::l0::regs::Segment { attributes: good.cs.attributes | 1 << 10, ..good.cs }, ..good }),
+        (
+            "L and D in CS",
+            Special {
+                cs: pv_abi::l0::regs::Segment {
+                    attributes: good.cs.attributes | 1 << 10,
+                    ..good.cs
+                },
+                ..good
+            },
+        ),
     ];
     let mut all = Cases::default();
     for (name, bad) in cases {
         all.add(refused(env, Groups::SPECIAL, offset::SPECIAL, &bad).case(format_args!("{name}")));
     }
     all.verdict()?;
-    same!(round_trip(env, Groups::SPECIAL, offset::SPECIAL, &good)?.cr0, good.cr0, "CR0 afterwards");
+    same!(
+        round_trip(env, Groups::SPECIAL, offset::SPECIAL, &good)?.cr0,
+        good.cr0,
+        "CR0 afterwards"
+    );
     Ok(())
 }
 
@@ -287,10 +320,9 @@ fn order_of_groups(env: &mut Env<'_>) -> Verdict {
     let with = args::vcpu(0, 0).flags(15);
     let good_debug = Debug { address: [8; 4], dr6: 0xffff_0ff0, dr7: 0x400 };
     let (special, bad_special) = (registers::long(), Special { cr0: 1 << 63, ..registers::long() });
-    for (bad, special, debug) in [
-        (1, bad_special, good_debug),
-        (2, special, Debug { dr7: 1 << 40, ..good_debug }),
-    ] {
+    for (bad, special, debug) in
+        [(1, bad_special, good_debug), (2, special, Debug { dr7: 1 << 40, ..good_debug })]
+    {
         env.l0.put(offset::GPRS, &sample());
         env.l0.put(offset::SPECIAL, &special);
         env.l0.put(offset::DEBUG, &debug);
@@ -298,7 +330,11 @@ fn order_of_groups(env: &mut Env<'_>) -> Verdict {
         env.l0.fails_at(bad, Status::BadArg, Op::SetRegs, &with)?;
         same!(guest.gprs()?, sample(), "the group before");
         env.l0.ok(Op::GetRegs, &args::vcpu(0, 0).flags(Groups::DEBUG.bits()))?;
-        same!(env.l0.get::<Debug>(offset::DEBUG).address, [0; 4], "the group after, or the bad one");
+        same!(
+            env.l0.get::<Debug>(offset::DEBUG).address,
+            [0; 4],
+            "the group after, or the bad one"
+        );
         env.l0.put(offset::GPRS, &old);
         env.l0.ok(Op::SetRegs, &args::vcpu(0, 0).flags(1))?;
     }
@@ -353,7 +389,11 @@ fn xsave(env: &mut Env<'_>) -> Verdict {
     let (found, value) = get_xsave(env)?;
     same!(value, xcr0, "XCR0");
     for word in 0..32 {
-        same!(ram::load(found.address + XMM_0 + 8 * word), 0x1000 + word, "half {word} of XMM registers");
+        same!(
+            ram::load(found.address + XMM_0 + 8 * word),
+            0x1000 + word,
+            "half {word} of XMM registers"
+        );
     }
     // The legacy area and the header alone.
     ram::store(list.address + XMM_0, 77);
@@ -389,11 +429,15 @@ fn refused_xsave(env: &mut Env<'_>) -> Verdict {
     env.l0.refuses(Status::BadArg, Op::GetXsave, &with(bytes - 1))?;
     env.l0.refuses(Status::BadArg, Op::GetXsave, &with(0))?;
     for count in [0, 512, 575, bytes.saturating_add(1), u32::MAX] {
-        env.l0.refuses(Status::BadArg, Op::SetXsave, &with(count).arg(0, xcr0)).case(format_args!("{count} bytes"))?;
+        env.l0
+            .refuses(Status::BadArg, Op::SetXsave, &with(count).arg(0, xcr0))
+            .case(format_args!("{count} bytes"))?;
     }
     // Bits that no CPU has, SSE without x87, AVX without SSE.
     for bad in [0, 2, 5, xcr0 | 1 << 62, xcr0 | 1 << 63, u64::MAX] {
-        env.l0.refuses(Status::BadArg, Op::SetXsave, &with(bytes).arg(0, bad)).case(format_args!("XCR0 {bad:#x}"))?;
+        env.l0
+            .refuses(Status::BadArg, Op::SetXsave, &with(bytes).arg(0, bad))
+            .case(format_args!("XCR0 {bad:#x}"))?;
     }
     let restore = |at: u64, value: u64, name: &str| -> Verdict {
         let old = ram::load(list.address + at);
@@ -409,7 +453,9 @@ fn refused_xsave(env: &mut Env<'_>) -> Verdict {
     ram::store(list.address + HEADER, ram::load(list.address + HEADER) | 3);
     let mxcsr = ram::load(list.address + MXCSR);
     ram::store(list.address + MXCSR, 0xffff_0000 | mxcsr & !0xffff_ffff);
-    env.l0.refuses(Status::BadArg, Op::SetXsave, &with(bytes).arg(0, xcr0 | 3)).case(format_args!("MXCSR"))?;
+    env.l0
+        .refuses(Status::BadArg, Op::SetXsave, &with(bytes).arg(0, xcr0 | 3))
+        .case(format_args!("MXCSR"))?;
     ram::store(list.address + MXCSR, mxcsr);
     env.l0.ok(Op::SetXsave, &with(bytes).arg(0, xcr0 | 3))?;
     Ok(())
@@ -448,7 +494,8 @@ fn msrs(env: &mut Env<'_>) -> Verdict {
     same!(answer.index, HELD.len() as u32, "index");
     for (place, (index, value)) in HELD.into_iter().enumerate() {
         // The last entry of an index counts.
-        let last = HELD.iter().rev().find(|(other, _)| *other == index).map_or(value, |(_, value)| *value);
+        let last =
+            HELD.iter().rev().find(|(other, _)| *other == index).map_or(value, |(_, value)| *value);
         let found = ram::load(asked.address + 16 * place as u64 + 8);
         same!(found, last, "MSR {index:#x}");
     }
@@ -457,7 +504,11 @@ fn msrs(env: &mut Env<'_>) -> Verdict {
     let many = lists::made(most, |_| MsrValue { index: 0x277, ..MsrValue::default() });
     let answer = env.l0.ok(Op::GetMsrs, &args::vcpu(0, 0).list(many))?;
     same!(answer.index, most, "index of {most} entries");
-    same!(ram::load(many.address + 16 * u64::from(most) - 8), 0x0007_0406_0007_0406, "the last value");
+    same!(
+        ram::load(many.address + 16 * u64::from(most) - 8),
+        0x0007_0406_0007_0406,
+        "the last value"
+    );
     Ok(())
 }
 
@@ -472,11 +523,7 @@ fn msrs_in_l2(env: &mut Env<'_>) -> Verdict {
         same!(ram::load(guest.at(layout::DATA)), *value, "MSR {msr:#x} (number {index}) in L2");
     }
     let value = 0xffff_9000_1234_5000_u64;
-    let set = [
-        (gpr::RCX, 0xc000_0102),
-        (gpr::RAX, value & 0xffff_ffff),
-        (gpr::RDX, value >> 32),
-    ];
+    let set = [(gpr::RCX, 0xc000_0102), (gpr::RAX, value & 0xffff_ffff), (gpr::RDX, value >> 32)];
     guest.does(code::wrmsrs(), &set)?;
     let asked = values(&[(0xc000_0102, 0)]);
     env.l0.ok(Op::GetMsrs, &args::vcpu(0, 0).list(asked))?;
@@ -511,7 +558,9 @@ fn refused_msrs(env: &mut Env<'_>) -> Verdict {
     ] {
         expected += 0x1000;
         let list = values(&[(0xc000_0101, expected), (msr, value), (0xc000_0101, 0)]);
-        env.l0.fails_at(1, status, Op::SetMsrs, &args::vcpu(0, 0).list(list)).case(format_args!("{name}"))?;
+        env.l0
+            .fails_at(1, status, Op::SetMsrs, &args::vcpu(0, 0).list(list))
+            .case(format_args!("{name}"))?;
         same!(read(0xc000_0101)?, expected, "GS_BASE, set before {name}");
     }
     let list = values(&[(0xc000_0101, 0), (0x4000_0000, 0xee)]);

@@ -14,11 +14,7 @@ use crate::{
         layout::{self, HOLE},
         registers,
     },
-    runtime::{
-        apic, clock, cpu,
-        idt::TIMER_COUNT,
-        ram, smp,
-    },
+    runtime::{apic, clock, cpu, idt::TIMER_COUNT, ram, smp},
     same, skip,
     tap::{Case, Verdict, Wrong},
 };
@@ -44,7 +40,11 @@ pub const GROUP: Group = Group {
         check("complete_only", "L0-RUN-9 L0-RUN-1 L0-KICK-1", complete_only),
         check("bad_control", "L0-RUN-1 L0-RUN-6", bad_control),
         check("bad_groups", "L0-RUN-1 L0-RUN-6 L0-REGS-2", bad_groups),
-        check("groups_while_a_reply_is_awaited", "L0-RUN-1 L0-REGS-4", groups_while_a_reply_is_awaited),
+        check(
+            "groups_while_a_reply_is_awaited",
+            "L0-RUN-1 L0-REGS-4",
+            groups_while_a_reply_is_awaited,
+        ),
         check("groups", "L0-RUN-6 L0-REGS-7", groups),
         check("busy", "L0-RUN-1 L0-RUN-7 L0-REGS-1 L0-REGS-6 L0-MSR-5 L0-VM-3", busy),
         check("others_go_on", "L0-OP-3 L0-RUN-7", others_go_on),
@@ -164,11 +164,7 @@ fn kick_and_deadline(env: &mut Env<'_>) -> Verdict {
 
 /// Runs vCPU 0 on another CPU while `here` runs; the exit that ended it, and whether a program was
 /// done.
-fn run_there<R>(
-    guest: &Guest,
-    second: &crate::env::Second,
-    here: impl FnOnce() -> R,
-) -> (R, Exit) {
+fn run_there<R>(guest: &Guest, second: &crate::env::Second, here: impl FnOnce() -> R) -> (R, Exit) {
     let done = AtomicBool::new(false);
     let runner = || {
         let (status, _) = second.l0.run(guest.vm, 0, &control());
@@ -361,9 +357,16 @@ fn groups(env: &mut Env<'_>) -> Verdict {
         let (_, raw) = guest.exit(&RunControl { read, ..control() })?;
         same!(raw.valid & read, read, "valid, of read");
         same!(raw.valid & !15, 0, "undefined bits of valid");
-        for (bit, at) in [offset::GPRS, offset::SPECIAL, offset::DEBUG, offset::EVENTS].into_iter().enumerate() {
+        for (bit, at) in
+            [offset::GPRS, offset::SPECIAL, offset::DEBUG, offset::EVENTS].into_iter().enumerate()
+        {
             let written = env.l0.get::<[u8; 48]>(at) != [0xee; 48];
-            same!(written, raw.valid >> bit & 1 == 1, "group {bit} written, valid being {:#x}", raw.valid);
+            same!(
+                written,
+                raw.valid >> bit & 1 == 1,
+                "group {bit} written, valid being {:#x}",
+                raw.valid
+            );
         }
         if read & 1 != 0 {
             same!(env.l0.get::<Gprs>(offset::GPRS).gpr[gpr::RBX], 0x77, "RBX");
@@ -400,7 +403,8 @@ fn busy(env: &mut Env<'_>) -> Verdict {
             (Op::DestroyVm, args::vm(0)),
         ];
         env.l0.put(offset::CONTROL, &control());
-        let verdict = refused.iter().try_for_each(|(op, with)| env.l0.refuses(Status::Busy, *op, with));
+        let verdict =
+            refused.iter().try_for_each(|(op, with)| env.l0.refuses(Status::Busy, *op, with));
         verdict.and(kick(env, 0))
     });
     verdict?;
@@ -442,7 +446,13 @@ fn any_cpu(env: &mut Env<'_>) -> Verdict {
     guest.start(0, code::counts(), &[(gpr::RAX, 1)])?;
     for round in 0..10 {
         same!(guest.done()?, 2 * round + 1, "EAX here");
-        smp::beside(second.cpu, &|| { second.l0.run(0, 0, &control()); }, || ());
+        smp::beside(
+            second.cpu,
+            &|| {
+                second.l0.run(0, 0, &control());
+            },
+            || (),
+        );
         let raw = second.l0.get(offset::EXIT);
         same!(said_through(&second.l0, Exit::decode(&raw))?, 2 * round + 2, "EAX there");
     }
@@ -540,7 +550,10 @@ fn interrupts_wait(env: &mut Env<'_>) -> Verdict {
         x86_64::instructions::interrupts::disable();
         apic::stop_timer();
         same!(exit?.0, Exit::Deadline, "the exit of round {round}");
-        holds!(taken, "round {round}: the timer's interrupt was lost ({late} ticks after the deadline)");
+        holds!(
+            taken,
+            "round {round}: the timer's interrupt was lost ({late} ticks after the deadline)"
+        );
     }
     Ok(())
 }

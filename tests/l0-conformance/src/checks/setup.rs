@@ -86,7 +86,11 @@ fn page_of_another(env: &mut Env<'_>) -> Verdict {
     same!(theft.setup(), Status::Exists, "SETUP of a page of another vCPU");
     same!(serves(&env.l0), true, "our own page still serves");
     let found = AtomicU32::new(Status::NotServed.raw());
-    smp::beside(second.cpu, &|| found.store(second.l0.call(Op::Query, &args::none()).status.raw(), SeqCst), || ());
+    smp::beside(
+        second.cpu,
+        &|| found.store(second.l0.call(Op::Query, &args::none()).status.raw(), SeqCst),
+        || (),
+    );
     same!(Status::from_raw(found.load(SeqCst)), Status::Ok, "the other's page still serves it");
     Ok(())
 }
@@ -101,7 +105,11 @@ fn bad_pages(env: &mut Env<'_>) -> Verdict {
         let Some(word) = op::setup_word(Hpa(page)) else { continue };
         ram::store32(env.l0.page + offset::STATUS as u64, Status::NotServed.raw());
         env.l0.way.call(word);
-        same!(env.l0.answer().status, Status::NotServed, "SETUP of {page:#x}: status in the old page");
+        same!(
+            env.l0.answer().status,
+            Status::NotServed,
+            "SETUP of {page:#x}: status in the old page"
+        );
         same!(serves(&env.l0), true, "SETUP of {page:#x}: the old page serves");
     }
     Ok(())

@@ -17,23 +17,14 @@ use crate::{
         guest::{Guest, control},
         layout::{self, TEST},
     },
-    runtime::{
-        apic, clock, cpu,
-        ram,
-        smp,
-    },
+    runtime::{apic, clock, cpu, ram, smp},
     same,
     tap::{Case, Verdict, Wrong},
     wrong,
 };
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use pv_abi::l0::{
-    Exit, Op, Status,
-    list::Access,
-    regs::gpr,
-    run::RunControl,
-};
+use pv_abi::l0::{Exit, Op, Status, list::Access, regs::gpr, run::RunControl};
 
 pub const GROUP: Group = Group {
     name: "tlb",
@@ -130,7 +121,11 @@ fn while_all_run<R>(guest: &Guest, runners: &[Runner], here: impl FnOnce() -> R)
 fn judge(guest: &Guest, runners: &[Runner]) -> Verdict {
     for runner in runners {
         let vcpu = runner.vcpu;
-        same!(runner.odd.load(SeqCst), 0, "vCPU {vcpu}: a status, or a reason with bit 16, that ended it");
+        same!(
+            runner.odd.load(SeqCst),
+            0,
+            "vCPU {vcpu}: a status, or a reason with bit 16, that ended it"
+        );
         same!(ram::load(guest.at(counts(vcpu))), 0, "vCPU {vcpu}: reads through the old mapping");
         let turns = ram::load(guest.at(counts(vcpu)) + 8);
         holds!(turns > 0, "vCPU {vcpu} never got to its page: nothing was raced");
@@ -144,7 +139,9 @@ fn stands_still(frame: u64) -> Verdict {
     for turn in 0..40 {
         let now = ram::load(frame + 8);
         if now != before {
-            return wrong!("a write through the old mapping, {turn} looks after the call: {now:#x}, was {before:#x}");
+            return wrong!(
+                "a write through the old mapping, {turn} looks after the call: {now:#x}, was {before:#x}"
+            );
         }
         core::hint::spin_loop();
     }

@@ -127,7 +127,9 @@ fn form(env: &mut Env<'_>) -> Verdict {
     ];
     for (name, entry) in cases {
         let list = lists::of(&[lists::unmap(TEST.gpa + 3 * PAGE, 1), entry]);
-        env.l0.fails_at(1, Status::BadArg, Op::Unmap, &args::vm(0).list(list)).case(format_args!("{name}"))?;
+        env.l0
+            .fails_at(1, Status::BadArg, Op::Unmap, &args::vm(0).list(list))
+            .case(format_args!("{name}"))?;
     }
     guest.finds_nothing_at(TEST.gpa + 3 * PAGE)?;
     verify(&guest, TEST.gpa, 3, 10)
@@ -204,10 +206,8 @@ fn protect_nothing(env: &mut Env<'_>) -> Verdict {
         (HOLE, 1, HOLE),
         (TEST.gpa + 3 * PAGE, 2, TEST.gpa + 4 * PAGE),
     ] {
-        let entries = [
-            lists::protect(TEST.gpa + PAGE, 1, READ_ONLY),
-            lists::protect(gpa, pages, READ_ONLY),
-        ];
+        let entries =
+            [lists::protect(TEST.gpa + PAGE, 1, READ_ONLY), lists::protect(gpa, pages, READ_ONLY)];
         let list = args::vm(0).list(lists::of(&entries));
         let value = env.l0.fails_at(1, Status::NoSuch, Op::Protect, &list)?;
         same!(value, absent, "value: the first page that is not mapped");

@@ -8,7 +8,11 @@ use crate::{
         args::{self, With},
         lists,
     },
-    l2::{code, guest::Guest, layout::{self, REGIONS}},
+    l2::{
+        code,
+        guest::Guest,
+        layout::{self, REGIONS},
+    },
     runtime::{clock, cpu, ram},
     same, skip,
     tap::{Case, Verdict},

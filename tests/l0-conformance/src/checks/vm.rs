@@ -180,7 +180,9 @@ fn bad_regions(env: &mut Env<'_>) -> Verdict {
     ];
     for (name, bad) in cases {
         let list = lists::of(&[region(0x1000_0000, 1), good, bad]);
-        env.l0.fails_at(2, Status::BadArg, Op::CreateVm, &args::vm(0).list(list)).case(format_args!("{name}"))?;
+        env.l0
+            .fails_at(2, Status::BadArg, Op::CreateVm, &args::vm(0).list(list))
+            .case(format_args!("{name}"))?;
         env.l0.refuses(Status::NoSuch, Op::DestroyVm, &args::vm(0)).case(format_args!("{name}"))?;
     }
     let list = lists::of(&[region(0x800, 1), good]);
@@ -237,7 +239,9 @@ fn region_list(env: &mut Env<'_>) -> Verdict {
     let at = |address| args::vm(0).list(List { address, ..list });
     env.l0.refuses(Status::BadArg, Op::CreateVm, &at(list.address + 4))?;
     for address in bad_lists(env) {
-        env.l0.refuses(Status::NotYours, Op::CreateVm, &at(address)).case(format_args!("{address:#x}"))?;
+        env.l0
+            .refuses(Status::NotYours, Op::CreateVm, &at(address))
+            .case(format_args!("{address:#x}"))?;
     }
     env.l0.refuses(Status::NoSuch, Op::DestroyVm, &args::vm(0))
 }

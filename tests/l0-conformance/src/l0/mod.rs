@@ -163,7 +163,9 @@ impl Caller {
         let answer = self.call_list(op, args, entry_size(op));
         if answer.status != status {
             let Answer { status: found, index, value, .. } = answer;
-            return wrong!("{op:?} answered {found:?} (index {index}, value {value:#x}), not {status:?}");
+            return wrong!(
+                "{op:?} answered {found:?} (index {index}, value {value:#x}), not {status:?}"
+            );
         }
         Ok(answer)
     }

@@ -239,7 +239,10 @@ impl Guest {
     #[track_caller]
     pub fn finds_nothing_at(&self, gpa: u64) -> Verdict {
         let exit = self.exits(code::load(), &[(pv_abi::l0::regs::gpr::RDI, gpa)])?;
-        holds!(matches!(exit, Exit::Unmapped { .. }), "a load from {gpa:#x} gave {exit:x?}, not UNMAPPED");
+        holds!(
+            matches!(exit, Exit::Unmapped { .. }),
+            "a load from {gpa:#x} gave {exit:x?}, not UNMAPPED"
+        );
         Ok(())
     }
 

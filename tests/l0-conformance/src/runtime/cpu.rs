@@ -74,12 +74,6 @@ pub fn tsc() -> u64 {
     }
 }
 
-/// Reads an MSR that every 64-bit CPU has.
-pub fn rdmsr(index: u32) -> u64 {
-    // SAFETY: reading has no effect on memory; one that does not exist is an exception, which ends
-    // the run with a report.
-    unsafe { x86_64::registers::model_specific::Msr::new(index).read() }
-}
 
 unsafe extern "C" {
     fn call_probe(registers: *mut [u64; 16], how: u32);

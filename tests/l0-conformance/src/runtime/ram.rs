@@ -25,11 +25,6 @@ pub fn init(range: Range<u64>) {
     END.store(range.end, SeqCst);
 }
 
-/// The arena.
-pub fn arena() -> Range<u64> {
-    START.load(SeqCst)..END.load(SeqCst)
-}
-
 /// Zeroed pages, one after the other, at a multiple of `align` (a power of two, at least a page).
 ///
 /// # Panics
@@ -113,13 +108,6 @@ pub fn write_bytes(address: u64, bytes: &[u8]) {
     unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
 }
 
-/// Reads bytes.
-pub fn read_bytes(address: u64, bytes: &mut [u8]) {
-    let from = at(address, bytes.len() as u64);
-    // SAFETY: as in `write_bytes`.
-    unsafe { from.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
-}
-
 /// Sets every byte.
 pub fn fill(address: u64, bytes: u64, value: u8) {
     let to = at(address, bytes);
@@ -130,7 +118,9 @@ pub fn fill(address: u64, bytes: u64, value: u8) {
 /// A sum of `bytes` (a multiple of 8) that a change of any word changes.
 pub fn checksum(address: u64, bytes: u64) -> u64 {
     (0..bytes / 8).fold(0, |sum: u64, word| {
-        sum.rotate_left(5).wrapping_add(load(address + word * 8)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        sum.rotate_left(5)
+            .wrapping_add(load(address + word * 8))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
     })
 }
 
