@@ -16,7 +16,7 @@ cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-target}
 image=${ROOST_IMAGES:-$target/roost}/l0-conformance
 roost=$target/tool/roost
-l0_ref=$target/x86_64-unknown-linux-gnu/tool/l0-ref
+l0_ref=${ROOST_L0_REF:-$target/x86_64-unknown-linux-gnu/tool/l0-ref}
 memory=192
 
 cpus=2 limit=600 l0= icount=
@@ -58,7 +58,7 @@ trap 'exit 143' TERM
 if [ -r /dev/kvm ] && [ -w /dev/kvm ] && [ -z "$icount" ]; then
     # shellcheck disable=SC2086 # a list of words
     { timeout "$limit" "$l0_ref" --l1 "$image" --memory "$memory" --cpus "$cpus" $l0 \
-        --append "$*" </dev/null || echo "$?" >"$folder/status"; } | tr -d '\r' | judge "$folder/report"
+        --append "$*" </dev/null || echo "$?" >"$folder/status"; } | sed -u 's/\r//' | judge "$folder/report"
     exit
 fi
 
@@ -98,7 +98,7 @@ ramdisk=$(($(wc -c <"$folder/l0.cpio") >> 20))
     -m $((memory + 256 + 3 * ramdisk)) -nodefaults -display none -no-reboot \
     -serial stdio -serial "file:$folder/log" -kernel "$stock" -initrd "$folder/l0.cpio" \
     -append "console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable" \
-    </dev/null 2>"$folder/errors" || echo "$?" >"$folder/status"; } | tr -d '\r' | judge "$folder/report" || status=1
+    </dev/null 2>"$folder/errors" || echo "$?" >"$folder/status"; } | sed -u 's/\r//' | judge "$folder/report" || status=1
 grep -v "TCG doesn't support requested feature" "$folder/errors" >&2 || true
 [ ! -e "$folder/status" ] || status=$(cat "$folder/status")
 exit "$status"

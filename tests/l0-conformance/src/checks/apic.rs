@@ -10,7 +10,7 @@ use crate::{
         guest::{Guest, control},
         layout, registers,
     },
-    runtime::{apic, clock, cpu, ram, smp},
+    runtime::{clock, cpu, ram, smp},
     same, skip,
     tap::{Case, Verdict},
 };
@@ -125,7 +125,7 @@ fn msi_wakes(env: &mut Env<'_>) -> Verdict {
         ended.store(cpu::tsc(), SeqCst);
     };
     let sent = smp::beside(second.cpu, &runner, || {
-        apic::nap(clock::microseconds(5000));
+        clock::nap(5000);
         let now = cpu::tsc();
         send(env, 0x61).map(|_| now)
     });
@@ -147,7 +147,7 @@ fn kick_wakes(env: &mut Env<'_>) -> Verdict {
         second.l0.run(0, 0, &control());
     };
     smp::beside(second.cpu, &runner, || {
-        apic::nap(clock::microseconds(5000));
+        clock::nap(5000);
         env.l0.ok(Op::Kick, &args::vcpu(0, 0))
     })?;
     let exit = Exit::decode(&second.l0.get(pv_abi::l0::page::offset::EXIT));
@@ -270,7 +270,7 @@ fn start_of_another(env: &mut Env<'_>) -> Verdict {
         second.l0.run(0, 1, &control());
     };
     let said = smp::beside(second.cpu, &runner, || {
-        apic::nap(clock::microseconds(2000));
+        clock::nap(2000);
         let said = guest.done();
         env.l0.ok(Op::Kick, &args::vcpu(0, 1)).and(said)
     });

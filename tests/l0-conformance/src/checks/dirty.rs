@@ -15,7 +15,7 @@ use crate::{
     },
     println,
     runtime::{
-        apic, clock, cpu,
+        clock, cpu,
         ram::{self, PAGE},
         smp,
     },
@@ -294,7 +294,7 @@ fn under_a_writer(env: &mut Env<'_>) -> Verdict {
         while cpu::tsc() < time {
             look(env)?;
             rounds += 1;
-            apic::nap(clock::microseconds(500));
+            clock::nap(500);
         }
         Ok::<(), crate::tap::Wrong>(())
     });

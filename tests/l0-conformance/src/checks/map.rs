@@ -409,10 +409,10 @@ fn while_running(env: &mut Env<'_>) -> Verdict {
         said.store(eax.map_or(u64::MAX, u64::from), SeqCst);
     };
     let verdict = smp::beside(second.cpu, &runner, || {
-        clock_nap();
+        clock::nap(2000);
         let verdict = (0..64)
             .try_for_each(|turn| guest.map(&[lists::map(TEST.gpa + turn * PAGE, frames, 1)]));
-        clock_nap();
+        clock::nap(2000);
         ram::store(guest.at(flag), 1);
         verdict
     });
@@ -422,11 +422,6 @@ fn while_running(env: &mut Env<'_>) -> Verdict {
     guest.does(code::writes(), &set)?;
     same!(ram::load(frames), 3, "the frame");
     Ok(())
-}
-
-/// Lets other CPUs run for a while.
-fn clock_nap() {
-    crate::runtime::apic::nap(clock::microseconds(2000));
 }
 
 /// A page that a vCPU found absent is there for it after MAP, without any flush.

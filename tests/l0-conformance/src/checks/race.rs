@@ -15,7 +15,7 @@ use crate::{
         layout::{REGIONS, TEST},
     },
     runtime::{
-        apic, clock,
+        clock,
         ram::{self, PAGE},
         smp,
     },
@@ -55,7 +55,7 @@ fn meanwhile<R>(
         }
     };
     let result = smp::beside(second.cpu, &again, || {
-        apic::nap(clock::microseconds(1000));
+        clock::nap(1000);
         let result = here();
         stop.store(true, SeqCst);
         result

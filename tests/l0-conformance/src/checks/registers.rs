@@ -9,7 +9,7 @@ use crate::{
         lists,
     },
     l2::{code, guest::Guest, layout, registers},
-    runtime::{apic, clock, cpu, ram},
+    runtime::{clock, cpu, ram},
     same,
     tap::{Case, Cases, Verdict},
 };
@@ -588,7 +588,7 @@ fn tsc(env: &mut Env<'_>) -> Verdict {
         let set_before = cpu::tsc();
         env.l0.ok(Op::SetMsrs, &args::vcpu(0, 0).list(values(&[(0x10, start)])))?;
         let set_after = cpu::tsc();
-        apic::nap(clock::microseconds(20_000));
+        clock::nap(20_000);
         let (before, found, after) = tsc_in_l2(&guest)?;
         let (least, most) = (start + before - set_after, start + after - set_before);
         holds!(
@@ -604,7 +604,7 @@ fn tsc(env: &mut Env<'_>) -> Verdict {
 fn tsc_goes_on(env: &mut Env<'_>) -> Verdict {
     let guest = Guest::new(env)?;
     let (_, first, middle) = tsc_in_l2(&guest)?;
-    apic::nap(clock::microseconds(30_000));
+    clock::nap(30_000);
     let (again, second, _) = tsc_in_l2(&guest)?;
     let (passed, least) = (second.wrapping_sub(first), again - middle);
     holds!(passed >= least, "L2's TSC went on by {passed}, L1's by {least} at least");

@@ -183,7 +183,7 @@ fn run_there<R>(guest: &Guest, second: &crate::env::Second, here: impl FnOnce() 
 fn wait_for_turns(guest: &Guest) {
     let patience = clock::after(1_000_000);
     while ram::load(guest.base) == 0 && cpu::tsc() < patience {
-        apic::nap(clock::microseconds(200));
+        clock::nap(200);
     }
 }
 
@@ -235,7 +235,7 @@ fn kick_storm(env: &mut Env<'_>) -> Verdict {
     let verdict = smp::beside(second.cpu, &runner, || {
         let verdict = (0..300).try_for_each(|round| {
             if round % 8 == 0 {
-                apic::nap(clock::microseconds(100));
+                clock::nap(100);
             }
             kick(env, 0)
         });
@@ -593,7 +593,7 @@ fn only_inside_run(env: &mut Env<'_>) -> Verdict {
     same!(exit, Exit::Deadline, "the exit");
     let before = ram::load(guest.at(layout::DATA));
     holds!(before > 0, "the program wrote nothing in 3 ms");
-    apic::nap(clock::microseconds(10_000));
+    clock::nap(10_000);
     same!(ram::load(guest.at(layout::DATA)), before, "what L2 writes, 10 ms later");
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::{
         guest::{Guest, control},
         layout::{self, TEST},
     },
-    runtime::{apic, clock, cpu, ram, smp},
+    runtime::{clock, cpu, ram, smp},
     same,
     tap::{Case, Verdict, Wrong},
     wrong,
@@ -156,7 +156,7 @@ fn await_writer(frame: u64) {
         if ram::load(frame + 8) != before {
             return;
         }
-        apic::nap(clock::microseconds(50));
+        clock::nap(50);
     }
 }
 
@@ -274,13 +274,13 @@ fn reset_of_a_running_vm(env: &mut Env<'_>) -> Verdict {
     let verdict = smp::beside(second.cpu, &runner, || {
         let patience = clock::after(2_000_000);
         while ram::load(frame + 8) == 0 && cpu::tsc() < patience {
-            apic::nap(clock::microseconds(200));
+            clock::nap(200);
         }
         env.l0.ok(Op::Reset, &args::none())?;
         stands_still(frame)?;
         ram::store(frame, POISON);
         ram::store(guest.at(counts(0)), 0);
-        apic::nap(clock::microseconds(3000));
+        clock::nap(3000);
         stands_still(frame)?;
         same!(ram::load(guest.at(counts(0))), 0, "reads through the old mapping");
         Ok::<(), Wrong>(())

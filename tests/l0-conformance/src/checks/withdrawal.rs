@@ -14,7 +14,7 @@ use crate::{
         guest::{Guest, control},
         layout::{HOLE, REGIONS, TEST},
     },
-    runtime::{apic, clock, cpu, ram, smp},
+    runtime::{clock, cpu, ram, smp},
     same, skip,
     tap::Verdict,
 };
@@ -72,7 +72,7 @@ fn run_until_withdrawn(
 ) -> Verdict<Option<Exit>> {
     let wait = || -> Verdict {
         while env.l0.ok(Op::Query, &args::none())?.generation == first && cpu::tsc() < until {
-            apic::nap(clock::microseconds(20_000));
+            clock::nap(20_000);
         }
         Ok(())
     };

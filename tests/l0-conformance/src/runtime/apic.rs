@@ -12,6 +12,7 @@ mod register {
     pub const ID: u64 = 0x20;
     pub const EOI: u64 = 0xb0;
     pub const SPURIOUS: u64 = 0xf0;
+    pub const IN_SERVICE: u64 = 0x100;
     pub const COMMAND: u64 = 0x300;
     pub const COMMAND_HIGH: u64 = 0x310;
     pub const TIMER: u64 = 0x320;
@@ -76,20 +77,16 @@ pub fn stop_timer() {
     write(register::INITIAL, 0);
 }
 
-/// Waits in HLT, with interrupts, until the timer fires in `ticks` of the TSC: other CPUs of the
-/// same machine may need this one's time.
-pub fn nap(ticks: u64) {
-    let before = idt::TIMER_COUNT.load(SeqCst);
-    fire_in(ticks);
-    while idt::TIMER_COUNT.load(SeqCst) == before {
-        x86_64::instructions::interrupts::enable_and_hlt();
-        x86_64::instructions::interrupts::disable();
-    }
-}
-
 /// Says that an interrupt was handled.
 pub fn end_of_interrupt() {
     write(register::EOI, 0);
+}
+
+/// Says that every interrupt that is in service was handled.
+pub fn end_all_interrupts() {
+    while (0..8).any(|word| read(register::IN_SERVICE + 0x10 * word) != 0) {
+        end_of_interrupt();
+    }
 }
 
 /// This CPU's APIC id.

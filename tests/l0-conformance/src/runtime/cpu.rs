@@ -74,7 +74,6 @@ pub fn tsc() -> u64 {
     }
 }
 
-
 unsafe extern "C" {
     fn call_probe(registers: *mut [u64; 16], how: u32);
 }

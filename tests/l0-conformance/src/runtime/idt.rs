@@ -11,8 +11,8 @@ use core::{
 
 /// Vector of the local APIC's timer.
 pub const TIMER: u8 = 0x40;
-/// Vector that wakes a CPU from HLT.
-pub const WAKE: u8 = 0x41;
+/// Vectors that wake a CPU from HLT, each of a higher priority than the last.
+pub const WAKE: [u8; 6] = [0x51, 0x61, 0x71, 0x81, 0x91, 0xa1];
 /// Vector of the local APIC's spurious interrupt.
 pub const SPURIOUS: u8 = 0xff;
 
@@ -87,7 +87,7 @@ extern "C" fn interrupted(frame: &mut Frame) {
             TIMER_COUNT.fetch_add(1, SeqCst);
             apic::end_of_interrupt();
         }
-        WAKE => apic::end_of_interrupt(),
+        vector if WAKE.contains(&vector) => apic::end_all_interrupts(),
         SPURIOUS => {}
         vector if frame.cs & 3 == 3 => user::left(frame, vector),
         vector => {

@@ -29,10 +29,17 @@ struct Slot {
     apic: AtomicU32,
     /// The job: points to a `Job`, null when there is none or it is done.
     job: AtomicPtr<()>,
+    /// The CPU has seen the job.
+    begun: AtomicBool,
 }
 
-static SLOTS: [Slot; MOST] =
-    [const { Slot { apic: AtomicU32::new(0), job: AtomicPtr::new(core::ptr::null_mut()) } }; MOST];
+static SLOTS: [Slot; MOST] = [const {
+    Slot {
+        apic: AtomicU32::new(0),
+        job: AtomicPtr::new(core::ptr::null_mut()),
+        begun: AtomicBool::new(false),
+    }
+}; MOST];
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 static READY: AtomicBool = AtomicBool::new(false);
 
@@ -116,6 +123,7 @@ extern "C" fn second_cpu() -> ! {
             x86_64::instructions::interrupts::enable_and_hlt();
             continue;
         }
+        slot.begun.store(true, SeqCst);
         // SAFETY: `beside` keeps the closure alive and shared until the slot is null again.
         let job: Job<'_> = unsafe { *job.cast::<Job<'_>>() };
         job();
@@ -127,12 +135,19 @@ extern "C" fn second_cpu() -> ! {
 pub fn beside<R>(cpu: Cpu, job: Job<'_>, here: impl FnOnce() -> R) -> R {
     let slot = &SLOTS[cpu.0];
     assert!(slot.job.load(SeqCst).is_null(), "the CPU has a job");
+    slot.begun.store(false, SeqCst);
     slot.job.store((&raw const job).cast_mut().cast(), SeqCst);
-    apic::send(slot.apic.load(SeqCst), FIXED | u32::from(idt::WAKE));
+    let apic = slot.apic.load(SeqCst);
+    // An interrupt may get lost and stay in service (see `clock::nap`): then a higher one gets in.
+    for vector in idt::WAKE {
+        apic::send(apic, FIXED | u32::from(vector));
+        if wait(50_000, || slot.begun.load(SeqCst)) {
+            break;
+        }
+    }
     let result = here();
     while !slot.job.load(SeqCst).is_null() {
-        // The other CPU may need this one's time.
-        apic::nap(clock::microseconds(100));
+        core::hint::spin_loop();
     }
     result
 }
