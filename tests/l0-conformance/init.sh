@@ -5,6 +5,12 @@ mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+# KVM takes the TSC's rate when it is loaded; the kernel corrects it a second after its start. With
+# another rate than the machine's, KVM gives new vCPUs a TSC that stands still.
+for _ in 1 2 3 4 5 6 7 8; do
+    dmesg | grep -q "Refined TSC" && break
+    sleep 0.5
+done
 for module in /modules/*; do
     insmod "$module" || echo "init: cannot load $module"
 done

@@ -18,6 +18,9 @@ use pv_abi::l0::{
 /// Leaves of the usual CPUID table.
 pub const TABLE_LEAVES: usize = 32;
 
+/// VMs that checks make at most, but for one with the last id.
+const MOST_VMS: u32 = 16;
+
 /// What checks get.
 #[derive(Debug)]
 pub struct Env<'a> {
@@ -31,6 +34,8 @@ pub struct Env<'a> {
     pub usable: &'a Usable,
     /// Results so far.
     pub tally: Tally,
+    /// The pages of further CPUs.
+    others: [Caller; smp::MOST],
     mark: u64,
 }
 
@@ -53,13 +58,24 @@ impl<'a> Env<'a> {
         let way = Transport::offered(&info).next().ok_or(Status::NotServed)?;
         let l0 = Caller::new(way);
         l0.setup().ok()?;
-        Ok(Self { info, l0, options, usable, tally: Tally::default(), mark: ram::mark() })
+        let others = core::array::from_fn(|_| Caller::new(way));
+        let tally = Tally::default();
+        Ok(Self { info, l0, options, usable, tally, others, mark: ram::mark() })
     }
 
-    /// Makes everything as if no check had been made: no VM, all features enabled, memory free.
+    /// Makes everything as if no check had been made: our page registered, no VM, all features
+    /// enabled, memory free. What an L0 leaves that fails at one of these must not fail all checks.
     pub fn refresh(&mut self) -> Verdict {
         ram::release(self.mark);
+        same!(self.l0.setup(), Status::Ok, "SETUP");
         self.l0.ok(Op::Reset, &args::none())?;
+        let all = args::none().arg(0, self.info.features.bits().into());
+        if self.l0.call(Op::Enable, &all).status == Status::BadState {
+            let vms = self.info.limits.vms;
+            for vm in (0..vms.min(MOST_VMS)).chain(vms.checked_sub(1)) {
+                self.l0.call(Op::DestroyVm, &args::vm(vm));
+            }
+        }
         self.enable(self.info.features)
     }
 
@@ -90,7 +106,7 @@ impl<'a> Env<'a> {
     /// Further CPU `index`, likewise.
     pub fn further(&self, index: usize) -> Verdict<Second> {
         let Some(cpu) = smp::cpu(index) else { return skip!("L1 has {} CPUs", 1 + smp::count()) };
-        let l0 = Caller::new(self.l0.way);
+        let l0 = self.others[index];
         smp::beside(
             cpu,
             &|| {

@@ -55,16 +55,19 @@ fn only_with_the_flag(env: &mut Env<'_>) -> Verdict {
     env.l0.refuses(Status::BadState, Op::SendMsi, &args::vm(0).arg(0, 0xfee0_0000).arg(1, 0x50))
 }
 
+/// Ticks of L2's timer, seconds on the machines there are: what ends a HLT that L0 forgot.
+const TIMER: u64 = 4_000_000_000;
+
 /// Starts a program that has its APIC on, IF set, and waits in HLT after its first done.
-fn waiting(guest: &Guest, code: &[u8], set: &[(usize, u64)]) -> Verdict {
-    guest.start(0, code, set)?;
+fn waiting(guest: &Guest) -> Verdict {
+    guest.start(0, code::apic_waits(), &[(gpr::RBX, TIMER)])?;
     guest.done()?;
     Ok(())
 }
 
 fn hlt_stays_in_l0(env: &mut Env<'_>) -> Verdict {
     let guest = with_apic(env)?;
-    waiting(&guest, code::apic_waits(), &[])?;
+    waiting(&guest)?;
     for round in 0..3 {
         let deadline = clock::after(2000);
         let (exit, _) = guest.exit(&RunControl { deadline, ..control() })?;
@@ -91,7 +94,7 @@ fn send(env: &Env<'_>, vector: u64) -> Verdict<u64> {
 
 fn msi(env: &mut Env<'_>) -> Verdict {
     let guest = with_apic(env)?;
-    waiting(&guest, code::apic_waits(), &[])?;
+    waiting(&guest)?;
     for vector in [0x40_u8, 0x99, 0xfe] {
         same!(send(env, vector.into())?, 1, "value of SEND_MSI");
         let exit = guest.run()?;
@@ -111,14 +114,14 @@ fn restart(guest: &Guest) -> Verdict {
     let set = [(gpr::RDI, 0xfee0_00b0), (gpr::RAX, 0)];
     guest.does(&code::stores()[5..], &set)?;
     guest.settle()?;
-    waiting(guest, code::apic_waits(), &[])
+    waiting(guest)
 }
 
 /// RUN on another CPU waits in HLT until an MSI from this one.
 fn msi_wakes(env: &mut Env<'_>) -> Verdict {
     let second = env.second()?;
     let guest = with_apic(env)?;
-    waiting(&guest, code::apic_waits(), &[])?;
+    waiting(&guest)?;
     let ended = AtomicU64::new(0);
     let runner = || {
         second.l0.run(0, 0, &control());
@@ -142,7 +145,7 @@ fn msi_wakes(env: &mut Env<'_>) -> Verdict {
 fn kick_wakes(env: &mut Env<'_>) -> Verdict {
     let second = env.second()?;
     let guest = with_apic(env)?;
-    waiting(&guest, code::apic_waits(), &[])?;
+    waiting(&guest)?;
     let runner = || {
         second.l0.run(0, 0, &control());
     };

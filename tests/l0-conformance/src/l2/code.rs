@@ -147,9 +147,11 @@ programs! {
     apic_timer: "mov edi, 0xfee00000" "mov dword ptr [rdi + 0xf0], 0x1ff"
         "mov dword ptr [rdi + 0x3e0], 0xb" "mov dword ptr [rdi + 0x320], 0x50"
         "mov [rdi + 0x380], ebx" "sti" "hlt" "out 0xf0, eax" "hlt";
-    /// Local APIC on, without the 8259; STI; done; then HLT and done, again and again.
+    /// Local APIC on, without the 8259; its timer at vector 0x52 for EBX ticks; STI; done; then HLT
+    /// and done, again and again. An L0 that forgets to wake it hangs no longer than the timer.
     apic_waits: "mov edi, 0xfee00000" "mov dword ptr [rdi + 0xf0], 0x1ff"
-        "mov dword ptr [rdi + 0x350], 0x10000" "sti" "out 0xf0, eax"
+        "mov dword ptr [rdi + 0x350], 0x10000" "mov dword ptr [rdi + 0x3e0], 0xb"
+        "mov dword ptr [rdi + 0x320], 0x52" "mov [rdi + 0x380], ebx" "sti" "out 0xf0, eax"
         "2: hlt" "inc eax" "out 0xf0, eax" "jmp 2b";
     /// Local APIC on; I/O APIC pin EBX to vector 0x51, edge; STI; done; HLT; done.
     io_apic_waits: "mov edi, 0xfee00000" "mov dword ptr [rdi + 0xf0], 0x1ff"
