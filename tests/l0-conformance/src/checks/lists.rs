@@ -217,8 +217,6 @@ fn index_of_the_first_failure(env: &mut Env<'_>) -> Verdict {
     for (length, bad) in
         [(1, 0), (2, 0), (2, 1), (64, 31), (limit, 1), (limit, limit / 2), (limit, limit - 1)]
     {
-        env.l0.ok(Op::Reset, &args::none())?;
-        env.enable(env.info.features)?;
         let mark = ram::mark();
         let guest = Guest::new(env)?;
         let entry = |index: u32| {
@@ -237,6 +235,7 @@ fn index_of_the_first_failure(env: &mut Env<'_>) -> Verdict {
         for behind in [bad, bad + 1, length] {
             guest.finds_nothing_at(TEST.gpa + u64::from(behind) * PAGE).case(case)?;
         }
+        guest.destroy()?;
         ram::release(mark);
     }
     Ok(())

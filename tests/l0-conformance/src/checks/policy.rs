@@ -287,8 +287,6 @@ fn held(env: &mut Env<'_>) -> Verdict {
         rule(0x10, 1, MsrAction::Pass),
     ];
     for rules in [&rules[..0], &rules[..]] {
-        env.l0.ok(Op::Reset, &args::none())?;
-        env.enable(env.info.features)?;
         let guest = with_rules(env, rules)?;
         let rdtscp = crate::runtime::cpu::cpuid(0x8000_0001, 0)[3] >> 27 & 1 == 1;
         for msr in pass.into_iter().filter(|msr| *msr != 0xc000_0103 || rdtscp) {
@@ -306,6 +304,7 @@ fn held(env: &mut Env<'_>) -> Verdict {
         // As the architecture says.
         write_faults(&guest, 0x277, 0x0202_0202_0202_0202)?;
         write_faults(&guest, 0xc000_0080, 1 << 63)?;
+        guest.destroy()?;
     }
     Ok(())
 }

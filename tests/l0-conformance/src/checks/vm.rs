@@ -282,8 +282,10 @@ fn apart(env: &mut Env<'_>) -> Verdict {
     Ok(())
 }
 
-/// VMs made and destroyed: three handles of each left behind are more than a process may have.
+/// VMs made and destroyed, and vCPUs of each: a handle of each vCPU left behind makes more than a
+/// process may have.
 const CHURN: u64 = 350;
+const CHURN_VCPUS: u32 = 3;
 
 /// VMs come and go many times: nothing may be used up.
 fn churn(env: &mut Env<'_>) -> Verdict {
@@ -294,11 +296,13 @@ fn churn(env: &mut Env<'_>) -> Verdict {
     for round in 0..CHURN {
         let vm = |op, with| env.l0.ok(op, &with).case(format_args!("round {round}"));
         vm(Op::CreateVm, args::vm(0).list(list))?;
-        vm(Op::CreateVcpu, args::vcpu(0, 0))?;
+        for vcpu in 0..CHURN_VCPUS.min(env.info.limits.vcpus) {
+            vm(Op::CreateVcpu, args::vcpu(0, vcpu))?;
+        }
         vm(Op::Map, args::vm(0).list(map))?;
         vm(Op::DestroyVm, args::vm(0))?;
     }
     let each = (cpu::tsc() - start) / CHURN;
-    env.measure("vm_life", each, "ticks to create a VM with a vCPU and a mapping, and destroy it");
+    env.measure("vm_life", each, "ticks to create a VM with vCPUs and a mapping, and destroy it");
     Ok(())
 }
