@@ -3,6 +3,7 @@
 use super::{Group, check, vm::bad_lists};
 use crate::{
     env::Env,
+    holds,
     l0::{
         args::{self, List, With},
         lists,
@@ -16,7 +17,11 @@ use crate::{
     same, skip,
     tap::{Case, Verdict},
 };
-use pv_abi::l0::{Features, Op, Status, list::MapRange, regs::gpr};
+use pv_abi::l0::{
+    Exit, Features, Op, Status,
+    list::{Access, MapRange},
+    regs::gpr,
+};
 
 pub const GROUP: Group = Group {
     name: "lists",
@@ -30,6 +35,7 @@ pub const GROUP: Group = Group {
         check("order_of_errors", "L0-LIST-7", order_of_errors),
         check("order_of_checks", "L0-OP-1", order_of_checks),
         check("index_of_the_first_failure", "L0-LIST-2 L0-OP-2", index_of_the_first_failure),
+        check("adjoining_entries", "L0-LIST-2 L0-TLB-3", adjoining_entries),
         check("repeated_after_a_failure", "L0-LIST-4", repeated_after_a_failure),
         check("buffers_not_in_ram", "L0-LIST-6 L0-SEC-1", buffers_not_in_ram),
     ],
@@ -239,6 +245,48 @@ fn index_of_the_first_failure(env: &mut Env<'_>) -> Verdict {
         ram::release(mark);
     }
     Ok(())
+}
+
+/// 64 entries of a page, each going on where the last ends, which L0 might take for one: a bad one
+/// in their midst divides them as any other.
+fn adjoining_entries(env: &mut Env<'_>) -> Verdict {
+    const ENTRIES: u32 = 64;
+    const BAD: u64 = 40;
+    let guest = Guest::new(env)?;
+    let frames = ram::pages(ENTRIES.into());
+    let other = ram::pages(1);
+    ram::store(other, 7);
+    (0..u64::from(ENTRIES)).for_each(|page| ram::store(frames + page * PAGE, 100 + page));
+    let gpa = |page: u64| TEST.gpa + page * PAGE;
+    let made = |entry: &dyn Fn(u64) -> MapRange| {
+        args::vm(0).list(lists::made(ENTRIES, |index| entry(index.into())))
+    };
+    let map = made(&|page| lists::map(gpa(page), frames + page * PAGE, 1));
+    guest.map(&[lists::map(gpa(BAD), other, 1)])?;
+    let value = env.l0.fails_at(BAD as u32, Status::Exists, Op::Map, &map)?;
+    same!(value, gpa(BAD), "value of MAP");
+    verify(&guest, gpa(0), BAD, 100)?;
+    same!(guest.reads(gpa(BAD))?, 7, "the page that was there");
+    guest.finds_nothing_at(gpa(BAD + 1))?;
+    let narrow = made(&|page| lists::protect(gpa(page), 1, Access::READ | Access::EXECUTE));
+    let value = env.l0.fails_at(BAD as u32 + 1, Status::NoSuch, Op::Protect, &narrow)?;
+    same!(value, gpa(BAD + 1), "value of PROTECT");
+    let exit = guest.exits(code::store(), &[(gpr::RDI, gpa(BAD)), (gpr::RAX, 8)])?;
+    holds!(
+        matches!(exit, Exit::Protected { .. } | Exit::Unmapped { .. }),
+        "a store gave {exit:x?}"
+    );
+    let unmap = made(&|page| lists::unmap(gpa(page), 1));
+    let last = unmap.list + 32 * BAD + 24;
+    ram::store(last, 1 << 32);
+    env.l0.fails_at(BAD as u32, Status::BadArg, Op::Unmap, &unmap)?;
+    guest.finds_nothing_at(gpa(BAD - 1))?;
+    same!(guest.reads(gpa(BAD))?, 7, "the page of the bad entry");
+    ram::store(last, 0);
+    env.l0.ok(Op::Unmap, &unmap)?;
+    let answer = env.l0.ok(Op::Map, &map)?;
+    same!(answer.index, ENTRIES, "index of MAP");
+    verify(&guest, gpa(0), ENTRIES.into(), 100)
 }
 
 /// After a failure the whole list, now right, ends as if it had been done once; twice too.
