@@ -67,7 +67,9 @@ impl<'a> Env<'a> {
     /// enabled, memory free. What an L0 leaves that fails at one of these must not fail all checks.
     pub fn refresh(&mut self) -> Verdict {
         ram::release(self.mark);
-        same!(self.l0.setup(), Status::Ok, "SETUP");
+        if self.l0.call(Op::Reset, &args::none()).status == Status::NotServed {
+            same!(self.l0.setup(), Status::Ok, "SETUP");
+        }
         self.l0.ok(Op::Reset, &args::none())?;
         let all = args::none().arg(0, self.info.features.bits().into());
         if self.l0.call(Op::Enable, &all).status == Status::BadState {
