@@ -39,6 +39,10 @@ pub struct Cli {
     /// Withdraw everything the ABI offers after so many seconds, as an L0 does that is downgraded
     #[arg(long, value_name = "SECONDS", conflicts_with = "hide_abi")]
     pub withdraw: Option<u64>,
+    /// Plant this bug
+    #[cfg(feature = "flaws")]
+    #[arg(long, value_name = "NAME")]
+    pub flaw: Option<crate::flaw::Flaw>,
     /// The device of KVM
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm")]
     pub kvm: PathBuf,

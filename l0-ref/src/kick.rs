@@ -1,6 +1,9 @@
 //! Makes a vCPU that runs in one thread return, from another.
 
-use crate::run_area::ExitFlag;
+use crate::{
+    flaw::{self, Flaw},
+    run_area::ExitFlag,
+};
 use nix::sys::{
     pthread::{Pthread, pthread_kill, pthread_self},
     signal::Signal,
@@ -45,6 +48,9 @@ pub fn install() -> io::Result<()> {
 impl Kick {
     /// Sets the kick flag and makes the vCPU return.
     pub fn kick(&self) {
+        if flaw::is(Flaw::KickLost) && self.runner().is_none() {
+            return;
+        }
         self.kicked.store(true, SeqCst);
         self.poke();
     }

@@ -9,6 +9,7 @@ pub mod cpuid;
 pub mod devices;
 pub mod end;
 pub mod entry;
+pub mod flaw;
 pub mod host_memory;
 pub mod image;
 pub mod kick;

@@ -64,6 +64,8 @@ const MOST_CPUS: u8 = 64;
 /// # Errors
 /// Something is wrong before the start; one line says what and what to do.
 pub fn run(cli: &Cli) -> Result<End> {
+    #[cfg(feature = "flaws")]
+    cli.flaw.into_iter().for_each(crate::flaw::plant);
     let kvm = open(&cli.kvm)?;
     ensure!(
         (1..=MOST_CPUS).contains(&cli.cpus),

@@ -9,6 +9,7 @@ use crate::{
         vm::Inner,
     },
     backend::{Backend, Logging, Place, Vm as _},
+    flaw::{self, Flaw},
     host_memory::Writes,
 };
 use pv_abi::l0::{
@@ -35,7 +36,8 @@ struct Span {
 }
 
 fn fail(status: Status, page: u64) -> Entry {
-    Err(Answer { status, index: 0, value: page * PAGE })
+    let value = if flaw::is(Flaw::ValueForgotten) { 0 } else { page * PAGE };
+    Err(Answer { status, index: 0, value })
 }
 
 fn writes(access: Access) -> Writes {
@@ -65,7 +67,8 @@ impl<B: Backend> Server<B> {
             (0..args.count).map(|index| self.memory.entry(list, index)).collect();
         let (mut index, mut pages) = (0, 0u64);
         while let Some(entry) = entries.get(index) {
-            let at = |answer: Answer| answer.at(index as u32);
+            let told = index as u32 + u32::from(flaw::is(Flaw::WrongIndex));
+            let at = |answer: Answer| answer.at(told);
             if pages > PATIENCE {
                 return Err(at(Status::Again.into()));
             }
@@ -105,7 +108,10 @@ impl<B: Backend> Server<B> {
         let wanted =
             Run { page: span.pages.start, pages: entry.pages, frame: frames.start, access };
         if let Some(page) = inner.map.conflict(&wanted) {
-            return fail(Status::Exists, page);
+            if !flaw::is(Flaw::MapReplaces) {
+                return fail(Status::Exists, page);
+            }
+            self.drop_pages(inner, &span)?;
         }
         let gaps = inner.map.gaps(span.pages.clone());
         let frames_of = |gap: &Range<u64>| {
@@ -155,11 +161,15 @@ impl<B: Backend> Server<B> {
         let place = &inner.places[span.place];
         // One call, whatever lies between.
         let pages = last.page + last.pages - first.page;
-        place.alias.unmap(at(place, first.page), pages).map_err(internal)?;
+        if !flaw::is(Flaw::MappingSurvivesUnmap) {
+            place.alias.unmap(at(place, first.page), pages).map_err(internal)?;
+        }
         let mut counts = lock(&self.frames);
         for run in &runs {
             let frames = run.frame..run.frame + run.pages;
-            for frame in frames.clone().filter(|frame| counts.is_private(*frame)) {
+            let zeroed =
+                |frame: &u64| counts.is_private(*frame) && !flaw::is(Flaw::PrivateNotZeroed);
+            for frame in frames.clone().filter(zeroed) {
                 self.memory.zero(frame..frame + 1);
             }
             counts.remove(frames);
@@ -180,10 +190,12 @@ impl<B: Backend> Server<B> {
         }
         let place = &inner.places[span.place];
         let pages = span.pages.end - span.pages.start;
-        place
-            .alias
-            .protect(at(place, span.pages.start), pages, writes(access))
-            .map_err(internal)?;
+        if !flaw::is(Flaw::ProtectionForgotten) {
+            place
+                .alias
+                .protect(at(place, span.pages.start), pages, writes(access))
+                .map_err(internal)?;
+        }
         inner.map.protect(span.pages, access);
         Ok(())
     }
@@ -204,7 +216,7 @@ impl<B: Backend> Server<B> {
                 let registered = registered.filter_map(|page| self.memory.frames(*page..*page + 1));
                 let registered = registered.map(|page| page.start).filter(|f| frames.contains(f));
                 let busy = counts.first_busy(frames.clone()).into_iter().chain(registered).min();
-                if let Some(frame) = busy {
+                if let Some(frame) = busy.filter(|_| !flaw::is(Flaw::BusyIgnored)) {
                     return fail(Status::Busy, frame - run.frame + run.page);
                 }
             }
@@ -254,7 +266,8 @@ impl<B: Backend> Server<B> {
         access: Access,
         most: u64,
     ) -> Result<Span, Answer> {
-        let end = entry.end().filter(|_| entry.reserved == 0).ok_or(Status::BadArg)?;
+        let form = entry.reserved == 0 || flaw::is(Flaw::ReservedIgnored);
+        let end = entry.end().filter(|_| form).ok_or(Status::BadArg)?;
         if entry.pages > most {
             return Err(Status::Limit.into());
         }
@@ -323,6 +336,11 @@ impl<B: Backend> Server<B> {
             kept.resize(fresh.len().max(kept.len()), 0);
             kept.iter_mut().zip(fresh).for_each(|(kept, fresh)| *kept |= fresh);
             move_bits(kept, first, &mut words, &wanted);
+        }
+        if flaw::is(Flaw::LostDirtyBit)
+            && let Some(word) = words.iter_mut().rev().find(|word| **word != 0)
+        {
+            *word &= !(1 << word.ilog2());
         }
         self.memory.write(buffer.start(), words.as_slice());
         Ok(Answer::OK)

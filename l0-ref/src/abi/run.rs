@@ -8,6 +8,7 @@ use crate::{
         vm::{Body, Vm},
     },
     backend::{Backend, Controllers, Refused, StopReason, Vcpu as _},
+    flaw::{self, Flaw},
     kick::Kick,
 };
 use pv_abi::l0::{
@@ -103,7 +104,12 @@ impl<B: Backend> Server<B> {
         {
             return Err(Status::BadState.into());
         }
-        self.load_groups(body, page, request.write, controllers)?;
+        let always = if flaw::is(Flaw::GroupsAlwaysLoaded) && body.awaits.is_none() {
+            Groups::GPRS
+        } else {
+            Groups::empty()
+        };
+        self.load_groups(body, page, request.write | always, controllers)?;
         if let Some(event) = request.event {
             let ready = body.vcpu.readiness()?;
             let can = match event {
@@ -111,7 +117,7 @@ impl<B: Backend> Server<B> {
                 Event::Nmi => true,
                 Event::Exception { .. } => ready.exception,
             };
-            if !can {
+            if !can && !flaw::is(Flaw::NotReadyIgnored) {
                 return Err(Status::BadState.into());
             }
         }
@@ -135,7 +141,8 @@ impl<B: Backend> Server<B> {
             }
             ExitReason::Mmio if read => body.vcpu.answer_load(request.reply),
             ExitReason::MsrRead | ExitReason::MsrWrite => {
-                body.vcpu.answer_msr((!request.fault).then_some(request.reply));
+                let fault = request.fault && !flaw::is(Flaw::FaultIgnored);
+                body.vcpu.answer_msr((!fault).then_some(request.reply));
             }
             _ => {}
         }
@@ -252,12 +259,17 @@ impl<B: Backend> Round<'_, B> {
         if self.kick.is_kicked() || self.server.resetting.load(SeqCst) {
             return Ok(Some(ExitReason::Kicked));
         }
-        if self.request.deadline != NO_DEADLINE {
+        if self.request.deadline != NO_DEADLINE && !flaw::is(Flaw::DeadlineIgnored) {
             let now = self.server.backend.l1_tsc();
-            if now >= self.request.deadline {
+            let early = if flaw::is(Flaw::DeadlineEarly) {
+                u64::from(self.server.info.limits.tsc_khz) / 2
+            } else {
+                0
+            };
+            if now + early >= self.request.deadline {
                 return Ok(Some(ExitReason::Deadline));
             }
-            self.arm(self.request.deadline - now)?;
+            self.arm((self.request.deadline - now).saturating_sub(early))?;
         }
         if window && body.vcpu.readiness()?.interrupt {
             return Ok(Some(ExitReason::InterruptWindow));

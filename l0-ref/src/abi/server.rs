@@ -11,6 +11,7 @@ use crate::{
         vm::{Body, Inner, Slot, Vm, holds_always},
     },
     backend::{Backend, Controllers, Place, Refused, Vcpu as _, Vm as _},
+    flaw::{self, Flaw},
     host_memory::Alias,
     kick,
     ram::Ram,
@@ -204,7 +205,8 @@ impl<B: Backend> Server<B> {
         let args: Args = self.memory.read(page + offset::ARGS as u64);
         let taken =
             |(cpu, registered): (usize, &Option<u64>)| cpu != caller && *registered == Some(page);
-        let answer = if args.arg[0] >> 16 != u64::from(VERSION >> 16) {
+        let any = flaw::is(Flaw::AnyVersion);
+        let answer = if !any && args.arg[0] >> 16 != u64::from(VERSION >> 16) {
             Status::BadVersion.into()
         } else if pages.iter().enumerate().any(taken) {
             Status::Exists.into()
@@ -242,15 +244,19 @@ impl<B: Backend> Server<B> {
         };
         let vms = {
             let mut state = lock(&self.state);
-            (state.enabled, state.withdrawn) = (Features::empty(), Features::empty());
-            std::mem::take(&mut state.vms)
+            if flaw::is(Flaw::ResetKeepsVms) {
+                BTreeMap::new()
+            } else {
+                (state.enabled, state.withdrawn) = (Features::empty(), Features::empty());
+                std::mem::take(&mut state.vms)
+            }
         };
         for vm in vms.values() {
             self.end_mappings(&mut vm.lock());
         }
         drop(vms);
         for (cpu, page) in lock(&self.pages).iter_mut().enumerate() {
-            if cpu != keeper {
+            if cpu != keeper && !flaw::is(Flaw::ResetKeepsPages) {
                 *page = None;
             }
         }
@@ -383,7 +389,10 @@ impl<B: Backend> Server<B> {
             }
             self.end_mappings(&mut inner);
         }
-        lock(&self.state).vms.remove(&args.vm);
+        let gone = lock(&self.state).vms.remove(&args.vm);
+        if flaw::is(Flaw::HandlesLeak) {
+            std::mem::forget(gone);
+        }
         Ok(Answer::OK)
     }
 
@@ -397,8 +406,14 @@ impl<B: Backend> Server<B> {
             return Err(Status::Exists.into());
         }
         let vcpu = inner.vm.create_vcpu(args.vcpu)?;
-        let body =
-            Body { vcpu, cells: inner.policy.cells(), awaits: None, down: false, sealed: false };
+        let body = Body {
+            vcpu,
+            cells: inner.policy.cells(),
+            awaits: None,
+            down: false,
+            sealed: false,
+            has_table: false,
+        };
         let slot = Slot { body: Some(Box::new(body)), kick: Arc::default() };
         inner.vcpus.insert(args.vcpu, slot);
         Ok(Answer::OK)
@@ -435,18 +450,21 @@ impl<B: Backend> Server<B> {
         let vm = self.vm(args)?;
         let mut inner = self.alive(&vm)?;
         // A vCPU in RUN is sealed, or will be if that RUN answers OK.
-        let body = self.slot(&mut inner, args)?.body.as_mut().filter(|body| !body.sealed);
+        let open = flaw::is(Flaw::NothingSealed);
+        let body = self.slot(&mut inner, args)?.body.as_mut().filter(|body| open || !body.sealed);
         let body = body.ok_or(Status::Sealed)?;
         let table = self.table::<CpuidLeaf>(args, self.info.limits.cpuid_leaves)?;
         tables::check_cpuid(&table).map_err(|(at, why)| Answer::from(why).at(at as u32))?;
-        body.vcpu.set_cpuid(&table)?;
+        if !(flaw::is(Flaw::StaleCpuid) && std::mem::replace(&mut body.has_table, true)) {
+            body.vcpu.set_cpuid(&table)?;
+        }
         Ok(Answer::OK.at(args.count))
     }
 
     fn set_policy(&self, args: &Args) -> Reply {
         let vm = self.vm(args)?;
         let mut inner = self.alive(&vm)?;
-        if inner.sealed || inner.runs() {
+        if (inner.sealed && !flaw::is(Flaw::NothingSealed)) || inner.runs() {
             return Err(Status::Sealed.into());
         }
         let rules = self.table::<MsrRange>(args, self.info.limits.msr_ranges)?;

@@ -1,6 +1,7 @@
 //! Checks CPUID tables and MSR policies, and answers MSR accesses from a policy (spec section 7).
 //! Input: guest-controlled entries, copied.
 
+use crate::flaw::{self, Flaw};
 use pv_abi::l0::{
     Status,
     list::{CpuidLeaf, LeafFlags, MsrAction, MsrFlags, MsrRange},
@@ -143,7 +144,10 @@ impl Policy {
     /// A read by L2.
     #[must_use]
     pub fn read(&self, cells: &Cells, msr: u32) -> MsrAnswer {
-        let Some(rule) = self.rule(msr) else { return MsrAnswer::Fault };
+        let Some(rule) = self.rule(msr) else {
+            let zero = flaw::is(Flaw::DenyReadsZero);
+            return if zero { MsrAnswer::Done(0) } else { MsrAnswer::Fault };
+        };
         match MsrAction::from_raw(rule.action) {
             MsrAction::Exit => MsrAnswer::Exit,
             MsrAction::Value => MsrAnswer::Done(rule.value),
@@ -161,7 +165,10 @@ impl Policy {
             MsrAction::Value if rule.flags & MsrFlags::IGNORE_WRITES.bits() != 0 => {
                 MsrAnswer::Done(value)
             }
-            MsrAction::Shadow if value & !rule.mask == 0 && cells.set(msr, value) => {
+            MsrAction::Shadow
+                if (value & !rule.mask == 0 || flaw::is(Flaw::MaskIgnored))
+                    && cells.set(msr, value) =>
+            {
                 MsrAnswer::Done(value)
             }
             _ => MsrAnswer::Fault,

@@ -71,6 +71,8 @@ pub struct Body<B: Backend> {
     pub down: bool,
     /// The first RUN was.
     pub sealed: bool,
+    /// It was given a CPUID table; only a flaw asks.
+    pub has_table: bool,
 }
 
 impl<B: Backend> Vm<B> {
