@@ -83,10 +83,13 @@ bare() {
     "$CARGO" "$command" --target "$bare_target" "$@"
 }
 
-# guest_program PACKAGE BINARY: builds a program that can be a guest's only file.
+# guest_program PACKAGE BINARY [OPTION...]: builds, with cargo's OPTIONs, a program that can be a
+# guest's only file.
 guest_program() {
+    package=$1 binary=$2
+    shift 2
     # With --target, build scripts and macros, which run here, are built without these flags.
     RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static -C strip=symbols' \
         "$CARGO" build --quiet --profile tool --target x86_64-unknown-linux-gnu \
-        --package "$1" --bin "$2"
+        --package "$package" --bin "$binary" "$@"
 }

@@ -1,7 +1,13 @@
 //! The conformance suite of an L0 on the reference L0, with the whole chain emulated.
 
 use roost_tests::{folder::Folder, outcome::Said};
-use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeSet,
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 /// The whole suite takes two minutes on a machine that has nothing else to do.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -27,9 +33,21 @@ struct Report {
 impl Report {
     /// Runs the suite with options of `run.sh` and words of its command line.
     fn of(arguments: &[&str]) -> Self {
+        Self::by(Command::new(root().join("tests/l0-conformance/run.sh")), arguments)
+    }
+
+    /// Runs the suite on an l0-ref that has a bug.
+    fn of_broken(flaw: &str, words: &[&str]) -> Self {
+        let mut command = Command::new(root().join("tests/l0-conformance/run.sh"));
+        let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+        let broken = root().join(target).join("flaws/x86_64-unknown-linux-gnu/tool/l0-ref");
+        assert!(broken.exists(), "{} does not exist: run scripts/test-l0.sh", broken.display());
+        command.env("ROOST_L0_REF", broken).args(["--l0", &format!("--flaw {flaw}")]);
+        Self::by(command, words)
+    }
+
+    fn by(mut command: Command, arguments: &[&str]) -> Self {
         let folder = Folder::new();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("l0-conformance/run.sh");
-        let mut command = Command::new(script);
         command.args(["--timeout", "800"]).args(arguments).env("TMPDIR", folder.path(""));
         Self::read(Said::by(command, LIMIT))
     }
@@ -82,6 +100,10 @@ impl Report {
         let value = self.summary["measured"][name].as_u64();
         value.unwrap_or_else(|| panic!("{name} was not measured: {}", self.said.out))
     }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn deviations() -> BTreeSet<String> {
@@ -150,4 +172,50 @@ fn what_kvm_and_l0_answer_is_cheap() {
         let found = report.measured(name);
         assert!(found > 100 && found <= most, "{name}: {found} instructions, not {most} at most");
     }
+}
+
+/// `| name | what is wrong | rules | red |`
+const FLAWS: &str = include_str!("../l0-conformance/FLAWS.md");
+/// With it, each broken L0 is given everything, not only the groups that find the bug.
+const THOROUGH: &str = "ROOST_TESTS_N";
+
+/// Each bug turns red what the table says and nothing else. Every second row, from `first` on.
+fn broken_l0s_fail_where_they_should(first: usize) {
+    let rows = FLAWS.lines().filter_map(|line| line.strip_prefix("| ")).skip(1);
+    let rows: Vec<Vec<_>> = rows.map(|row| row.split('|').map(str::trim).collect()).collect();
+    assert!(rows.len() > 20, "the table is found");
+    for row in rows.iter().skip(first).step_by(2) {
+        let (flaw, red) = (row[0], row[3]);
+        // All its VMs and handles are gone after that.
+        let (red, only_first) = match red.split_once(',') {
+            Some((red, _)) => (red, true),
+            None => (red, false),
+        };
+        let expected: BTreeSet<_> = red.split_whitespace().map(str::to_owned).collect();
+        let groups: BTreeSet<_> =
+            expected.iter().filter_map(|name| name.split('.').next()).collect();
+        let groups: Vec<_> = groups.into_iter().collect();
+        let only = format!("only={}", groups.join(","));
+        let mut words = vec!["flips=100", "fuzz=1000"];
+        match (only_first, env::var_os(THOROUGH)) {
+            (true, _) => words.push("only=vm.churn"),
+            (false, Some(_)) => words.push("skip=vm.churn,fuzz,measure"),
+            (false, None) => words.extend([only.as_str(), "skip=vm.churn"]),
+        }
+        let report = Report::of_broken(flaw, &words);
+        report.assert_complete();
+        let known = deviations();
+        let failed: BTreeSet<_> = report.failed.difference(&known).cloned().collect();
+        assert_eq!(failed, expected, "{flaw}: {}", report.said.out);
+    }
+}
+
+#[test]
+fn broken_l0s_fail_where_they_should_1() {
+    broken_l0s_fail_where_they_should(0);
+}
+
+#[test]
+fn broken_l0s_fail_where_they_should_2() {
+    broken_l0s_fail_where_they_should(1);
 }
