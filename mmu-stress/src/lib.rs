@@ -39,6 +39,7 @@ pub mod step;
 pub mod vcpu;
 pub mod violation;
 pub mod vm;
+mod watch;
 pub mod window;
 pub mod world;
 

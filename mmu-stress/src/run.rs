@@ -9,6 +9,7 @@ use crate::{
     vcpu::Vcpu,
     violation::{Rule, Violation},
     vm::Vm,
+    watch::Watch,
     world::Waiting,
 };
 use serde::Serialize;
@@ -27,8 +28,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A vCPU that has done nothing for so long does nothing any more.
-const HUNG: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(100);
 
 /// What to run.
@@ -154,9 +153,10 @@ impl Report {
 }
 
 /// What threads of a round share.
-struct Shared {
+pub(crate) struct Shared {
     stop: AtomicBool,
-    beats: Vec<AtomicU64>,
+    /// Steps that each has done.
+    pub(crate) beats: Vec<AtomicU64>,
 }
 
 type Ended<M> = (usize, Result<Vcpu<M>, Box<Violation>>);
@@ -274,7 +274,7 @@ fn round<M: ShadowMmu>(
             let (vm, vcpu) = (thread % options.vms, thread / options.vms);
             let step = shared.beats[thread].load(Relaxed) + 1;
             let what = "the step does not return".into();
-            let detail = Vec::new();
+            let detail = watch.under_way(&shared, options, &vms);
             let hung = Violation { rule: Rule::S3, vm, vcpu, step, what, detail };
             return Err(violation.unwrap_or_else(|| Box::new(hung)));
         }
@@ -305,42 +305,6 @@ pub(crate) fn check<M: ShadowMmu>(vm: &Vm<M>) -> Result<(), Box<Violation>> {
             Box::new(Violation { rule, vm, vcpu: 0, step: 0, what, detail })
         })
     })
-}
-
-/// Watches the threads of a round.
-struct Watch<M: ShadowMmu> {
-    beats: Vec<(u64, Instant)>,
-    ended: Vec<bool>,
-    vcpus: Vec<(usize, Vcpu<M>)>,
-}
-
-impl<M: ShadowMmu> Watch<M> {
-    fn new(shared: &Shared) -> Self {
-        Self {
-            beats: vec![(0, Instant::now()); shared.beats.len()],
-            ended: vec![false; shared.beats.len()],
-            vcpus: Vec::new(),
-        }
-    }
-
-    /// Steps of threads that have not ended: the others are counted already.
-    fn running(&self, shared: &Shared) -> u64 {
-        let steps = shared.beats.iter().map(|beat| beat.load(Relaxed));
-        steps.zip(&self.ended).filter_map(|(steps, ended)| (!ended).then_some(steps)).sum()
-    }
-
-    /// A thread that does nothing any more.
-    fn hung(&mut self, shared: &Shared) -> Option<usize> {
-        let now = Instant::now();
-        for (thread, beat) in shared.beats.iter().enumerate() {
-            let count = beat.load(Relaxed);
-            if self.beats[thread].0 != count {
-                self.beats[thread] = (count, now);
-            }
-        }
-        (0..self.beats.len())
-            .find(|&thread| !self.ended[thread] && now - self.beats[thread].1 > HUNG)
-    }
 }
 
 /// Runs `body`; a panic is a violation.

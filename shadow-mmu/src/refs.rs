@@ -87,10 +87,6 @@ impl Chunks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoMemory;
 
-/// What a list held at an instant. Adding and removing change it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Snapshot(u64);
-
 /// A locked list; unlocks when dropped.
 pub(crate) struct Locked<'a> {
     list: &'a RefList,
@@ -112,11 +108,6 @@ impl RefList {
             }
             spin_loop();
         }
-    }
-
-    /// What the list holds, to compare with what it holds later.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot(self.0.load(Acquire) & !LOCK)
     }
 
     /// True if nothing is in the list, and whoever adds something from now on sees what the caller
@@ -143,10 +134,6 @@ const fn loaded(stored: u64) -> EntryRef {
 }
 
 impl<'a> Locked<'a> {
-    pub(crate) const fn snapshot(&self) -> Snapshot {
-        Snapshot(self.word)
-    }
-
     const fn first(&self) -> u64 {
         self.word & FIRST
     }

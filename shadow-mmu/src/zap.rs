@@ -216,18 +216,14 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 }
                 continue;
             }
-            // Somebody is making this link, or has failed to. If it still has its token it fails now,
-            // and it takes the reference out.
-            if !now.present() && entry.compare_exchange(now.0, 0, AcqRel, Acquire).is_err() {
-                continue;
+            // Somebody is making this link, or has failed to. If it still has its token it fails now.
+            if !now.present() {
+                let _ = entry.compare_exchange(now.0, 0, AcqRel, Acquire);
             }
-            // For that it needs the lock, so wait without. Or the entry becomes a link after all, made
-            // by somebody else.
-            let (before, now) = (parents.snapshot(), if now.present() { now.0 } else { 0 });
+            // It takes the reference out, and needs the lock for that. To wait until the list looks
+            // otherwise would be wrong: with another link in the place of this one it looks the same.
             drop(parents);
-            while page.parents.snapshot() == before && entry.load(Acquire) == now {
-                spin_loop();
-            }
+            spin_loop();
         }
     }
 

@@ -2,9 +2,13 @@
 
 use super::{
     machine::{Cpu, LINK, PAGE, READ, address, check_structures, entry, explore, leaf, vm},
-    world::{DATA, LEVEL1, LEVEL2, OTHER_LEVEL1},
+    world::{DATA, LEVEL1, LEVEL2, LEVEL3, OTHER_LEVEL1},
 };
-use crate::primitive::Ordering::Relaxed;
+use crate::{
+    page::EntryRef,
+    primitive::Ordering::Relaxed,
+    pte::{GuestPte, Spte},
+};
 use loom::thread;
 
 /// A fault that fills an entry against the end of the table it is in.
@@ -89,6 +93,38 @@ fn a_look_at_the_age_of_a_table_damages_no_token() {
             mmu.used_lately(mmu.pages.get(id));
         }
         assert_eq!(faulting.join().unwrap(), DATA[1]);
+        check_structures(&mmu);
+    });
+}
+
+/// The end of a table that has two links against a third link that fails because of it, and a fourth
+/// one in its place: the list of links looks as before, but does not name the third any more.
+///
+/// Fails if `zap_links` waits until the list looks otherwise.
+#[test]
+fn the_end_of_a_table_waits_for_no_other_link() {
+    explore(3, || {
+        let mmu = vm(10);
+        mmu.env().store(LEVEL2, 1, entry(LEVEL1, LINK));
+        for index in 0..2 {
+            leaf(mmu.env(), index).store(entry(DATA[index], PAGE), Relaxed);
+        }
+        let (mut first, mut second) = (Cpu::new(&mmu, 0), Cpu::new(&mmu, 1));
+        first.fault(address(0, 0), READ);
+        first.fault(address(1, 1), READ);
+        let [child, two, three] =
+            [LEVEL1, LEVEL2, LEVEL3].map(|gfn| mmu.map.chain(&mmu.pages, gfn).next().unwrap());
+        let link = Spte::link(crate::env::TablePool::hpa(mmu.env(), child), GuestPte(LINK));
+        let linking = thread::spawn(move || {
+            let Cpu { mmu, vcpu, .. } = &mut second;
+            let mut make = |at| {
+                let claim = mmu.claim_link(at, child, vcpu.token(), link)?;
+                mmu.link_claimed(claim, || true)
+            };
+            make(EntryRef::new(two, 256)).or_else(|_| make(EntryRef::new(three, 256)))
+        });
+        mmu.forget_table(LEVEL1);
+        let _ = linking.join().unwrap();
         check_structures(&mmu);
     });
 }
