@@ -249,6 +249,12 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
     }
 
+    /// [`Mmu::entering`] for a vCPU that has not been idle since the last time.
+    #[inline]
+    pub fn entering_again(&self, vcpu: usize) {
+        self.seen[vcpu].0.store(self.epoch.load(Acquire), Release);
+    }
+
     /// vCPU `vcpu` stops running for a while: nothing waits for it.
     pub fn idle(&self, vcpu: usize) {
         self.seen[vcpu].0.store(IDLE, Release);

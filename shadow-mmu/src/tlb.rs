@@ -38,10 +38,10 @@ pub struct Tags {
 /// CR3 values of an address space, ready to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cr3Pair {
-    /// Supervisor root.
-    pub smod: u64,
     /// User root.
     pub umod: u64,
+    /// Supervisor root.
+    pub smod: u64,
 }
 
 const ALL: u32 = (1 << SLOTS) - 1;

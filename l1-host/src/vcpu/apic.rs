@@ -121,6 +121,11 @@ impl VirtualApic {
         }
     }
 
+    /// The run loop has something to do beside running the guest.
+    pub fn ask_for_attention(&mut self) {
+        self.attention = true;
+    }
+
     /// When the timer fires, as a TSC value.
     #[must_use]
     pub const fn deadline(&self) -> Option<u64> {

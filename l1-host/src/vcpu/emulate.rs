@@ -128,7 +128,7 @@ impl Vcpu {
             Mnemonic::Sti => self.set_if(true),
             Mnemonic::Hlt => {
                 self.context.rip = instruction.next_ip();
-                self.halted = self.apic.deliverable().is_none();
+                self.halt();
                 Done::Stay
             }
             Mnemonic::Clts => {
@@ -300,7 +300,7 @@ impl Vcpu {
             }
         }
         if on {
-            self.irq_window = false;
+            self.set_awaits_window(false);
         }
         Done::Next
     }

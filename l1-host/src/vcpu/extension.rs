@@ -91,7 +91,7 @@ impl Vcpu {
         if let Some(pvcs) = &self.pvcs {
             pvcs.update_flags(0, flags::IP);
         }
-        self.irq_window = false;
+        self.set_awaits_window(false);
         vector.unwrap_or(0).into()
     }
 

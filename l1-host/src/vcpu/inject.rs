@@ -95,11 +95,11 @@ impl Vcpu {
             if let Some(pvcs) = &self.pvcs {
                 pvcs.update_flags(flags::IP, 0);
             }
-            self.irq_window = true;
+            self.set_awaits_window(true);
             return Ok(());
         }
         self.apic.accept(vector, self.vm.features().contains(Features::AUTO_EOI));
-        self.irq_window = false;
+        self.set_awaits_window(false);
         self.deliver(cpu, vector, 0)
     }
 }

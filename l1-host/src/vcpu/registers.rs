@@ -24,8 +24,11 @@ pub struct Refused;
 #[derive(Clone, Debug)]
 pub struct Msrs {
     pub event_entry: u64,
-    pub retu_rip: u64,
-    pub retu_prefault_rip: u64,
+    retu_rip: u64,
+    retu_prefault_rip: u64,
+    /// RIP behind the SYSCALLs that return to user mode.
+    pub retu_return: u64,
+    pub retu_prefault_return: u64,
     pub lstar: u64,
     pub kernel_gs_base: u64,
     pub cr0: u64,
@@ -45,6 +48,9 @@ pub struct Msrs {
     apic_base: u64,
 }
 
+const SYSCALL_LENGTH: u64 = 2;
+/// No instruction is here: the address is not canonical.
+const NOWHERE: u64 = 1 << 63;
 /// PAT after reset.
 const PAT_DEFAULT: u64 = 0x0007_0406_0007_0406;
 /// EFER as guests see it: SCE, LME, LMA, NXE.
@@ -64,6 +70,8 @@ impl Msrs {
             event_entry: 0,
             retu_rip: 0,
             retu_prefault_rip: 0,
+            retu_return: SYSCALL_LENGTH,
+            retu_prefault_return: NOWHERE,
             lstar: 0,
             kernel_gs_base: 0,
             cr0: CR0,
@@ -206,6 +214,7 @@ impl Vcpu {
             }
             msr::PVM_RETU_RIP => {
                 self.msrs.retu_rip = value;
+                self.msrs.retu_return = value.wrapping_add(SYSCALL_LENGTH);
                 self.publish(cpu);
             }
             msr::PVM_LINEAR_ADDRESS_RANGE => return self.set_range(value),
@@ -213,6 +222,9 @@ impl Vcpu {
             msr::KVM_WALL_CLOCK_NEW => self.write_wall_clock(cpu, value)?,
             ext::msr::RETU_PREFAULT_RIP if self.vm.features().contains(Features::PREFAULT) => {
                 self.msrs.retu_prefault_rip = value;
+                let off = value == 0;
+                let behind = value.wrapping_add(SYSCALL_LENGTH);
+                self.msrs.retu_prefault_return = if off { NOWHERE } else { behind };
             }
             ext::msr::REFLECT_START => self.vm.set_reflect_bound(0, value),
             ext::msr::REFLECT_END => self.vm.set_reflect_bound(1, value),
@@ -224,7 +236,7 @@ impl Vcpu {
     /// Writes what the direct switch reads into the CPU's block.
     pub(super) fn publish(&self, cpu: &Cpu) {
         let block = cpu.block;
-        block.retu_return.store(self.msrs.retu_rip.wrapping_add(2), Relaxed);
+        block.retu_return.store(self.msrs.retu_return, Relaxed);
         block.lstar.store(self.msrs.lstar, Relaxed);
         block.smod_gsbase.store(self.msrs.kernel_gs_base, Relaxed);
         block.pvcs.store(switcher::layout::pvcs(self.index), Relaxed);
@@ -239,15 +251,16 @@ impl Vcpu {
         let gfn = Gfn(gpa >> 12);
         let env = self.vm.env();
         let found = if gpa == 0 { None } else { env.ram.host_frame(gfn).zip(env.page(gfn)) };
-        self.pvcs = found.map(|(hpa, page)| PvcsPage::new(hpa, page));
+        let pvcs = found.map(|(hpa, page)| PvcsPage::new(hpa, page));
         let before = self.vm.window.pvcs(self.index);
         if let Some(hpa) = before.filter(|_| !planted(Flaw::OldPvcs)) {
             // The dirty log tells of it at each look only as long as it is the PVCS.
             self.vm.wrote(env.guest_frame(hpa));
         }
-        self.vm.window.set_pvcs(self.index, self.pvcs.map(|pvcs| pvcs.hpa));
-        self.msrs.vcpu_struct = gpa;
+        self.vm.window.set_pvcs(self.index, pvcs.map(|pvcs| pvcs.hpa));
         shadow_mmu::TlbOps::flush_all(env);
+        self.set_pvcs(pvcs);
+        self.msrs.vcpu_struct = gpa;
         self.publish(cpu);
         Ok(())
     }

@@ -45,7 +45,7 @@ impl Vcpu {
     /// Everything that may have to happen before the guest goes on.
     #[inline]
     fn prepare(&mut self, cpu: &Cpu) -> Result<(), Stop> {
-        if self.apic.needs_attention() || self.halted {
+        if self.apic.needs_attention() {
             self.attend(cpu)?;
         }
         #[cfg(feature = "dirty-check")]
@@ -121,11 +121,11 @@ impl Vcpu {
     }
 
     fn enter(&mut self, cpu: &Cpu) {
-        self.vm.mmu.entering(self.index);
+        self.vm.mmu.entering_again(self.index);
         cpu.block.mode.store(self.mode_word(), Relaxed);
         self.context.cr3 = match self.mode {
-            Mode::Supervisor => self.cr3.smod,
             Mode::User => self.cr3.umod,
+            Mode::Supervisor => self.cr3.smod,
         };
         self.load_debug();
         // SAFETY: 1. `cpu` is this CPU, brought up by `hw::percpu`; interrupts are off in L1.

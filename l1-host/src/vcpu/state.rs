@@ -24,13 +24,14 @@ use pv_abi::{
 use shadow_mmu::{Access, VcpuMmu, tlb::Cr3Pair};
 use switcher::{Context, mode};
 
-/// The guest's mode.
+/// The guest's mode, numbered as in the switcher's mode word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Mode {
-    /// Kernel.
-    Supervisor,
     /// User.
-    User,
+    User = mode::USER,
+    /// Kernel.
+    Supervisor = mode::SUPERVISOR,
 }
 
 /// A virtual CPU. Owned by the CPU that runs it.
@@ -52,13 +53,13 @@ pub struct Vcpu {
     pub(super) others_stale: bool,
     flushes_seen: u64,
     pub(super) pvcs: Option<PvcsPage>,
+    /// What forbids a direct switch, as in the switcher's mode word.
+    inhibitors: u32,
     pub(super) msrs: Msrs,
     pub(super) apic: VirtualApic,
     /// Deadline the CPU's timer is armed for.
     pub(super) armed: Option<u64>,
     pub(super) halted: bool,
-    /// An interrupt waits for the virtual interrupt flag.
-    pub(super) irq_window: bool,
     pub(super) tls: [u64; 3],
     /// Copies of the local descriptor table, page by page.
     pub(super) ldt: Vec<pv_abi::addr::Hpa>,
@@ -100,11 +101,11 @@ impl Vcpu {
             others_stale: false,
             flushes_seen: 0,
             pvcs: None,
+            inhibitors: mode::NO_PVCS,
             msrs: Msrs::new(index),
             apic: VirtualApic::new(index as u32),
             armed: None,
             halted: false,
-            irq_window: false,
             tls: [0; 3],
             ldt: Vec::new(),
             debug: DebugRegisters::default(),
@@ -188,18 +189,36 @@ impl Vcpu {
 
     /// The word the switcher tests: the mode and everything that forbids a direct switch.
     #[inline]
-    pub(super) fn mode_word(&self) -> u32 {
-        let mut word = match self.mode {
-            Mode::Supervisor => mode::SUPERVISOR,
-            Mode::User => mode::USER,
-        };
-        if self.pvcs.is_none() {
-            word |= mode::NO_PVCS;
-        }
-        if self.irq_window {
-            word |= mode::IRQ_WINDOW;
-        }
-        word
+    pub(super) const fn mode_word(&self) -> u32 {
+        self.mode as u32 | self.inhibitors
+    }
+
+    /// Registers the PVCS, or none.
+    pub(super) fn set_pvcs(&mut self, pvcs: Option<PvcsPage>) {
+        self.pvcs = pvcs;
+        self.inhibit(mode::NO_PVCS, self.pvcs.is_none());
+    }
+
+    /// Whether an interrupt waits for the virtual interrupt flag.
+    #[inline]
+    pub(super) const fn awaits_window(&self) -> bool {
+        self.inhibitors & mode::IRQ_WINDOW != 0
+    }
+
+    /// An interrupt waits for the virtual interrupt flag, or none does any more.
+    #[inline]
+    pub(super) fn set_awaits_window(&mut self, awaits: bool) {
+        self.inhibit(mode::IRQ_WINDOW, awaits);
+    }
+
+    fn inhibit(&mut self, bit: u32, on: bool) {
+        self.inhibitors = if on { self.inhibitors | bit } else { self.inhibitors & !bit };
+    }
+
+    /// Waits before it runs on, unless an interrupt is there.
+    pub(super) fn halt(&mut self) {
+        self.halted = self.apic.deliverable().is_none();
+        self.apic.ask_for_attention();
     }
 
     /// Notices flushes that others asked for.

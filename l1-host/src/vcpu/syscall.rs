@@ -46,10 +46,10 @@ impl Vcpu {
             return self.syscall_from_user(cpu);
         }
         let rip = self.context.rip;
-        if rip == self.msrs.retu_rip.wrapping_add(2) {
+        if rip == self.msrs.retu_return {
             return self.eretu(cpu, Return::Plain);
         }
-        if rip == self.msrs.retu_prefault_rip.wrapping_add(2) && self.msrs.retu_prefault_rip != 0 {
+        if rip == self.msrs.retu_prefault_return {
             return self.eretu(cpu, Return::Prefault);
         }
         if self.vm.reflects(rip) {
@@ -101,10 +101,10 @@ impl Vcpu {
 
         cpu.bases.set_gs(gsbase);
         self.mode = Mode::User;
-        if self.irq_window {
+        if self.awaits_window() {
             // What waits is delivered now.
             pvcs.update_flags(0, flags::IP);
-            self.irq_window = false;
+            self.set_awaits_window(false);
         }
         let rflags = saved.eflags & RFLAGS_ALLOWED | RFLAGS_FORCED;
         let context = &mut self.context;
@@ -182,7 +182,7 @@ impl Vcpu {
                 if let Some(pvcs) = &self.pvcs {
                     pvcs.update_flags(0, flags::IP);
                 }
-                self.irq_window = false;
+                self.set_awaits_window(false);
                 (0, Reason::Hypercall)
             }
             hypercall::IRQ_HALT => {
@@ -286,8 +286,8 @@ impl Vcpu {
         if let Some(pvcs) = &self.pvcs {
             pvcs.update_flags(flags::IF, flags::IP);
         }
-        self.irq_window = false;
-        self.halted = self.apic.deliverable().is_none();
+        self.set_awaits_window(false);
+        self.halt();
     }
 
     /// SYSCALL from 32-bit code: not delivered to guests, but a #UD like on CPUs without it.
