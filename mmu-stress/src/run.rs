@@ -270,11 +270,11 @@ fn round<M: ShadowMmu>(
             shared.stop.store(true, SeqCst);
         }
         if let Some(thread) = watch.hung(&shared) {
+            let detail = watch.under_way(&shared, options, &vms);
             vms.iter().for_each(|vm| vm.world.end());
             let (vm, vcpu) = (thread % options.vms, thread / options.vms);
             let step = shared.beats[thread].load(Relaxed) + 1;
             let what = "the step does not return".into();
-            let detail = watch.under_way(&shared, options, &vms);
             let hung = Violation { rule: Rule::S3, vm, vcpu, step, what, detail };
             return Err(violation.unwrap_or_else(|| Box::new(hung)));
         }

@@ -7,17 +7,37 @@ use crate::{
     vcpu::Vcpu,
     vm::Vm,
 };
+use nix::time::{ClockId, clock_gettime};
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-/// A vCPU that has done nothing for so long does nothing any more.
+/// A vCPU that has done nothing while its process had so much processor time for each thread does
+/// nothing any more. Wall time would accuse whoever is not given a processor.
 const HUNG: Duration = Duration::from_secs(10);
+/// So does one that has done nothing for so long, and waits for something without a processor.
+const LOST: Duration = Duration::from_secs(120);
+
+/// An instant, in wall time and in processor time of this process.
+#[derive(Clone, Copy)]
+struct Moment {
+    wall: Instant,
+    processor: Duration,
+}
+
+impl Moment {
+    fn now() -> Self {
+        let processor = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
+        let processor = processor.expect("a process has such a clock").into();
+        Self { wall: Instant::now(), processor }
+    }
+}
 
 /// Watches the threads of a round.
 pub(crate) struct Watch<M: ShadowMmu> {
-    beats: Vec<(u64, Instant)>,
+    /// Steps of each thread, and when it did the last.
+    beats: Vec<(u64, Moment)>,
     /// Threads that have ended.
     pub(crate) ended: Vec<bool>,
     /// Their vCPUs, by thread.
@@ -27,7 +47,7 @@ pub(crate) struct Watch<M: ShadowMmu> {
 impl<M: ShadowMmu> Watch<M> {
     pub(crate) fn new(shared: &Shared) -> Self {
         Self {
-            beats: vec![(0, Instant::now()); shared.beats.len()],
+            beats: vec![(0, Moment::now()); shared.beats.len()],
             ended: vec![false; shared.beats.len()],
             vcpus: Vec::new(),
         }
@@ -61,14 +81,18 @@ impl<M: ShadowMmu> Watch<M> {
 
     /// A thread that does nothing any more.
     pub(crate) fn hung(&mut self, shared: &Shared) -> Option<usize> {
-        let now = Instant::now();
+        let now = Moment::now();
         for (thread, beat) in shared.beats.iter().enumerate() {
             let count = beat.load(Relaxed);
             if self.beats[thread].0 != count {
                 self.beats[thread] = (count, now);
             }
         }
-        (0..self.beats.len())
-            .find(|&thread| !self.ended[thread] && now - self.beats[thread].1 > HUNG)
+        let running = self.ended.iter().filter(|ended| !**ended).count() as u32;
+        (0..self.beats.len()).find(|&thread| {
+            let last = self.beats[thread].1;
+            let hung = now.processor - last.processor > HUNG * running;
+            !self.ended[thread] && (hung || now.wall - last.wall > LOST)
+        })
     }
 }

@@ -102,6 +102,8 @@ mutants! {
     DeadTableLinked, "dead-table-linked", "freeing", Loom("faults::two_link_one_table");
     /// A root that is loaded is evicted.
     LoadedEvicted, "loaded-evicted", "eviction", OneThread;
+    /// The end of a table waits for another to leave the list of links until the list looks otherwise.
+    ListBelieved, "list-believed", "eviction", Loom("reclaim::the_end_of_a_table_waits_for_no_other_link");
     /// Asking for a table's age clears A in whatever the link has become.
     AgeDamages, "age-damages", "eviction", Loom("reclaim::a_look_at_the_age_of_a_table_damages_no_token");
     /// A remembered root is used though its page stands for another by now.

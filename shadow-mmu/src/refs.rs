@@ -87,6 +87,10 @@ impl Chunks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoMemory;
 
+/// What a list held at an instant. It may hold something else and look the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot(u64);
+
 /// A locked list; unlocks when dropped.
 pub(crate) struct Locked<'a> {
     list: &'a RefList,
@@ -108,6 +112,11 @@ impl RefList {
             }
             spin_loop();
         }
+    }
+
+    /// What the list holds, to compare with what it holds later.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot(self.0.load(Acquire) & !LOCK)
     }
 
     /// True if nothing is in the list, and whoever adds something from now on sees what the caller
@@ -134,6 +143,10 @@ const fn loaded(stored: u64) -> EntryRef {
 }
 
 impl<'a> Locked<'a> {
+    pub(crate) const fn snapshot(&self) -> Snapshot {
+        Snapshot(self.word)
+    }
+
     const fn first(&self) -> u64 {
         self.word & FIRST
     }

@@ -21,6 +21,9 @@ use crate::{
 use core::ops::Range;
 use pv_abi::addr::Gfn;
 
+/// Looks at a list of links before its lock is taken again.
+const PATIENCE: usize = if cfg!(loom) { 1 } else { 1000 };
+
 impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// Exchanges entry `at`, which is present, for nothing if it still is `now`, or leads where `now`
     /// does: the hardware sets A and D at any time, and permissions may have followed. The entry as
@@ -220,10 +223,17 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             if !now.present() {
                 let _ = entry.compare_exchange(now.0, 0, AcqRel, Acquire);
             }
-            // It takes the reference out, and needs the lock for that. To wait until the list looks
-            // otherwise would be wrong: with another link in the place of this one it looks the same.
+            // It takes the reference out, and needs the lock for that, so it is given time. Not until
+            // the list looks otherwise: with another link in the place of this one it looks the same.
+            let before = parents.snapshot();
             drop(parents);
-            spin_loop();
+            let patience = if planted(Mutant::ListBelieved) { usize::MAX } else { PATIENCE };
+            for _ in 0..patience {
+                spin_loop();
+                if page.parents.snapshot() != before {
+                    break;
+                }
+            }
         }
     }
 

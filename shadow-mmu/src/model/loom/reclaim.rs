@@ -100,7 +100,7 @@ fn a_look_at_the_age_of_a_table_damages_no_token() {
 /// The end of a table that has two links against a third link that fails because of it, and a fourth
 /// one in its place: the list of links looks as before, but does not name the third any more.
 ///
-/// Fails if `zap_links` waits until the list looks otherwise.
+/// Fails if `zap_links` waits until the list looks otherwise, however long.
 #[test]
 fn the_end_of_a_table_waits_for_no_other_link() {
     explore(3, || {
