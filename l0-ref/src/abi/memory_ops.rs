@@ -1,20 +1,21 @@
-//! Serves MAP, UNMAP, PROTECT, SHARE, UNSHARE and the log of writes (spec sections 5.3 to 5.6).
+//! Serves MAP, UNMAP, PROTECT, SHARE and UNSHARE (spec sections 5.3, 5.4, 5.6).
 //! Input: guest-controlled entries, copied.
 
 use crate::{
     abi::{
+        answer::{Answer, Reply},
         frames::Owner,
         map::Run,
-        server::{Answer, Reply, Server, lock},
+        server::{Server, lock},
         vm::Inner,
     },
-    backend::{Backend, Logging, Place, Vm as _},
+    backend::{Backend, Place},
     flaw::{self, Flaw},
     host_memory::Writes,
 };
 use pv_abi::l0::{
     Op, Status,
-    list::{Access, DIRTY_GRAIN, MapRange},
+    list::{Access, MapRange},
     op::flags::Convert,
     page::Args,
 };
@@ -290,61 +291,6 @@ impl<B: Backend> Server<B> {
         }
         self.span(inner, entry, Access::all(), most)
     }
-
-    pub(super) fn dirty_log(&self, op: Op, args: &Args) -> Reply {
-        let vm = self.vm(args)?;
-        let mut inner = self.alive(&vm)?;
-        match op {
-            Op::DirtyStart if inner.log.is_none() => {
-                inner.vm.set_logging(Logging::On)?;
-                inner.log = Some(vec![Vec::new(); inner.places.len()]);
-            }
-            Op::DirtyStop if inner.log.is_some() => {
-                inner.log = None;
-                inner.vm.set_logging(Logging::Off)?;
-            }
-            Op::DirtyTake => return self.take_dirty(&mut inner, args),
-            _ => {}
-        }
-        Ok(Answer::OK)
-    }
-
-    fn take_dirty(&self, inner: &mut Inner<B>, args: &Args) -> Reply {
-        if inner.log.is_none() {
-            return Err(Status::BadState.into());
-        }
-        let [gpa, pages, ..] = args.arg;
-        let grain = DIRTY_GRAIN * PAGE;
-        let end = pages.checked_mul(PAGE).and_then(|bytes| gpa.checked_add(bytes));
-        let well_formed = gpa % grain == 0 && pages % DIRTY_GRAIN == 0 && pages != 0;
-        let end = end.filter(|_| well_formed).ok_or(Status::BadArg)?;
-        if pages > self.info.limits.dirty_pages.into() {
-            return Err(Status::Limit.into());
-        }
-        let buffer = self.memory.buffer(args.list, pages / 8)?;
-        self.check_owner(buffer)?;
-        let wanted = gpa / PAGE..end / PAGE;
-        let mut words = vec![0u64; (pages / 64) as usize];
-        for place in 0..inner.places.len() {
-            let region = inner.places[place].region;
-            let first = region.gpa / PAGE;
-            if first >= wanted.end || first + region.pages <= wanted.start {
-                continue;
-            }
-            let fresh = inner.vm.take_log(place)?;
-            let Some(kept) = inner.log.as_mut().map(|log| &mut log[place]) else { continue };
-            kept.resize(fresh.len().max(kept.len()), 0);
-            kept.iter_mut().zip(fresh).for_each(|(kept, fresh)| *kept |= fresh);
-            move_bits(kept, first, &mut words, &wanted);
-        }
-        if flaw::is(Flaw::LostDirtyBit)
-            && let Some(word) = words.iter_mut().rev().find(|word| **word != 0)
-        {
-            *word &= !(1 << word.ilog2());
-        }
-        self.memory.write(buffer.start(), words.as_slice());
-        Ok(Answer::OK)
-    }
 }
 
 /// The first of `entries` with those that continue it, in L2 and in L1, each of at most `most` pages; and
@@ -364,23 +310,6 @@ fn join(op: Op, entries: &[MapRange], most: u64) -> (MapRange, usize) {
         count += 1;
     }
     (joined, count)
-}
-
-/// Moves the bits of pages in `wanted` from `from`, whose first bit is page `first`, to `to`.
-fn move_bits(from: &mut [u64], first: u64, to: &mut [u64], wanted: &Range<u64>) {
-    for (index, word) in from.iter_mut().enumerate() {
-        let mut rest = *word;
-        while rest != 0 {
-            let bit = rest.trailing_zeros();
-            rest &= rest - 1;
-            let page = first + index as u64 * 64 + u64::from(bit);
-            if wanted.contains(&page) {
-                let at = page - wanted.start;
-                to[(at / 64) as usize] |= 1 << (at % 64);
-                *word &= !(1 << bit);
-            }
-        }
-    }
 }
 
 /// Adds a page to the last part if it goes on there.
@@ -434,14 +363,5 @@ mod tests {
         assert_eq!(join(Op::Map, &[zero(0x1000), zero(0x2000)], 8).1, 1, "frame 0, twice");
         let bare = |gpa| MapRange { gpa, pages: 1, ..MapRange::default() };
         assert_eq!(join(Op::Unmap, &[bare(0x1000), bare(0x2000), bare(0x4000)], 8).1, 2, "UNMAP");
-    }
-
-    #[test]
-    fn bits_are_moved_and_no_others() {
-        let mut from = [0b1011, 1 << 63];
-        let mut to = [0; 1];
-        move_bits(&mut from, 10, &mut to, &(11..75));
-        assert_eq!(from, [0b0001, 1 << 63]);
-        assert_eq!(to, [0b101]);
     }
 }

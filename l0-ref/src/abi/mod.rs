@@ -3,26 +3,37 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`server`] | calls: the word, the page, the order of checks |
+//! | [`server`], [`answer`] | calls: the word, the page, the order of checks |
 //! | [`offer`] | what discovery says |
-//! | [`l1_memory`] | L1's memory: the shared page, lists |
-//! | [`vm`] | VMs, their vCPUs and life |
-//! | [`map`], [`frames`], [`memory_ops`] | mappings, owners, the log of writes |
+//! | [`features`], [`reset`] | what is enabled, withdrawal; the end of everything |
+//! | [`l1_memory`], [`lists`] | L1's memory: the shared page, lists |
+//! | [`vm`], [`life`] | VMs, their vCPUs and life |
+//! | [`map`], [`frames`], [`memory_ops`] | mappings and owners |
+//! | [`dirty`] | the log of writes |
 //! | [`run`], [`alarm`] | RUN |
+//! | [`interrupts`] | kicks, and interrupts of L0's controllers |
 //! | [`registers`] | register groups and other state of a vCPU |
-//! | [`tables`] | CPUID tables and MSR policies |
+//! | [`tables`], [`set_tables`] | CPUID tables and MSR policies |
 
 pub mod alarm;
+pub mod answer;
+pub mod dirty;
+pub mod features;
 pub mod frames;
 #[cfg(test)]
 mod fuzz;
+pub mod interrupts;
 pub mod l1_memory;
+pub mod life;
+pub mod lists;
 pub mod map;
 pub mod memory_ops;
 pub mod offer;
 pub mod registers;
+pub mod reset;
 pub mod run;
 pub mod server;
+pub mod set_tables;
 #[cfg(test)]
 mod stub;
 pub mod tables;

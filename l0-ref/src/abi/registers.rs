@@ -3,8 +3,9 @@
 
 use crate::{
     abi::{
+        answer::{Answer, Reply},
         l1_memory::Buffer,
-        server::{Answer, Reply, Server},
+        server::Server,
         vm::{Body, Inner},
     },
     backend::{Backend, Controllers, Refused, Vcpu as _},

@@ -3,7 +3,8 @@
 
 use crate::{
     abi::{
-        server::{Answer, Reply, Server},
+        answer::{Answer, Reply},
+        server::Server,
         tables::{MsrAnswer, Policy},
         vm::{Body, Vm},
     },
