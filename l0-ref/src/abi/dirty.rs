@@ -46,8 +46,7 @@ impl<B: Backend> Server<B> {
         if pages > self.info.limits.dirty_pages.into() {
             return Err(Status::Limit.into());
         }
-        let buffer = self.memory.buffer(args.list, pages / 8)?;
-        self.check_owner(buffer)?;
+        let buffer = self.buffer(args, pages / 8)?;
         let wanted = gpa / PAGE..end / PAGE;
         let mut words = vec![0u64; (pages / 64) as usize];
         for place in 0..inner.places.len() {
@@ -67,7 +66,7 @@ impl<B: Backend> Server<B> {
         {
             *word &= !(1 << word.ilog2());
         }
-        self.memory.write(buffer.start(), words.as_slice());
+        buffer.write(words.as_slice());
         Ok(Answer::OK)
     }
 }

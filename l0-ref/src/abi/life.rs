@@ -45,7 +45,7 @@ impl<B: Backend> Server<B> {
         if args.count == 0 {
             return Err(Status::BadArg.into());
         }
-        let regions = self.table::<Region>(args, self.info.limits.regions)?;
+        let regions = self.list::<Region>(args, self.info.limits.regions)?;
         self.check_regions(&regions)?;
         let places = self.reserve(&regions)?;
         let vm = self.backend.create_vm(controllers, &places)?;

@@ -62,10 +62,8 @@ impl<B: Backend> Server<B> {
         };
         let vm = self.vm(args)?;
         drop(self.alive(&vm)?);
-        let list = self.list::<MapRange>(args, self.info.limits.entries)?;
+        let entries = self.list::<MapRange>(args, self.info.limits.entries)?;
         let most = self.info.limits.range_pages.into();
-        let entries: Vec<MapRange> =
-            (0..args.count).map(|index| self.memory.entry(list, index)).collect();
         let (mut index, mut pages) = (0, 0u64);
         while let Some(entry) = entries.get(index) {
             let told = index as u32 + u32::from(flaw::is(Flaw::WrongIndex));

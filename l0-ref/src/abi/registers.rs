@@ -4,7 +4,7 @@
 use crate::{
     abi::{
         answer::{Answer, Reply},
-        l1_memory::Buffer,
+        lists::Held,
         server::Server,
         vm::{Body, Inner},
     },
@@ -54,18 +54,21 @@ impl<B: Backend> Server<B> {
             }
             Op::GetLapic => {
                 let buffer = self.lapic_buffer(args)?;
-                self.memory.write(buffer.start(), body.vcpu.lapic()?.as_slice());
+                buffer.write(body.vcpu.lapic()?.as_slice());
                 Ok(Answer::OK)
             }
             Op::SetLapic => {
-                let buffer = self.lapic_buffer(args)?;
-                body.vcpu.set_lapic(&self.memory.bytes(buffer))?;
+                let registers = self.lapic_buffer(args)?.bytes();
+                body.vcpu.set_lapic(&registers)?;
                 Ok(Answer::OK)
             }
             _ => {
                 let held =
                     |msr| crate::abi::vm::holds_always(controllers, msr) || policy.passes(msr);
-                self.msrs(op, body, args, held)
+                match op {
+                    Op::GetMsrs => self.get_msrs(body, args, held),
+                    _ => self.set_msrs(body, args, held),
+                }
             }
         }
     }
@@ -128,11 +131,10 @@ impl<B: Backend> Server<B> {
         if args.count < bytes {
             return Err(Status::BadArg.into());
         }
-        let buffer = self.memory.buffer(args.list, bytes.into())?;
-        self.check_owner(buffer)?;
+        let buffer = self.buffer(args, bytes.into())?;
         let (xcr0, mut area) = body.vcpu.xsave()?;
         area.resize(bytes as usize, 0);
-        self.memory.write(buffer.start(), area.as_slice());
+        buffer.write(area.as_slice());
         Ok(Answer::value(xcr0))
     }
 
@@ -140,9 +142,7 @@ impl<B: Backend> Server<B> {
         if !(LEAST_XSAVE..=self.info.limits.xsave_bytes).contains(&args.count) {
             return Err(Status::BadArg.into());
         }
-        let buffer = self.memory.buffer(args.list, args.count.into())?;
-        self.check_owner(buffer)?;
-        let (xcr0, area) = (args.arg[0], self.memory.bytes(buffer));
+        let (xcr0, area) = (args.arg[0], self.buffer(args, args.count.into())?.bytes());
         if !check_xsave(xcr0, &area) {
             return Err(Status::BadArg.into());
         }
@@ -150,34 +150,43 @@ impl<B: Backend> Server<B> {
         Ok(Answer::OK)
     }
 
-    fn lapic_buffer(&self, args: &Args) -> Result<Buffer, Answer> {
+    fn lapic_buffer(&self, args: &Args) -> Result<Held<'_>, Answer> {
         if (args.count as usize) < LAPIC_BYTES {
             return Err(Status::BadArg.into());
         }
-        let buffer = self.memory.buffer(args.list, LAPIC_BYTES as u64)?;
-        self.check_owner(buffer)?;
-        Ok(buffer)
+        self.buffer(args, LAPIC_BYTES as u64)
     }
 
-    fn msrs(&self, op: Op, body: &mut Body<B>, args: &Args, held: impl Fn(u32) -> bool) -> Reply {
-        let list = self.list::<MsrValue>(args, self.info.limits.entries)?;
-        for index in 0..args.count {
-            let mut entry: MsrValue = self.memory.entry(list, index);
-            let done = if entry.reserved != 0 {
-                Err(Answer::from(Status::BadArg))
-            } else if op == Op::GetMsrs {
-                get_msr(body, entry.index, &held).map(|value| entry.value = value)
-            } else {
-                set_msr(body, &entry, &held)
-            };
-            done.map_err(|answer| answer.at(index))?;
-            if op == Op::GetMsrs {
-                let at = list.start() + u64::from(index) * size_of::<MsrValue>() as u64;
-                self.memory.write(at, &entry);
+    fn get_msrs(&self, body: &Body<B>, args: &Args, held: impl Fn(u32) -> bool) -> Reply {
+        let mut entries = self.list::<MsrValue>(args, self.info.limits.entries)?;
+        let mut reply = Ok(Answer::OK.at(args.count));
+        for (index, entry) in (0..).zip(&mut entries) {
+            match well_formed(entry).and_then(|()| get_msr(body, entry.index, &held)) {
+                Ok(value) => entry.value = value,
+                Err(answer) => {
+                    reply = Err(answer.at(index));
+                    break;
+                }
             }
+        }
+        let done = reply.unwrap_or_else(|answer| answer).index;
+        let list = self.buffer(args, u64::from(done) * size_of::<MsrValue>() as u64)?;
+        list.write(&entries[..done as usize]);
+        reply
+    }
+
+    fn set_msrs(&self, body: &mut Body<B>, args: &Args, held: impl Fn(u32) -> bool) -> Reply {
+        let entries = self.list::<MsrValue>(args, self.info.limits.entries)?;
+        for (index, entry) in (0..).zip(&entries) {
+            let done = well_formed(entry).and_then(|()| set_msr(body, entry, &held));
+            done.map_err(|answer| answer.at(index))?;
         }
         Ok(Answer::OK.at(args.count))
     }
+}
+
+fn well_formed(entry: &MsrValue) -> Result<(), Answer> {
+    if entry.reserved == 0 { Ok(()) } else { Err(Status::BadArg.into()) }
 }
 
 fn get_msr<B: Backend>(

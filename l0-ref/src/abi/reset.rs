@@ -1,14 +1,17 @@
 //! Drops everything of an L1, for RESET and for its end (spec section 8.3).
 
 use crate::{
-    abi::server::{Server, lock},
+    abi::{
+        answer::Answer,
+        server::{Server, lock},
+    },
     backend::Backend,
     flaw::{self, Flaw},
 };
 use pv_abi::l0::Features;
 use std::{
     collections::BTreeMap,
-    sync::{TryLockError, atomic::Ordering::SeqCst},
+    sync::{RwLockWriteGuard, TryLockError, atomic::Ordering::SeqCst},
     thread,
     time::Duration,
 };
@@ -25,8 +28,26 @@ impl<B: Backend> Server<B> {
         }
     }
 
-    /// Drops everything of this L1 but `keeper`'s page (spec section 8.3).
-    pub(super) fn reset(&self, keeper: usize) {
+    /// Serves RESET: drops everything of this L1 but the caller's page.
+    pub(super) fn reset(&self, caller: usize) {
+        if self.page(caller).is_none() {
+            return;
+        }
+        let _alone = self.alone();
+        // Another CPU's RESET may have taken it away meanwhile.
+        let Some(page) = self.page(caller) else { return };
+        self.drop_everything(Some(caller));
+        self.answer(page, Answer::OK);
+    }
+
+    /// Drops everything of an L1 that has ended (rule L0-RST-2).
+    pub fn power_off(&self) {
+        let _alone = self.alone();
+        self.drop_everything(None);
+    }
+
+    /// Waits until no call is served, and holds up those to come.
+    fn alone(&self) -> RwLockWriteGuard<'_, ()> {
         self.resetting.store(true, SeqCst);
         let alone = loop {
             self.kick_all();
@@ -37,6 +58,11 @@ impl<B: Backend> Server<B> {
                 Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_micros(100)),
             }
         };
+        self.resetting.store(false, SeqCst);
+        alone
+    }
+
+    fn drop_everything(&self, keeper: Option<usize>) {
         let vms = {
             let mut state = lock(&self.state);
             if flaw::is(Flaw::ResetKeepsVms) {
@@ -51,11 +77,9 @@ impl<B: Backend> Server<B> {
         }
         drop(vms);
         for (cpu, page) in lock(&self.pages).iter_mut().enumerate() {
-            if cpu != keeper && !flaw::is(Flaw::ResetKeepsPages) {
+            if Some(cpu) != keeper && !flaw::is(Flaw::ResetKeepsPages) {
                 *page = None;
             }
         }
-        self.resetting.store(false, SeqCst);
-        drop(alone);
     }
 }

@@ -95,18 +95,21 @@ impl<B: Backend> Server<B> {
                 }
             }
             Word::Call(op) => {
-                let Some(page) = lock(&self.pages).get(caller).copied().flatten() else { return };
                 if op == Op::Reset {
-                    self.reset(caller);
-                    self.answer(page, Answer::OK);
-                    return;
+                    return self.reset(caller);
                 }
                 let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+                let Some(page) = self.page(caller) else { return };
                 let args = self.memory.read(page + offset::ARGS as u64);
                 let reply = self.serve(caller, page, op, &args);
                 self.answer(page, reply.unwrap_or_else(|answer| answer));
             }
         }
+    }
+
+    /// The shared page of a CPU. While the caller has the gate, nothing but the CPU itself takes it away.
+    pub(super) fn page(&self, caller: usize) -> Option<u64> {
+        lock(&self.pages).get(caller).copied().flatten()
     }
 
     fn setup(&self, caller: usize, page: u64) {
@@ -131,7 +134,7 @@ impl<B: Backend> Server<B> {
     }
 
     /// Writes the header, the status last.
-    fn answer(&self, page: u64, answer: Answer) {
+    pub(super) fn answer(&self, page: u64, answer: Answer) {
         let (generation, features) = {
             let state = lock(&self.state);
             (state.generation, state.enabled & !state.withdrawn)

@@ -26,7 +26,7 @@ impl<B: Backend> Server<B> {
         let open = flaw::is(Flaw::NothingSealed);
         let body = self.slot(&mut inner, args)?.body.as_mut().filter(|body| open || !body.sealed);
         let body = body.ok_or(Status::Sealed)?;
-        let table = self.table::<CpuidLeaf>(args, self.info.limits.cpuid_leaves)?;
+        let table = self.list::<CpuidLeaf>(args, self.info.limits.cpuid_leaves)?;
         tables::check_cpuid(&table).map_err(|(at, why)| Answer::from(why).at(at as u32))?;
         if !(flaw::is(Flaw::StaleCpuid) && std::mem::replace(&mut body.has_table, true)) {
             body.vcpu.set_cpuid(&table)?;
@@ -40,7 +40,7 @@ impl<B: Backend> Server<B> {
         if (inner.sealed && !flaw::is(Flaw::NothingSealed)) || inner.runs() {
             return Err(Status::Sealed.into());
         }
-        let rules = self.table::<MsrRange>(args, self.info.limits.msr_ranges)?;
+        let rules = self.list::<MsrRange>(args, self.info.limits.msr_ranges)?;
         let controllers = inner.controllers;
         let policy = Policy::new(
             &rules,
