@@ -80,108 +80,39 @@ impl<B: Backend> Server<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        abi::{
-            offer::{self, Host},
-            stub::Stub,
-        },
-        ram::Ram,
-    };
-    use pv_abi::l0::{
-        Op, VERSION,
-        list::{MapRange, Region},
-        page::{SharedPage, offset},
-    };
+    use crate::abi::l1_stub::{L1, XSAVE};
+    use pv_abi::l0::{Op, list::MapRange};
     use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicBool, Ordering::SeqCst},
-        },
+        sync::atomic::{AtomicBool, Ordering::SeqCst},
+        thread,
         time::Duration,
     };
-    use vm_memory::{Bytes, GuestAddress};
-    use zerocopy::FromZeros;
-
-    const PAGES: [u64; 2] = [0x1_0000, 0x1_1000];
-    const LIST: u64 = 0x2_0000;
-    /// A page of the first VM.
-    const BUFFER: u64 = 0x3_0000;
-    const BYTES: u32 = 832;
-
-    struct L1 {
-        server: Server<Stub>,
-        ram: Arc<Ram>,
-    }
-
-    impl L1 {
-        fn new() -> Self {
-            let ram = Arc::new(Ram::new(16).unwrap());
-            let host = Host { tsc_khz: 1, xsave_bytes: BYTES, gpa_bits: 40, vcpus: 1 };
-            let info = offer::info(&host);
-            let server = Server::new(Stub::default(), Arc::clone(&ram), info, 2).unwrap();
-            Self { server, ram }
-        }
-
-        fn store<T: IntoBytes + Immutable>(&self, at: u64, value: &T) {
-            self.ram.memory().write_slice(value.as_bytes(), GuestAddress(at)).unwrap();
-        }
-
-        fn word(&self, cpu: usize, word: u32, args: Args) -> Status {
-            let mut page = SharedPage::new_zeroed();
-            page.args = args;
-            self.store(PAGES[cpu], &page);
-            self.server.call(cpu, word);
-            let at = GuestAddress(PAGES[cpu] + offset::STATUS as u64);
-            Status::from_raw(self.ram.memory().read_obj(at).unwrap())
-        }
-
-        fn start(&self) {
-            let with = |value: u64| Args { arg: [value, 0, 0, 0, 0], ..Args::default() };
-            for (cpu, page) in PAGES.into_iter().enumerate() {
-                let word = page as u32 | Op::Setup.raw();
-                assert_eq!(self.word(cpu, word, with(VERSION.into())), Status::Ok);
-            }
-            let all = with(offer::FEATURES.bits().into());
-            assert_eq!(self.word(0, Op::Enable.raw(), all), Status::Ok);
-            self.store(LIST, &Region { gpa: 0, pages: 1 });
-            let list = Args { count: 1, list: LIST, ..Args::default() };
-            for vm in 0..2 {
-                let create = Args { vm, ..list };
-                assert_eq!(self.word(0, Op::CreateVm.raw(), create), Status::Ok);
-                assert_eq!(self.word(0, Op::CreateVcpu.raw(), create), Status::Ok);
-            }
-            let map = MapRange { l1: BUFFER, pages: 1, access: 7, ..MapRange::default() };
-            self.store(LIST, &map);
-            assert_eq!(self.word(0, Op::Map.raw(), list), Status::Ok);
-            self.store(LIST, &MapRange { l1: 0, access: 0, ..map });
-        }
-
-        fn convert(&self, op: Op) -> Status {
-            self.word(0, op.raw(), Args { count: 1, list: LIST, ..Args::default() })
-        }
-    }
 
     /// UNSHARE waits until L0 has finished with a buffer, and takes the page away for good.
     #[test]
     fn a_page_that_becomes_private_is_no_buffer() {
-        let l1 = L1::new();
-        l1.start();
-        let get = Args { vm: 1, count: BYTES, list: BUFFER, ..Args::default() };
-        let held = l1.server.buffer(&get, BYTES.into()).unwrap();
+        const BUFFER: u64 = 0x5_0000;
+        let l1 = L1::new(16);
+        (0..2).for_each(|vm| l1.create(vm, 1));
+        let page = MapRange { pages: 1, ..MapRange::default() };
+        assert_eq!(l1.one(0, Op::Map, MapRange { l1: BUFFER, access: 7, ..page }), Status::Ok);
+        // Calls about one VM wait for each other: the buffer is for the other.
+        let get = Args { vm: 1, count: XSAVE, list: BUFFER, ..Args::default() };
+        let held = l1.server.buffer(&get, XSAVE.into()).unwrap();
         let private = AtomicBool::new(false);
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let taker = scope.spawn(|| {
-                assert_eq!(l1.convert(Op::Unshare), Status::Ok);
+                assert_eq!(l1.one(0, Op::Unshare, page), Status::Ok);
                 private.store(true, SeqCst);
             });
-            std::thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(100));
             held.write(&[1u8; 8]);
             assert!(!private.load(SeqCst), "L0 wrote to a private page");
             drop(held);
             taker.join().unwrap();
         });
-        assert_eq!(l1.word(1, Op::GetXsave.raw(), get), Status::NotYours);
-        assert_eq!(l1.convert(Op::Share), Status::Ok);
-        assert_eq!(l1.word(1, Op::GetXsave.raw(), get), Status::Ok);
+        assert_eq!(l1.call(1, Op::GetXsave, get), Status::NotYours);
+        assert_eq!(l1.one(0, Op::Share, page), Status::Ok);
+        assert_eq!(l1.call(1, Op::GetXsave, get), Status::Ok);
     }
 }

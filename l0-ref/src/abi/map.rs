@@ -68,6 +68,55 @@ impl Map {
         gaps
     }
 
+    /// How many runs there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Whether nothing is mapped.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// At how many of the two ends of `range` a run would be cut in two.
+    #[must_use]
+    pub fn cuts(&self, range: &Range<u64>) -> u64 {
+        let cut = |at: u64| {
+            let before = self.runs.range(..at).next_back();
+            u64::from(before.is_some_and(|(_, run)| run.end() > at))
+        };
+        cut(range.start) + cut(range.end)
+    }
+
+    /// How many runs more there will be once `wanted` is mapped, which conflicts with nothing.
+    #[must_use]
+    pub fn growth_with(&self, wanted: &Run) -> u64 {
+        let joins = self.runs(wanted.page..wanted.end()).next().is_some()
+            || self.before(wanted).is_some()
+            || self.after(wanted).is_some();
+        u64::from(!joins)
+    }
+
+    /// The run that goes on in `run`.
+    fn before(&self, run: &Run) -> Option<Run> {
+        let before = self.runs.range(..run.page).next_back().map(|(_, before)| *before);
+        before.filter(|before| before.continues_in(run))
+    }
+
+    /// The run in which `run` goes on.
+    fn after(&self, run: &Run) -> Option<Run> {
+        self.runs.get(&run.end()).copied().filter(|after| run.continues_in(after))
+    }
+
+    /// How many runs more there will be, at most, once `range` is not mapped.
+    #[must_use]
+    pub fn growth_without(&self, range: &Range<u64>) -> u64 {
+        let touched = self.runs(range.clone()).take(2).count() as u64;
+        self.cuts(range).saturating_sub(touched)
+    }
+
     /// The first page of `wanted` that is mapped to something else.
     #[must_use]
     pub fn conflict(&self, wanted: &Run) -> Option<u64> {
@@ -80,14 +129,10 @@ impl Map {
 
     /// Maps pages that are not mapped.
     pub fn insert(&mut self, mut run: Run) {
-        if let Some(before) = self.runs.range(..run.page).next_back().map(|(_, run)| *run)
-            && before.continues_in(&run)
-        {
+        if let Some(before) = self.before(&run) {
             run = Run { pages: before.pages + run.pages, ..before };
         }
-        if let Some(after) = self.runs.get(&run.end()).copied()
-            && run.continues_in(&after)
-        {
+        if let Some(after) = self.after(&run) {
             self.runs.remove(&after.page);
             run.pages += after.pages;
         }
@@ -136,7 +181,9 @@ impl Map {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
+    use proptest::prelude::{
+        Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
+    };
 
     /// The obviously right map: a page at a time.
     type Model = BTreeMap<u64, (u64, Access)>;
@@ -184,6 +231,7 @@ mod tests {
         fn runs_say_what_pages_say(steps in prop::collection::vec(steps(), 1..40)) {
             let (mut map, mut model) = (Map::default(), Model::new());
             for step in steps {
+                let (before, mut growth) = (map.len() as u64, 0);
                 match step {
                     Step::Map(run) if run.pages > 0 => {
                         let wanted = |n| (run.frame + n, run.access);
@@ -192,6 +240,7 @@ mod tests {
                             .map(|n| run.page + n);
                         prop_assert_eq!(map.conflict(&run), other);
                         if other.is_none() {
+                            growth = map.growth_with(&run);
                             for gap in map.gaps(run.page..run.end()) {
                                 map.insert(run.clip(&gap));
                             }
@@ -200,10 +249,12 @@ mod tests {
                     }
                     Step::Map(_) => {}
                     Step::Remove(range) => {
+                        growth = map.growth_without(&range);
                         map.remove(range.clone());
                         model.retain(|page, _| !range.contains(page));
                     }
                     Step::Protect(range, access) => {
+                        growth = map.cuts(&range);
                         map.protect(range.clone(), access);
                         for (_, entry) in model.range_mut(range) {
                             entry.1 = access;
@@ -211,6 +262,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(pages(&map), model.clone());
+                prop_assert!(map.len() as u64 <= before + growth, "grew by more than was said");
                 let runs: Vec<Run> = map.all().collect();
                 for pair in runs.windows(2) {
                     prop_assert_eq!(pair[0].continues_in(&pair[1]), false, "not merged");

@@ -125,28 +125,37 @@ impl<B: Backend> Server<B> {
         if let Some(page) = gaps.iter().find_map(private) {
             return fail(Status::Busy, page);
         }
-        let place = &inner.places[span.place];
-        for (done, gap) in gaps.iter().enumerate() {
-            let offset = frames_of(gap).start * PAGE;
-            let pages = gap.end - gap.start;
-            if let Err(error) = place.alias.map(at(place, gap.start), pages, offset, writes(access))
-            {
-                for gap in &gaps[..done] {
-                    // What was just mapped can be unmapped without further pieces.
-                    place
-                        .alias
-                        .unmap(at(place, gap.start), gap.end - gap.start)
-                        .map_err(internal)?;
+        self.within(inner, inner.map.growth_with(&wanted), |inner| {
+            let place = &inner.places[span.place];
+            for (done, gap) in gaps.iter().enumerate() {
+                let (offset, pages) = (frames_of(gap).start * PAGE, gap.end - gap.start);
+                let mapped = place.alias.map(at(place, gap.start), pages, offset, writes(access));
+                if let Err(error) = mapped {
+                    undo(place, &gaps[..done])?;
+                    return Err(no_memory(error));
                 }
-                return Err(no_memory(error));
             }
-        }
-        for gap in gaps {
-            counts.add(frames_of(&gap));
-            let frame = frames_of(&gap).start;
-            inner.map.insert(Run { page: gap.start, pages: gap.end - gap.start, frame, access });
-        }
-        Ok(())
+            for gap in &gaps {
+                counts.add(frames_of(gap));
+                let (page, pages) = (gap.start, gap.end - gap.start);
+                inner.map.insert(Run { page, pages, frame: frames_of(gap).start, access });
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a change after which the VM's map has at most `growth` runs more.
+    fn within(
+        &self,
+        inner: &mut Inner<B>,
+        growth: u64,
+        change: impl FnOnce(&mut Inner<B>) -> Entry,
+    ) -> Entry {
+        let before = inner.map.len();
+        self.pieces.reserve(growth)?;
+        let changed = change(inner);
+        self.pieces.settle(growth, before, inner.map.len());
+        changed
     }
 
     fn unmap(&self, inner: &mut Inner<B>, entry: &MapRange, most: u64) -> Entry {
@@ -157,14 +166,24 @@ impl<B: Backend> Server<B> {
     fn drop_pages(&self, inner: &mut Inner<B>, span: &Span) -> Entry {
         let runs: Vec<Run> = inner.map.runs(span.pages.clone()).collect();
         let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(()) };
-        let place = &inner.places[span.place];
-        // One call, whatever lies between.
-        let pages = last.page + last.pages - first.page;
-        if !flaw::is(Flaw::MappingSurvivesUnmap) {
-            place.alias.unmap(at(place, first.page), pages).map_err(internal)?;
-        }
+        let growth = inner.map.growth_without(&span.pages);
+        self.within(inner, growth, |inner| {
+            let place = &inner.places[span.place];
+            // One call, whatever lies between.
+            let pages = last.page + last.pages - first.page;
+            if !flaw::is(Flaw::MappingSurvivesUnmap) {
+                place.alias.unmap(at(place, first.page), pages).map_err(internal)?;
+            }
+            self.forget_frames(&runs);
+            inner.map.remove(span.pages.clone());
+            Ok(())
+        })
+    }
+
+    /// Pages of these runs are mapped no longer.
+    fn forget_frames(&self, runs: &[Run]) {
         let mut counts = lock(&self.frames);
-        for run in &runs {
+        for run in runs {
             let frames = run.frame..run.frame + run.pages;
             let zeroed =
                 |frame: &u64| counts.is_private(*frame) && !flaw::is(Flaw::PrivateNotZeroed);
@@ -173,9 +192,6 @@ impl<B: Backend> Server<B> {
             }
             counts.remove(frames);
         }
-        drop(counts);
-        inner.map.remove(span.pages.clone());
-        Ok(())
     }
 
     fn protect(&self, inner: &mut Inner<B>, entry: &MapRange, most: u64) -> Entry {
@@ -187,16 +203,15 @@ impl<B: Backend> Server<B> {
         if let Some(gap) = inner.map.gaps(span.pages.clone()).first() {
             return fail(Status::NoSuch, gap.start);
         }
-        let place = &inner.places[span.place];
-        let pages = span.pages.end - span.pages.start;
-        if !flaw::is(Flaw::ProtectionForgotten) {
-            place
-                .alias
-                .protect(at(place, span.pages.start), pages, writes(access))
-                .map_err(internal)?;
-        }
-        inner.map.protect(span.pages, access);
-        Ok(())
+        self.within(inner, inner.map.cuts(&span.pages), |inner| {
+            let place = &inner.places[span.place];
+            let (first, pages) = (at(place, span.pages.start), span.pages.end - span.pages.start);
+            if !flaw::is(Flaw::ProtectionForgotten) {
+                place.alias.protect(first, pages, writes(access)).map_err(internal)?;
+            }
+            inner.map.protect(span.pages.clone(), access);
+            Ok(())
+        })
     }
 
     fn convert(&self, inner: &mut Inner<B>, entry: &MapRange, owner: Owner, how: Convert) -> Entry {
@@ -322,6 +337,12 @@ fn extend(parts: &mut Vec<Run>, page: Run) {
         }
         _ => parts.push(page),
     }
+}
+
+/// Unmaps gaps that were just mapped, which needs no further pieces.
+fn undo(place: &Place, gaps: &[Range<u64>]) -> Entry {
+    let unmap = |gap: &Range<u64>| place.alias.unmap(at(place, gap.start), gap.end - gap.start);
+    gaps.iter().try_for_each(unmap).map_err(internal)
 }
 
 /// The page's place in its region's alias.

@@ -8,7 +8,7 @@
 //! | [`features`], [`reset`] | what is enabled, withdrawal; the end of everything |
 //! | [`l1_memory`], [`lists`] | L1's memory: the shared page, lists |
 //! | [`vm`], [`life`] | VMs, their vCPUs and life |
-//! | [`map`], [`frames`], [`memory_ops`] | mappings and owners |
+//! | [`map`], [`frames`], [`pieces`], [`memory_ops`] | mappings and owners |
 //! | [`dirty`] | the log of writes |
 //! | [`run`], [`alarm`] | RUN |
 //! | [`interrupts`] | kicks, and interrupts of L0's controllers |
@@ -24,11 +24,14 @@ pub mod frames;
 mod fuzz;
 pub mod interrupts;
 pub mod l1_memory;
+#[cfg(test)]
+mod l1_stub;
 pub mod life;
 pub mod lists;
 pub mod map;
 pub mod memory_ops;
 pub mod offer;
+pub mod pieces;
 pub mod registers;
 pub mod reset;
 pub mod run;

@@ -8,6 +8,7 @@ use crate::{
         answer::{Answer, Reply},
         frames::Frames,
         l1_memory::L1Memory,
+        pieces::Pieces,
         vm::{Inner, Slot, Vm},
     },
     backend::Backend,
@@ -41,6 +42,7 @@ pub struct Server<B: Backend> {
     pub(super) pages: Mutex<Vec<Option<u64>>>,
     pub(super) state: Mutex<State<B>>,
     pub(super) frames: Mutex<Frames>,
+    pub(super) pieces: Pieces,
     alarms: Vec<OnceLock<Alarm>>,
 }
 
@@ -81,6 +83,7 @@ impl<B: Backend> Server<B> {
             pages: Mutex::new(vec![None; cpus]),
             state: Mutex::new(state),
             frames: Mutex::new(frames),
+            pieces: Pieces::of_this_system(),
             alarms: (0..cpus).map(|_| OnceLock::new()).collect(),
         })
     }
