@@ -1,15 +1,16 @@
 #!/bin/sh
 # Boots a guest under L1 under the reference L0, l0-ref. Arguments go to `roost run`.
 #
-# scripts/l0.sh [--build] [--emulate] [--icount] [--check] [--l1-log FILE] [--timeout SECONDS]
-#               [ROOST RUN OPTION...]
+# scripts/l0.sh [--build] [--emulate] [--icount] [--check] [--l0 WORDS] [--l1-log FILE]
+#               [--timeout SECONDS] [ROOST RUN OPTION...]
 #
 # On a machine with KVM, l0-ref runs here. Elsewhere, or with --emulate, QEMU emulates a machine with
 # SVM and nested paging; a stock kernel runs there with its KVM, and l0-ref as its only program:
 #   QEMU -> stock kernel with kvm-amd -> l0-ref -> L1 -> the guest
 # --build builds l0-ref first. --check runs l0-check, which looks at l0-ref and KVM alone.
-# --icount lets the emulated machine's time go by instructions. Without --kernel, a stock kernel is booted to a busybox shell. The exit status is that of l0-ref,
-# 124 if the time limit passed.
+# --icount lets the emulated machine's time go by instructions. --l0 gives l0-ref options, in one word.
+# Without --kernel, a stock kernel is booted to a busybox shell. The exit status is that of l0-ref, 124
+# if the time limit passed.
 set -eu
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -18,7 +19,7 @@ roost=$target/tool/roost
 programs=$target/x86_64-unknown-linux-gnu/tool
 
 build=no emulate=no check=no accel=tcg log=/dev/null
-icount='' limit='' kernel='' append=''
+icount='' limit='' kernel='' append='' l0=''
 [ -r /dev/kvm ] && [ -w /dev/kvm ] || emulate=yes
 # Our options are taken out, in one turn of the list of arguments.
 turns=$#
@@ -31,13 +32,13 @@ while [ "$turns" -gt 0 ]; do
         --emulate) emulate=yes ;;
         --check) check=yes ;;
         --icount) emulate=yes accel=tcg,thread=single icount="-icount shift=0,sleep=off" ;;
-        --l1-log | --timeout)
+        --l0 | --l1-log | --timeout)
             if [ "$turns" -eq 0 ]; then
                 echo "$0: $option wants a value" >&2
                 exit 2
             fi
             turns=$((turns - 1))
-            case $option in --l1-log) log=$1 ;; *) limit=$1 ;; esac
+            case $option in --l0) l0=$1 ;; --l1-log) log=$1 ;; *) limit=$1 ;; esac
             shift
             ;;
         *)
@@ -88,7 +89,9 @@ if [ "$emulate$check" = noyes ]; then
     limited "$programs/l0-check"
     exit
 elif [ "$emulate" = no ]; then
-    limited "$programs/l0-ref" --l1 "$images/l1" --module "$folder/module" --memory "$memory" --log "$log"
+    # shellcheck disable=SC2086 # $l0 is words or none
+    limited "$programs/l0-ref" --l1 "$images/l1" --module "$folder/module" --memory "$memory" \
+        --log "$log" $l0
     exit
 fi
 
@@ -120,7 +123,7 @@ if [ "$check" = yes ]; then
     echo l0-check >"$folder/command"
     set -- "$@" --add "$programs/l0-check=/bin/l0-check:755"
 else
-    echo "l0-ref --l1 /l1 --module /module --memory $memory --log /dev/ttyS1" >"$folder/command"
+    echo "l0-ref --l1 /l1 --module /module --memory $memory --log /dev/ttyS1 $l0" >"$folder/command"
     set -- "$@" --add "$programs/l0-ref=/bin/l0-ref:755" --add "$images/l1=/l1" \
         --add "$folder/module=/module"
 fi

@@ -39,6 +39,9 @@ pub struct Cli {
     /// Withdraw everything the ABI offers after so many seconds, as an L0 does that is downgraded
     #[arg(long, value_name = "SECONDS", conflicts_with = "hide_abi")]
     pub withdraw: Option<u64>,
+    /// Say at the end what was counted, and whether L1 left anything behind in this process
+    #[arg(long, conflicts_with = "hide_abi")]
+    pub stats: bool,
     /// Plant this bug
     #[cfg(feature = "flaws")]
     #[arg(long, value_name = "NAME")]

@@ -2,6 +2,7 @@
 //! console and timers, without VMX or SVM.
 
 pub mod abi;
+pub mod audit;
 pub mod backend;
 pub mod cli;
 pub mod console;

@@ -5,6 +5,7 @@ use crate::{
         offer::{self, Host},
         server::Server,
     },
+    audit::Audit,
     cli::Cli,
     console::{Keyboard, Log, Output, Raw, Tap},
     cpuid::{self, Facts},
@@ -103,8 +104,14 @@ pub fn run(cli: &Cli) -> Result<End> {
     let (ends, end) = mpsc::channel();
     watch_signals(&ends)?;
     let _raw = Raw::take();
-    start_threads(cpus, Arc::new(devices), server, &ends)?;
-    end.recv().context("all threads are gone")
+    let audit = if cli.stats { Some(Audit::begin()?) } else { None };
+    start_threads(cpus, Arc::new(devices), server.clone(), &ends)?;
+    let end = end.recv().context("all threads are gone")?;
+    if let (Some(audit), Some(server)) = (audit, server) {
+        server.power_off();
+        eprintln!("l0-ref: stats {{{},{}}}", server.counters(), audit.end()?);
+    }
+    Ok(end)
 }
 
 fn open(path: &Path) -> Result<Kvm> {

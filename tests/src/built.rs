@@ -64,6 +64,17 @@ impl Kernel {
         existing(file, &format!("scripts/fetch-kernel.sh --kind {kind}"))
     }
 
+    /// The module that gives `/dev/cpu/0/msr`, as it is packed; `None` if it is built in.
+    #[must_use]
+    pub fn msr_module(self) -> Option<PathBuf> {
+        let place = format!("modules/{}/kernel/arch/x86/kernel/msr.ko", self.release());
+        let roots = ["root/lib", "root/usr/lib"].map(|lib| self.file().with_file_name(lib));
+        let names = roots
+            .iter()
+            .flat_map(|lib| ["", ".xz", ".zst"].map(|packed| lib.join(format!("{place}{packed}"))));
+        names.into_iter().find(|file| file.exists())
+    }
+
     /// What `uname -r` says, from the names in the kernel's package.
     #[must_use]
     pub fn release(self) -> String {

@@ -1,8 +1,12 @@
 //! Gives each test a folder of its own, in which the tool runs.
 
-use crate::{built, outcome::Said, run::Run};
+use crate::{
+    built::{self, Kernel},
+    outcome::Said,
+    run::Run,
+};
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -90,6 +94,27 @@ impl Folder {
     pub fn guest_checks(&self) -> PathBuf {
         let program = built::guest_checks();
         self.ramdisk("checks.cpio", &["--init", &program.to_string_lossy()])
+    }
+
+    /// The same with what lets it read MSRs under `kernel`.
+    ///
+    /// # Panics
+    /// The kernel's module cannot be unpacked.
+    #[must_use]
+    pub fn guest_checks_with_msrs(&self, kernel: Kernel) -> PathBuf {
+        let program = built::guest_checks();
+        let Some(packed) = kernel.msr_module() else { return self.guest_checks() };
+        let unpacker = match packed.extension().and_then(|end| end.to_str()) {
+            Some("xz") => "xz",
+            Some("zst") => "zstd",
+            _ => "cat",
+        };
+        let flags: &[&str] = if unpacker == "cat" { &[] } else { &["-dc"] };
+        let module = File::create(self.path("msr.ko")).expect("temporary file");
+        let unpacked = Command::new(unpacker).args(flags).arg(&packed).stdout(module).status();
+        assert!(unpacked.is_ok_and(|status| status.success()), "{unpacker} {}", packed.display());
+        let program = program.to_string_lossy();
+        self.ramdisk("msrs.cpio", &["--init", &program, "--add", "msr.ko=/msr.ko"])
     }
 
     fn ramdisk(&self, name: &str, arguments: &[&str]) -> PathBuf {

@@ -10,6 +10,7 @@
 
 pub mod built;
 pub mod folder;
+pub mod l0_stats;
 pub mod outcome;
 pub mod run;
 pub mod session;

@@ -13,10 +13,12 @@
 //! | [`run`], [`alarm`] | RUN |
 //! | [`interrupts`] | kicks, and interrupts of L0's controllers |
 //! | [`registers`] | register groups and other state of a vCPU |
+//! | [`counters`] | how often what happened |
 //! | [`tables`], [`set_tables`] | CPUID tables and MSR policies |
 
 pub mod alarm;
 pub mod answer;
+pub mod counters;
 pub mod dirty;
 pub mod features;
 pub mod frames;

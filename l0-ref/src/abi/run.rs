@@ -168,6 +168,7 @@ impl<B: Backend> Server<B> {
         exit.state = state.bits();
         body.awaits = awaits.then_some(exit);
         self.memory.write(page + offset::EXIT as u64, &exit);
+        self.counters().entered(exit.reason);
         Ok(Answer::OK)
     }
 }
@@ -217,6 +218,7 @@ impl<B: Backend> Round<'_, B> {
                 Some(reason) => return self.tell(reason),
             };
             unfinished = false;
+            self.server.counters().stops.count();
             match stop {
                 StopReason::Interrupted | StopReason::Window => {}
                 StopReason::ReadMsr(msr) => match self.policy.read(&body.cells, msr) {
@@ -224,7 +226,7 @@ impl<B: Backend> Round<'_, B> {
                         return RunExit { address: msr.into(), ..exit(ExitReason::MsrRead) };
                     }
                     answer => {
-                        answer_msr(body, answer);
+                        self.answer_msr(body, answer);
                         unfinished = true;
                     }
                 },
@@ -235,7 +237,7 @@ impl<B: Backend> Round<'_, B> {
                             return RunExit { address: msr.into(), data: value, ..exit };
                         }
                         answer => {
-                            answer_msr(body, answer);
+                            self.answer_msr(body, answer);
                             unfinished = true;
                         }
                     }
@@ -250,6 +252,14 @@ impl<B: Backend> Round<'_, B> {
                 other => return self.describe(other, page),
             }
         }
+    }
+
+    fn answer_msr(&self, body: &mut Body<B>, answer: MsrAnswer) {
+        self.server.counters().msrs.count();
+        body.vcpu.answer_msr(match answer {
+            MsrAnswer::Done(value) => Some(value),
+            MsrAnswer::Fault | MsrAnswer::Exit => None,
+        });
     }
 
     /// What is to be told instead of running on: step 7.
@@ -343,11 +353,4 @@ fn failed(why: Refused) -> RunExit {
         _ => 0,
     };
     RunExit { data: code, ..exit(ExitReason::Failed) }
-}
-
-fn answer_msr<B: Backend>(body: &mut Body<B>, answer: MsrAnswer) {
-    body.vcpu.answer_msr(match answer {
-        MsrAnswer::Done(value) => Some(value),
-        MsrAnswer::Fault | MsrAnswer::Exit => None,
-    });
 }

@@ -6,6 +6,7 @@ use crate::{
     abi::{
         alarm::Alarm,
         answer::{Answer, Reply},
+        counters::Counters,
         frames::Frames,
         l1_memory::L1Memory,
         pieces::Pieces,
@@ -43,6 +44,7 @@ pub struct Server<B: Backend> {
     pub(super) state: Mutex<State<B>>,
     pub(super) frames: Mutex<Frames>,
     pub(super) pieces: Pieces,
+    counters: Counters,
     alarms: Vec<OnceLock<Alarm>>,
 }
 
@@ -84,8 +86,14 @@ impl<B: Backend> Server<B> {
             state: Mutex::new(state),
             frames: Mutex::new(frames),
             pieces: Pieces::of_this_system(),
+            counters: Counters::default(),
             alarms: (0..cpus).map(|_| OnceLock::new()).collect(),
         })
+    }
+
+    /// What has been counted.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Serves the call `word` of L1's CPU `caller`.
@@ -138,6 +146,7 @@ impl<B: Backend> Server<B> {
 
     /// Writes the header, the status last.
     pub(super) fn answer(&self, page: u64, answer: Answer) {
+        self.counters.calls.count();
         let (generation, features) = {
             let state = lock(&self.state);
             (state.generation, state.enabled & !state.withdrawn)

@@ -20,6 +20,7 @@ mod shared_file;
 mod signal_stack;
 mod signals;
 mod tracing;
+mod undisturbed;
 mod vdso;
 mod vector_state;
 mod vsyscall;
@@ -70,6 +71,7 @@ checks! {
     time = clocks::run,
     exits_getppid = exits::getppid,
     exits_first_touch = exits::first_touch,
+    undisturbed = undisturbed::run,
     oom = out_of_memory::run,
     dmesg = kernel_log::run,
 }
