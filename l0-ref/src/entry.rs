@@ -2,7 +2,7 @@
 
 use crate::image::Start;
 use anyhow::{Context, Result};
-use kvm_bindings::{kvm_cpuid_entry2, kvm_regs, kvm_segment, kvm_xcr, kvm_xcrs};
+use kvm_bindings::{kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 
 /// CR0.PE.
@@ -51,24 +51,4 @@ pub fn prepare(vcpu: &VcpuFd, start: Start) -> Result<()> {
     let registers =
         kvm_regs { rip: start.entry, rbx: start.info, rflags: FLAGS, ..Default::default() };
     vcpu.set_regs(&registers).context(failed)
-}
-
-/// The state that XCR0 enables from the start: x87, SSE and AVX.
-const EXTENDED_STATE: u64 = 7;
-/// The leaf that lists extended state.
-const STATE_LEAF: u32 = 0xd;
-
-/// Sets XCR0 to what L1 will ask for, as far as its CPUID `table` lists it. QEMU's emulation of SVM
-/// does not let KVM intercept XSETBV: KVM would go on with the XCR0 of a reset, and lose all
-/// registers but those of the x87.
-///
-/// # Errors
-/// KVM's.
-pub fn set_xcr0(vcpu: &VcpuFd, table: &[kvm_cpuid_entry2]) -> Result<()> {
-    let leaf = table.iter().find(|entry| entry.function == STATE_LEAF && entry.index == 0);
-    let Some(leaf) = leaf else { return Ok(()) };
-    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-    xcrs.xcrs[0] =
-        kvm_xcr { xcr: 0, value: u64::from(leaf.eax) & EXTENDED_STATE, ..Default::default() };
-    vcpu.set_xcrs(&xcrs).context("cannot set L1's XCR0")
 }

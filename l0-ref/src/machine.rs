@@ -14,7 +14,7 @@ use crate::{
     entry,
     host_memory::VmWithRam,
     image::{self, Files},
-    kvm::KvmBackend,
+    kvm::{KvmBackend, Xsetbv},
     ram::Ram,
     run_area, vcpu,
 };
@@ -84,12 +84,13 @@ pub fn run(cli: &Cli) -> Result<End> {
     let cpus = create_cpus(machine.vm(), cli.cpus)?;
     entry::prepare(&cpus[0], start)?;
     let facts = facts(&kvm, &cpus)?;
+    let xsetbv = Xsetbv::probe(&kvm)?;
     let offer = (!cli.hide_abi).then(|| offer::info(&host(&kvm, supported, facts.tsc_khz)));
     for (apic, cpu) in (0..).zip(&cpus) {
-        set_cpuid(cpu, &cpuid::for_l1(supported, &facts, offer.as_ref(), apic))?;
+        set_cpuid(cpu, &cpuid::for_l1(supported, &facts, offer.as_ref(), apic), xsetbv)?;
     }
     let server = match offer {
-        Some(info) => Some(serve(kvm, ram, info, &cpus)?),
+        Some(info) => Some(serve(kvm, ram, info, &cpus, xsetbv)?),
         None => None,
     };
     let log = open_log(cli.log.as_deref())?;
@@ -174,16 +175,22 @@ fn host(kvm: &Kvm, supported: &[kvm_cpuid_entry2], tsc_khz: u32) -> Host {
     Host { tsc_khz, xsave_bytes, gpa_bits, vcpus: kvm.get_max_vcpus() as u32 }
 }
 
-fn set_cpuid(cpu: &VcpuFd, entries: &[kvm_cpuid_entry2]) -> Result<()> {
+fn set_cpuid(cpu: &VcpuFd, entries: &[kvm_cpuid_entry2], xsetbv: Xsetbv) -> Result<()> {
     let table = cpuid::table(entries).context("L1's CPUID table is too large for KVM")?;
     cpu.set_cpuid2(&table).context("KVM refuses L1's CPUID table")?;
-    entry::set_xcr0(cpu, entries)
+    xsetbv.preset(cpu, entries).context("cannot set L1's XCR0")
 }
 
-fn serve(kvm: Kvm, ram: Arc<Ram>, info: Info, cpus: &[VcpuFd]) -> Result<Arc<L1Server>> {
+fn serve(
+    kvm: Kvm,
+    ram: Arc<Ram>,
+    info: Info,
+    cpus: &[VcpuFd],
+    xsetbv: Xsetbv,
+) -> Result<Arc<L1Server>> {
     let offset = run_area::tsc_offset(&cpus[0])
         .context("this KVM does not tell L1's TSC: use Linux 5.16 or newer, or --hide-abi")?;
-    let backend = KvmBackend::new(Arc::new(kvm), offset).context("KVM lists no MSRs")?;
+    let backend = KvmBackend::new(Arc::new(kvm), offset, xsetbv).context("KVM lists no MSRs")?;
     let server = Server::new(backend, ram, info, cpus.len());
     Ok(Arc::new(server.context("cannot handle the signal of kicks")?))
 }

@@ -1,9 +1,12 @@
 //! A vCPU of an L2.
 //! Input: guest-controlled values, which KVM judges where `registers` does not.
 
-use super::registers::{
-    debug_from, debug_to, efer_is_good, events_from, events_to, gprs_from, gprs_to, inject_into,
-    special_from, special_to,
+use super::{
+    Xsetbv,
+    registers::{
+        debug_from, debug_to, efer_is_good, events_from, events_to, gprs_from, gprs_to,
+        inject_into, special_from, special_to,
+    },
 };
 use crate::{
     backend::{Controllers, Readiness, Refused, StopReason, Vcpu},
@@ -36,6 +39,7 @@ pub struct KvmVcpu {
     fd: VcpuFd,
     flag: ExitFlag,
     controllers: Controllers,
+    xsetbv: Xsetbv,
     /// KVM leaves the registers in the run area after each run.
     synced: bool,
     /// They have not changed since.
@@ -53,14 +57,14 @@ fn refused(error: kvm_ioctls::Error) -> Refused {
 impl KvmVcpu {
     /// Takes over a new vCPU; `synced`: KVM can leave registers in the run area.
     #[must_use]
-    pub fn new(mut fd: VcpuFd, controllers: Controllers, synced: bool) -> Self {
+    pub fn new(mut fd: VcpuFd, controllers: Controllers, xsetbv: Xsetbv, synced: bool) -> Self {
         if synced {
             for group in [SyncReg::Register, SyncReg::SystemRegister, SyncReg::VcpuEvents] {
                 fd.set_sync_valid_reg(group);
             }
         }
         let flag = ExitFlag::of(&mut fd);
-        Self { fd, flag, controllers, synced, fresh: false }
+        Self { fd, flag, controllers, xsetbv, synced, fresh: false }
     }
 
     fn regs(&self) -> Result<kvm_regs, Refused> {
@@ -252,8 +256,7 @@ impl Vcpu for KvmVcpu {
         let cpuid = CpuId::from_entries(&entries).map_err(|_| Refused::NoMemory)?;
         self.fresh = false;
         self.fd.set_cpuid2(&cpuid).map_err(refused)?;
-        // As for L1 itself, see `entry::set_xcr0`.
-        crate::entry::set_xcr0(&self.fd, &entries).map_err(|_| Refused::BadValue)
+        self.xsetbv.preset(&self.fd, &entries).map_err(refused)
     }
 
     fn readiness(&self) -> Result<Readiness, Refused> {

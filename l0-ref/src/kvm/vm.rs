@@ -1,6 +1,6 @@
 //! Creates L2's VMs.
 
-use super::{msrs, vcpu::KvmVcpu};
+use super::{Xsetbv, msrs, vcpu::KvmVcpu};
 use crate::{
     abi::tables::Policy,
     backend::{Backend, Controllers, Logging, Place, Refused, Vm},
@@ -12,7 +12,7 @@ use kvm_ioctls::Kvm;
 use std::{io, sync::Arc};
 
 /// Three pages that Intel CPUs need, where no region can be.
-const TSS: usize = 0xfffb_d000;
+pub(super) const TSS: usize = 0xfffb_d000;
 const PAGE: u64 = 4096;
 
 /// KVM, for the L2 VMs of one L1.
@@ -22,6 +22,7 @@ pub struct KvmBackend {
     passable: Vec<u32>,
     /// What is added to the machine's TSC for L1.
     tsc_offset: u64,
+    xsetbv: Xsetbv,
 }
 
 /// A VM of KVM.
@@ -30,6 +31,7 @@ pub struct KvmVm {
     vm: VmWithAliases,
     controllers: Controllers,
     tsc_offset: u64,
+    xsetbv: Xsetbv,
     synced: bool,
 }
 
@@ -49,11 +51,11 @@ impl KvmBackend {
     ///
     /// # Errors
     /// KVM does not list its MSRs.
-    pub fn new(kvm: Arc<Kvm>, tsc_offset: u64) -> Result<Self, kvm_ioctls::Error> {
+    pub fn new(kvm: Arc<Kvm>, tsc_offset: u64, xsetbv: Xsetbv) -> Result<Self, kvm_ioctls::Error> {
         let list = kvm.get_msr_index_list()?;
         let listed = list.as_slice();
         debug_assert!(listed.len() <= KVM_MAX_MSR_ENTRIES);
-        Ok(Self { passable: msrs::passable(listed), kvm, tsc_offset })
+        Ok(Self { passable: msrs::passable(listed), kvm, tsc_offset, xsetbv })
     }
 }
 
@@ -72,7 +74,8 @@ impl Backend for KvmBackend {
             places.iter().map(|place| (place.region.gpa, Arc::clone(&place.alias))).collect();
         let vm = VmWithAliases::new(vm, aliases).map_err(|error| refused(&error))?;
         let synced = self.kvm.check_extension_raw(KVM_CAP_SYNC_REGS.into()) & 7 == 7;
-        Ok(KvmVm { vm, controllers, tsc_offset: self.tsc_offset, synced })
+        let (tsc_offset, xsetbv) = (self.tsc_offset, self.xsetbv);
+        Ok(KvmVm { vm, controllers, tsc_offset, xsetbv, synced })
     }
 
     fn l1_tsc(&self) -> u64 {
@@ -91,7 +94,7 @@ impl Vm for KvmVm {
         let fd = self.vm.vm().create_vcpu(id.into()).map_err(kvm_refused)?;
         // On a kernel that does not know it, the TSC starts at 0.
         let _ = run_area::set_tsc_offset(&fd, self.tsc_offset);
-        Ok(KvmVcpu::new(fd, self.controllers, self.synced))
+        Ok(KvmVcpu::new(fd, self.controllers, self.xsetbv, self.synced))
     }
 
     fn set_policy(&self, policy: &Policy) -> Result<(), Refused> {

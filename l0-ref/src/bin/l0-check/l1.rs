@@ -7,7 +7,7 @@ use l0_ref::{
         offer::{self, FEATURES, Host},
         server::Server,
     },
-    kvm::KvmBackend,
+    kvm::{KvmBackend, Xsetbv},
     ram::Ram,
     run_area,
 };
@@ -64,8 +64,9 @@ impl L1 {
         let probe = kvm.create_vm().context("no VM")?.create_vcpu(0).context("no vCPU")?;
         let tsc_khz = probe.get_tsc_khz().context("no TSC rate")?;
         let host = Host { tsc_khz, xsave_bytes: 832, gpa_bits: 40, vcpus: 4 };
+        let xsetbv = Xsetbv::probe(&kvm)?;
         let ram = Arc::new(Ram::new(32)?);
-        let backend = KvmBackend::new(Arc::new(kvm), 0).context("no list of MSRs")?;
+        let backend = KvmBackend::new(Arc::new(kvm), 0, xsetbv).context("no list of MSRs")?;
         let server = Server::new(backend, Arc::clone(&ram), offer::info(&host), PAGES.len())?;
         let this = Self { server: Arc::new(server), ram, tsc_khz: tsc_khz.into() };
         for (cpu, page) in PAGES.into_iter().enumerate() {
