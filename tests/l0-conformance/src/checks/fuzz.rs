@@ -1,9 +1,15 @@
 //! Random calls with random pages, then: does L0 still serve, is L1's memory as it was
 //! (spec section 9).
 //!
-//! Lists, buffers and frames lie in a pool; everything else in L1's arena, and the program itself,
-//! is summed before and after. Numbers are drawn near what is right, at limits, and at random, so
-//! that calls get far. RUN gets a deadline that is near or past, or L2 might hold the CPU for good.
+//! Buffers and frames lie in a pool; everything else in L1's arena, and the program itself, is summed
+//! before and after. Numbers are drawn near what is right, at limits, and at random, so that calls
+//! get far. RUN gets a deadline that is near or past, or L2 might hold the CPU for good.
+//!
+//! L2 runs whatever it finds and may write where something is mapped, so no MAP may name more of L1's
+//! memory than the pool. Lists of ranges have pages of their own, which neither L0 nor L2 writes. What is
+//! in them is safe in any mixture, for two CPUs may write to one list, and a count may reach beyond
+//! what was written: a start from which a few pages are in the pool, at address 0, where nothing
+//! of ours is, or no memory at all; and a few pages, or more than anybody has.
 
 use super::{Group, check};
 use crate::{
@@ -47,6 +53,14 @@ pub const GROUP: Group = Group {
 
 /// Pages that calls may name.
 const POOL: u64 = 256;
+/// Most pages of a range that an L0 may take.
+const FEW: u64 = 8;
+/// More pages than there are.
+const TOO_MANY: u64 = 1 << 40;
+/// Pages of lists. From the first half, the most entries are in them.
+const LISTS: u64 = 2 * MOST_ENTRIES * 32 / PAGE;
+/// Entries of a list that are not too many for any L0.
+const MOST_ENTRIES: u64 = 4096;
 /// Pages around it that must stay.
 const CANARIES: u64 = 1024;
 
@@ -54,6 +68,7 @@ const CANARIES: u64 = 1024;
 #[derive(Clone, Copy)]
 struct Field {
     pool: u64,
+    lists: u64,
     no_ram: u64,
     limits: pv_abi::l0::discover::Limits,
 }
@@ -74,8 +89,8 @@ impl Field {
     /// An L1 address: in the pool, aligned or not, or nowhere.
     fn address(&self, random: &mut Random) -> u64 {
         match random.below(8) {
-            0..5 => self.pool + random.below(POOL) * PAGE,
-            5 => self.pool + random.below(POOL * PAGE / 8 - 512) * 8,
+            0..5 => self.pool + random.below(POOL - FEW + 1) * PAGE,
+            5 => self.pool + random.below((POOL - FEW) * PAGE / 8) * 8,
             6 => self.no_ram + random.below(16) * PAGE,
             _ => random.bits() | 1 << 52,
         }
@@ -93,47 +108,62 @@ impl Field {
     /// Pages of a range.
     fn pages(&self, random: &mut Random) -> u64 {
         match random.below(8) {
-            0..6 => 1 + random.below(8),
-            _ => self.number(random),
+            0..7 => random.below(FEW + 1),
+            _ => self.number(random) | TOO_MANY,
         }
     }
 
-    /// Fills a list of up to 16 entries in the pool with something like MapRanges, rules, leaves.
-    fn list(&self, random: &mut Random) -> (u64, u32) {
-        let page = self.pool + random.below(POOL / 2) * PAGE;
+    /// Fills a list of up to 16 entries at `page` with something like MapRanges, rules, leaves; how
+    /// many it has. `l1`: where an entry has an L1 address.
+    fn fill(&self, random: &mut Random, page: u64, l1: impl Fn(&mut Random) -> u64) -> u32 {
         let count = random.below(16);
         for entry in 0..count {
             let at = page + entry * 32;
             ram::store(at, self.gpa(random));
-            // A range must end in the pool, for L2 may write where it is mapped.
-            let l1 = if random.once_in(4) { self.address(random) } else { 0 };
-            let pages = self.pages(random);
-            let inside = |l1: u64| l1 >= self.pool && l1 < self.pool + POOL * PAGE;
-            let room = (self.pool + POOL * PAGE).saturating_sub(l1) / PAGE;
-            ram::store(at + 8, l1);
-            ram::store(at + 16, if inside(l1) { pages.min(room) } else { pages });
-            ram::store(
-                at + 24,
-                if random.once_in(8) {
-                    self.number(random)
-                } else {
-                    random.pick(&[0, 7, 7, 7, 5, 3])
-                },
-            );
+            ram::store(at + 8, l1(random));
+            ram::store(at + 16, self.pages(random));
+            let access = random.pick(&[0, 7, 7, 7, 5, 3]);
+            ram::store(at + 24, if random.once_in(8) { self.number(random) } else { access });
         }
-        (page, count as u32)
+        count as u32
     }
 
-    fn arguments(&self, random: &mut Random) -> Args {
+    /// A list of ranges for `op`.
+    fn ranges(&self, random: &mut Random, op: Op) -> (u64, u32) {
+        let page = self.lists + random.below(LISTS / 2) * PAGE;
+        let seldom = if op == Op::Map { 1 } else { 4 };
+        let l1 = |random: &mut Random| {
+            if random.once_in(seldom) { self.address(random) } else { 0 }
+        };
+        let count = self.fill(random, page, l1);
+        match random.below(32) {
+            0 => (self.no_ram, count),
+            1 => (page + 4, count),
+            _ => (page, count),
+        }
+    }
+
+    /// Another list, in the pool.
+    fn list(&self, random: &mut Random) -> (u64, u32) {
+        let page = self.pool + random.below(POOL / 2) * PAGE;
+        (page, self.fill(random, page, |random| self.number(random)))
+    }
+
+    fn arguments(&self, random: &mut Random, op: Op) -> Args {
         let small = |random: &mut Random| {
             if random.once_in(8) { self.number(random) as u32 } else { random.below(3) as u32 }
         };
-        let (list, count) = match random.below(4) {
-            0..3 => self.list(random),
+        let (list, count) = match op {
+            Op::Map | Op::Unmap | Op::Protect | Op::Share | Op::Unshare => self.ranges(random, op),
+            _ if !random.once_in(4) => self.list(random),
             // A buffer of this size must end in the pool, whatever address it has.
             _ => (self.buffer(random), random.pick(&[0, 1, 64, 1024, 2048, 4096, 8192])),
         };
-        let count = if random.once_in(8) { self.number(random) as u32 } else { count };
+        let count = match self.number(random) {
+            _ if !random.once_in(8) => count,
+            few @ 0..=MOST_ENTRIES => few as u32,
+            many => many as u32 | 1 << 31,
+        };
         Args {
             vm: small(random),
             vcpu: small(random),
@@ -183,7 +213,9 @@ impl Field {
             _ if random.once_in(64) => self.number(random) as u32 | 2,
             _ => op.word(),
         };
-        let mut args = self.arguments(random);
+        // Numbers that are no operation, or another than `op`, never have a list of ranges.
+        let of_ranges = if word == op.word() { op } else { Op::Query };
+        let mut args = self.arguments(random, of_ranges);
         match op {
             Op::CreateVm => {
                 let regions = lists_of_regions(self.pool);
@@ -241,7 +273,8 @@ fn field(env: &Env<'_>) -> (Field, Guarded) {
     let before = ram::pages(CANARIES);
     let pool = ram::pages(POOL);
     let after = ram::pages(CANARIES);
-    let field = Field { pool, no_ram: env.no_ram(), limits: env.info.limits };
+    let lists = ram::pages(LISTS);
+    let field = Field { pool, lists, no_ram: env.no_ram(), limits: env.info.limits };
     (field, Guarded::new(pool, before, after))
 }
 

@@ -5,7 +5,7 @@ use crate::{
     env::Env,
     holds,
     l0::{
-        args::{self, With},
+        args::{self, List, With},
         lists,
     },
     l2::{
@@ -31,6 +31,7 @@ pub const GROUP: Group = Group {
         check("create", "L0-VM-4", create),
         check("late", "L0-VM-4", late),
         check("power_on_state", "L0-VM-5", power_on_state),
+        check("first_xcr0", "L0-VM-5 L0-REGS-6", first_xcr0),
         check("no_cpuid_table", "L0-VM-5 L0-CPUID-4", no_cpuid_table),
         check("tsc_of_a_new_vcpu", "L0-VM-5", tsc_of_a_new_vcpu),
         check("waits_for_sipi", "L0-VM-5", waits_for_sipi),
@@ -87,6 +88,20 @@ fn power_on_state(env: &mut Env<'_>) -> Verdict {
     let debug: Debug = env.l0.get(offset::DEBUG);
     same!((debug.address, debug.dr6, debug.dr7), ([0; 4], 0xffff_0ff0, 0x400), "debug registers");
     same!(env.l0.get::<Events>(offset::EVENTS), Events::default(), "events");
+    Ok(())
+}
+
+/// XCR0 enables the x87 alone; a CPUID table changes nothing of that.
+fn first_xcr0(env: &mut Env<'_>) -> Verdict {
+    env.l0.ok(Op::CreateVm, &args::vm(0).list(lists::of(&REGIONS)))?;
+    env.l0.ok(Op::CreateVcpu, &args::vcpu(0, 0))?;
+    let count = env.info.limits.xsave_bytes;
+    let list = List { address: ram::pages(u64::from(count).div_ceil(ram::PAGE)), count };
+    let xcr0 = || env.l0.ok(Op::GetXsave, &args::vcpu(0, 0).list(list));
+    same!(xcr0()?.value, 1, "XCR0");
+    let table = lists::of(&env.cpuid_table(0));
+    env.l0.ok(Op::SetCpuid, &args::vcpu(0, 0).list(table))?;
+    same!(xcr0()?.value, 1, "XCR0 after SET_CPUID");
     Ok(())
 }
 

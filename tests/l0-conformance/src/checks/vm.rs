@@ -3,6 +3,7 @@
 use super::{Group, check};
 use crate::{
     env::Env,
+    holds,
     l0::{
         args::{self, List, With},
         lists,
@@ -12,6 +13,7 @@ use crate::{
         guest::Guest,
         layout::{self, REGIONS},
     },
+    println,
     runtime::{cpu, ram},
     same, skip,
     tap::{Case, Verdict},
@@ -35,6 +37,7 @@ pub const GROUP: Group = Group {
         check("region_list", "L0-OP-1 L0-LIST-6", region_list),
         check("frames_come_back", "L0-VM-3 L0-MAP-8", frames_come_back),
         check("apart", "L0-VM-1 L0-OP-3", apart),
+        check("many_pieces", "L0-MAP-5 L0-VM-3 L0-SEC-3", many_pieces),
         check("churn", "L0-SEC-3 L0-VM-3", churn),
     ],
 };
@@ -282,10 +285,47 @@ fn apart(env: &mut Env<'_>) -> Verdict {
     Ok(())
 }
 
+/// Pages that are mapped one by one, in so many pieces: more than an L0 may bear.
+const PIECES: u32 = 1 << 16;
+
+/// As many pieces as L0 bears. Whatever it refuses has not begun, and all of it can be unmapped.
+fn many_pieces(env: &mut Env<'_>) -> Verdict {
+    let gpa = |page: u32| u64::from(page) * ram::PAGE;
+    let whole = Region { gpa: 0, pages: 2 * u64::from(PIECES) };
+    env.l0.ok(Op::CreateVm, &args::vm(0).list(lists::of(&[whole])))?;
+    let frames = ram::pages(3);
+    let each = env.info.limits.entries.min(4096);
+    let (mut mapped, lists_start) = (0, ram::mark());
+    while mapped < PIECES {
+        ram::release(lists_start);
+        // The same frame at every page: none continues another.
+        let list = lists::made(each, |index| lists::map(gpa(mapped + index), frames, 1));
+        let answer = env.l0.call(Op::Map, &args::vm(0).list(list));
+        mapped += answer.index;
+        if answer.status != Status::Ok {
+            same!(answer.status, Status::NoMemory, "status after {mapped} pages");
+            break;
+        }
+    }
+    println!("# {mapped} pieces");
+    let one = |op, entry| env.l0.call(op, &args::vm(0).list(lists::of(&[entry]))).status;
+    same!(one(Op::Unmap, lists::unmap(0, 1)), Status::Ok, "UNMAP of a piece");
+    let three = gpa(PIECES);
+    same!(one(Op::Map, lists::map(three, frames, 3)), Status::Ok, "MAP in its place");
+    let cut = one(Op::Unmap, lists::unmap(three + ram::PAGE, 1));
+    holds!(matches!(cut, Status::Ok | Status::NoMemory), "UNMAP of its middle: {cut:?}");
+    let still = one(Op::Protect, lists::protect(three, 3, lists::ALL));
+    let expected = if cut == Status::Ok { Status::NoSuch } else { Status::Ok };
+    same!(still, expected, "PROTECT of all three after UNMAP answered {cut:?}");
+    same!(one(Op::Unmap, lists::unmap(0, whole.pages)), Status::Ok, "UNMAP of everything");
+    same!(one(Op::Map, lists::map(0, frames, 3)), Status::Ok, "MAP afterwards");
+    Ok(())
+}
+
 /// VMs made and destroyed, and vCPUs of each: a handle of each vCPU left behind makes more than a
 /// process may have.
-const CHURN: u64 = 350;
-const CHURN_VCPUS: u32 = 3;
+const CHURN: u64 = 80;
+const CHURN_VCPUS: u32 = 16;
 
 /// VMs come and go many times: nothing may be used up.
 fn churn(env: &mut Env<'_>) -> Verdict {
