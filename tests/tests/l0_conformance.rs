@@ -1,6 +1,6 @@
 //! The conformance suite of an L0 on the reference L0, with the whole chain emulated.
 
-use roost_tests::{folder::Folder, outcome::Said};
+use roost_tests::{folder::Folder, l0_stats::L0Stats, outcome::Said};
 use std::{
     collections::BTreeSet,
     env,
@@ -13,9 +13,10 @@ use std::{
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// Checks that the reference fails, and why. One that it passes must go from here.
-const DEVIATIONS: [(&str, &str); 3] = [
+const DEVIATIONS: [(&str, &str); 4] = [
     ("call.string_output", "KVM does not tell an OUTS of one element from an OUT"),
     ("registers.refused_general", "addresses are looked at as with five levels of tables"),
+    ("vcpu.first_xcr0", "KVM on QEMU's SVM does not see XSETBV, and is told before"),
     ("registers.refused_special", "so are bases, and CS with both L and D is taken"),
 ];
 
@@ -110,10 +111,10 @@ fn deviations() -> BTreeSet<String> {
     DEVIATIONS.iter().map(|(check, _)| (*check).to_owned()).collect()
 }
 
-/// All checks, with 10,000 flips of mappings and 100,000 random calls.
+/// All checks, with 100,000 random calls; nothing of them is left in the end.
 #[test]
 fn the_reference_conforms() {
-    let report = Report::of(&[]);
+    let report = Report::of(&["--l0", "--stats", "flips=1000"]);
     report.assert_complete();
     report.assert_failed(&deviations());
     // What the reference does not offer, and what needs to be asked for.
@@ -127,16 +128,18 @@ fn the_reference_conforms() {
         "withdrawal.everything",
     ];
     assert_eq!(report.skipped, skipped.map(str::to_owned).into(), "{}", report.said.out);
+    L0Stats::parse(&report.said.out).assert_clean();
 }
 
-/// Two vCPUs touch the pages that go.
+/// Two vCPUs touch the pages that go, 10,000 times.
 #[test]
 fn two_vcpus_see_no_stale_mapping() {
-    let report = Report::of(&["--cpus", "3", "only=tlb,race", "flips=2000"]);
+    let report = Report::of(&["--cpus", "3", "--l0", "--stats", "only=tlb,race", "flips=10000"]);
     report.assert_complete();
     report.assert_failed(&BTreeSet::new());
     assert!(report.skipped.is_empty(), "{}", report.said.out);
-    assert!(report.said.out.contains(" flips, 2 vCPUs, "), "{}", report.said.out);
+    assert!(report.said.out.contains("# 10000 flips, 2 vCPUs, "), "{}", report.said.out);
+    L0Stats::parse(&report.said.out).assert_clean();
 }
 
 #[test]
@@ -179,35 +182,74 @@ const FLAWS: &str = include_str!("../l0-conformance/FLAWS.md");
 /// With it, each broken L0 is given everything, not only the groups that find the bug.
 const THOROUGH: &str = "ROOST_TESTS_N";
 
+/// A row of the table.
+struct Row {
+    flaw: &'static str,
+    /// Checks that fail.
+    red: BTreeSet<String>,
+    /// Checks that may fail: it depends on who is faster.
+    maybe: BTreeSet<String>,
+    /// Nothing can be checked after them.
+    only_first: bool,
+}
+
+impl Row {
+    fn all() -> Vec<Self> {
+        let rows = FLAWS.lines().filter_map(|line| line.strip_prefix("| ")).skip(1);
+        rows.map(Self::read).collect()
+    }
+
+    fn read(row: &'static str) -> Self {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let (red, only_first) = match cells[3].split_once(',') {
+            Some((red, _)) => (red, true),
+            None => (cells[3], false),
+        };
+        let (maybe, red): (Vec<_>, Vec<_>) =
+            red.split_whitespace().partition(|name| name.starts_with('('));
+        let plain = |name: &str| name.trim_matches(['(', ')']).to_owned();
+        let names = |names: Vec<&str>| names.into_iter().map(plain).collect();
+        Self { flaw: cells[0], red: names(red), maybe: names(maybe), only_first }
+    }
+
+    /// What a broken L0 is given.
+    fn words(&self) -> Vec<String> {
+        let groups = self.red.iter().filter_map(|name| name.split('.').next());
+        let groups: BTreeSet<_> = groups.collect();
+        let groups = groups.into_iter().collect::<Vec<_>>().join(",");
+        let which = match (self.only_first, env::var_os(THOROUGH)) {
+            (true, _) => vec!["only=vm.churn".to_owned()],
+            (false, Some(_)) => vec!["skip=vm.churn,fuzz,measure".to_owned()],
+            (false, None) => vec![format!("only={groups}"), "skip=vm.churn".to_owned()],
+        };
+        [vec!["flips=100".to_owned(), "fuzz=1000".to_owned()], which].concat()
+    }
+
+    /// What the suite found other than it should; `None` if all is right.
+    fn judge(&self) -> Option<String> {
+        let words = self.words();
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let report = Report::of_broken(self.flaw, &words);
+        report.assert_complete();
+        let (known, failed) = (deviations(), &report.failed);
+        let missing: Vec<_> = self.red.difference(failed).collect();
+        let allowed = |name: &&String| {
+            [&self.red, &self.maybe, &known].iter().any(|names| names.contains(*name))
+        };
+        let surplus: Vec<_> = failed.iter().filter(|name| !allowed(name)).collect();
+        let right = missing.is_empty() && surplus.is_empty();
+        let out = &report.said.out;
+        (!right)
+            .then(|| format!("{}: not red: {missing:?}, red too: {surplus:?}\n{out}", self.flaw))
+    }
+}
+
 /// Each bug turns red what the table says and nothing else. Every second row, from `first` on.
 fn broken_l0s_fail_where_they_should(first: usize) {
-    let rows = FLAWS.lines().filter_map(|line| line.strip_prefix("| ")).skip(1);
-    let rows: Vec<Vec<_>> = rows.map(|row| row.split('|').map(str::trim).collect()).collect();
+    let rows = Row::all();
     assert!(rows.len() > 20, "the table is found");
-    for row in rows.iter().skip(first).step_by(2) {
-        let (flaw, red) = (row[0], row[3]);
-        // All its VMs and handles are gone after that.
-        let (red, only_first) = match red.split_once(',') {
-            Some((red, _)) => (red, true),
-            None => (red, false),
-        };
-        let expected: BTreeSet<_> = red.split_whitespace().map(str::to_owned).collect();
-        let groups: BTreeSet<_> =
-            expected.iter().filter_map(|name| name.split('.').next()).collect();
-        let groups: Vec<_> = groups.into_iter().collect();
-        let only = format!("only={}", groups.join(","));
-        let mut words = vec!["flips=100", "fuzz=1000"];
-        match (only_first, env::var_os(THOROUGH)) {
-            (true, _) => words.push("only=vm.churn"),
-            (false, Some(_)) => words.push("skip=vm.churn,fuzz,measure"),
-            (false, None) => words.extend([only.as_str(), "skip=vm.churn"]),
-        }
-        let report = Report::of_broken(flaw, &words);
-        report.assert_complete();
-        let known = deviations();
-        let failed: BTreeSet<_> = report.failed.difference(&known).cloned().collect();
-        assert_eq!(failed, expected, "{flaw}: {}", report.said.out);
-    }
+    let wrong: Vec<_> = rows.iter().skip(first).step_by(2).filter_map(Row::judge).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
