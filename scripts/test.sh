@@ -30,6 +30,7 @@ step "lints"
     "$CARGO" clippy --quiet $(with --package) --tests -- -D warnings
     "$CARGO" clippy --quiet --package shadow-mmu --package mmu-stress --package roost \
         --features mutants --all-targets -- -D warnings
+    "$CARGO" clippy --quiet --package l0-ref --features flaws --all-targets -- -D warnings
 }
 for image in $bare_images; do
     bare clippy --quiet --release --package "${image%:*}" --bin "${image#*:}" -- -D warnings
@@ -58,6 +59,7 @@ step "whole-system tests"
 guest_program linux-guest guest-checks
 guest_program l0-ref l0-ref
 guest_program l0-ref l0-check
+guest_program l0-ref l0-ref --features flaws --target-dir "${CARGO_TARGET_DIR:-target}/flaws"
 for kind in cloud generic 6.12-cloud; do
     scripts/fetch-kernel.sh --kind "$kind"
 done
