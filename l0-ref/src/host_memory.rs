@@ -1,40 +1,27 @@
 //! Maps guest memory into this process and gives it to KVM.
 #![expect(unsafe_code, reason = "mappings, and addresses that KVM is told")]
 
-use crate::ram::Ram;
+use crate::{hole::Hole, ram::Ram};
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
-use std::{
-    ffi::c_void,
-    fs::File,
-    io,
-    ptr::{self, NonNull},
-    sync::Arc,
-};
+use std::{ffi::c_void, fs::File, io, ptr, sync::Arc};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 const PAGE: u64 = 4096;
 /// KVM maps large pages where addresses are equal modulo this.
 const LARGE: u64 = 2 << 20;
 
-/// Address space that stands for a region of an L2: pieces of L1's memory file are mapped over it,
-/// and what is not mapped cannot be accessed. Nobody but KVM ever accesses it.
+/// Address space that stands for a region of an L2: pieces of L1's memory file are mapped into it,
+/// and where nothing is mapped nothing can be accessed. Nobody but KVM ever accesses it.
 #[derive(Debug)]
 pub struct Alias {
-    /// The whole reservation.
-    reserved: (NonNull<c_void>, usize),
-    /// Its first page.
+    hole: Hole,
+    /// Address of its first page.
     start: u64,
     pages: u64,
     file: Arc<File>,
 }
-
-// SAFETY: the address is that of a reservation which the value owns; it is changed by system calls
-// only, which are atomic to each other.
-unsafe impl Send for Alias {}
-// SAFETY: as above.
-unsafe impl Sync for Alias {}
 
 /// What L2 may do with pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,45 +33,47 @@ pub enum Writes {
 }
 
 impl Alias {
-    /// Reserves `pages` for a region at `gpa`, to be filled from `file`.
+    /// Finds a place for `pages` of a region at `gpa`, to be filled from `file`.
     ///
     /// # Errors
-    /// The system's.
+    /// There is none, or the system's.
     pub fn reserve(gpa: u64, pages: u64, file: Arc<File>) -> io::Result<Self> {
         let bytes = pages.checked_mul(PAGE).and_then(|bytes| bytes.checked_add(LARGE));
-        let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
-        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let at = unsafe { mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::empty(), flags)? };
-        let at = NonNull::new(at).ok_or(io::ErrorKind::OutOfMemory)?;
-        let first = at.as_ptr() as u64;
-        let start = first + (gpa.wrapping_sub(first) % LARGE);
-        Ok(Self { reserved: (at, bytes), start, pages, file })
+        let bytes = bytes.filter(|bytes| usize::try_from(*bytes).is_ok());
+        let hole = Hole::take(bytes.ok_or(io::ErrorKind::OutOfMemory)?, LARGE)?;
+        let start = hole.range().start + gpa % LARGE;
+        let this = Self { hole, start, pages, file };
+        // The whole hole is empty, or this fails.
+        let (at, len) = this.whole();
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE | MapFlags::NORESERVE;
+        // SAFETY: replaces nothing.
+        unsafe { mmap_anonymous(at, len, ProtFlags::empty(), flags)? };
+        // SAFETY: what was just mapped.
+        unsafe { munmap(at, len)? };
+        Ok(this)
     }
 
-    /// Maps `pages` from page `page` of the region to the file's `offset`.
+    /// Maps `pages` from page `page` of the region, where nothing is mapped, to the file's `offset`.
     ///
     /// # Errors
     /// The range is not in the region, or the system's.
     pub fn map(&self, page: u64, pages: u64, offset: u64, writes: Writes) -> io::Result<()> {
         let (at, len) = self.range(page, pages)?;
-        let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
-        // SAFETY: the range is inside our reservation, to which there are no references.
+        let flags = MapFlags::SHARED | MapFlags::FIXED_NOREPLACE | MapFlags::NORESERVE;
+        // SAFETY: replaces nothing, and is inside our hole.
         unsafe { mmap(at, len, protection(writes), flags, &*self.file, offset)? };
         Ok(())
     }
 
-    /// Takes pages away. When it returns, no vCPU can use them: the kernel tells KVM, which waits
-    /// until every CPU has flushed.
+    /// Takes pages away, of which not all need be mapped. When it returns, no vCPU can use them: the
+    /// kernel tells KVM, which waits until every CPU has flushed.
     ///
     /// # Errors
     /// The range is not in the region, or the system's.
     pub fn unmap(&self, page: u64, pages: u64) -> io::Result<()> {
         let (at, len) = self.range(page, pages)?;
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-        // SAFETY: as for `map`.
-        unsafe { mmap_anonymous(at, len, ProtFlags::empty(), flags)? };
+        // SAFETY: the range is inside our hole, to which there are no references.
+        unsafe { munmap(at, len)? };
         Ok(())
     }
 
@@ -98,7 +87,7 @@ impl Alias {
             Writes::Allowed => MprotectFlags::READ | MprotectFlags::WRITE,
             Writes::Refused => MprotectFlags::READ,
         };
-        // SAFETY: as for `map`.
+        // SAFETY: as for `unmap`.
         unsafe { mprotect(at, len, flags)? };
         Ok(())
     }
@@ -120,9 +109,13 @@ impl Alias {
         if end.is_none() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let first = self.reserved.0.as_ptr();
-        let skip = self.start - first as u64 + page * PAGE;
-        Ok((first.wrapping_byte_add(skip as usize), (pages * PAGE) as usize))
+        let at = self.start + page * PAGE;
+        Ok((ptr::without_provenance_mut(at as usize), (pages * PAGE) as usize))
+    }
+
+    fn whole(&self) -> (*mut c_void, usize) {
+        let hole = self.hole.range();
+        (ptr::without_provenance_mut(hole.start as usize), (hole.end - hole.start) as usize)
     }
 }
 
@@ -135,10 +128,10 @@ const fn protection(writes: Writes) -> ProtFlags {
 
 impl Drop for Alias {
     fn drop(&mut self) {
-        let (at, len) = self.reserved;
-        // SAFETY: the reservation is ours, and a KVM VM that knows its address has a reference to
-        // us. It cannot fail for a whole mapping.
-        let _ = unsafe { munmap(at.as_ptr(), len) };
+        let (at, len) = self.whole();
+        // SAFETY: the hole is ours until the end of this, and a KVM VM that knows its address has a
+        // reference to us. It cannot fail where whole mappings go.
+        let _ = unsafe { munmap(at, len) };
     }
 }
 
@@ -152,7 +145,7 @@ fn set_slot(vm: &VmFd, slot: u32, gpa: u64, alias: &Alias, flags: u32) -> io::Re
         memory_size: alias.pages * PAGE,
         userspace_addr: alias.start,
     };
-    // SAFETY: the range is inside the reservation of `alias`, which `VmWithAliases` keeps.
+    // SAFETY: the range is inside the hole of `alias`, which `VmWithAliases` keeps.
     unsafe { vm.set_user_memory_region(region) }
         .map_err(|error| io::Error::from_raw_os_error(error.errno()))
 }
@@ -253,7 +246,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     /// What `/proc` says of the page at `at`: its permissions and its offset in the file.
-    fn page_at(at: u64) -> (String, u64) {
+    fn page_at(at: u64) -> Option<(String, u64)> {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let find = |line: &str| {
             let mut words = line.split_whitespace();
@@ -261,9 +254,9 @@ mod tests {
             let number = |text| u64::from_str_radix(text, 16).ok();
             let (start, end) = (number(start)?, number(end)?);
             let (allowed, offset) = (words.next()?.to_owned(), number(words.next()?)?);
-            (start..end).contains(&at).then_some((allowed, offset + (at - start)))
+            (start..end).contains(&at).then(|| (allowed, offset + (at - start)))
         };
-        maps.lines().find_map(find).unwrap()
+        maps.lines().find_map(find)
     }
 
     #[test]
@@ -274,13 +267,18 @@ mod tests {
         let alias = Alias::reserve(gpa, 8, Arc::clone(ram.file())).unwrap();
         assert_eq!((alias.start() - gpa) % LARGE, 0);
         let page = |n: u64| page_at(alias.start() + n * PAGE);
-        assert_eq!(page(0).0, "---p");
+        let is = |access: &str, offset| Some((access.to_owned(), offset));
+        assert_eq!(page(0), None);
         alias.map(2, 2, 0x3000, Writes::Allowed).unwrap();
-        assert_eq!((page(1).0.as_str(), page(3)), ("---p", ("rw-s".into(), 0x4000)));
+        assert_eq!([page(1), page(3), page(4)], [None, is("rw-s", 0x4000), None]);
+        assert!(alias.map(1, 2, 0, Writes::Allowed).is_err(), "nothing is replaced");
         alias.protect(3, 1, Writes::Refused).unwrap();
-        assert_eq!((page(2).0.as_str(), page(3).0.as_str()), ("rw-s", "r--s"));
-        alias.unmap(2, 1).unwrap();
-        assert_eq!((page(2).0.as_str(), page(3).0.as_str()), ("---p", "r--s"));
+        assert_eq!([page(2), page(3)], [is("rw-s", 0x3000), is("r--s", 0x4000)]);
+        alias.unmap(0, 3).unwrap();
+        assert_eq!([page(2), page(3)], [None, is("r--s", 0x4000)]);
+        let start = alias.start();
+        drop(alias);
+        assert_eq!(page_at(start + 3 * PAGE), None);
     }
 
     #[test]

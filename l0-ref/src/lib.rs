@@ -11,6 +11,7 @@ pub mod devices;
 pub mod end;
 pub mod entry;
 pub mod flaw;
+pub mod hole;
 pub mod host_memory;
 pub mod image;
 pub mod kick;

@@ -65,6 +65,8 @@ impl<B: Backend> Server<B> {
         let entries = self.list::<MapRange>(args, self.info.limits.entries)?;
         let most = self.info.limits.range_pages.into();
         let (mut index, mut pages) = (0, 0u64);
+        // Entries before this have been tried together.
+        let mut singly = 0;
         while let Some(entry) = entries.get(index) {
             let told = index as u32 + u32::from(flaw::is(Flaw::WrongIndex));
             let at = |answer: Answer| answer.at(told);
@@ -85,11 +87,16 @@ impl<B: Backend> Server<B> {
             };
             // The host's calls cost so much that entries which continue each other are made one. If
             // that cannot be done as a whole, each is done for itself, as far as it goes.
-            let (joined, count) = join(op, &entries[index..], most);
-            if count > 1 && one(&mut inner, &joined, u64::MAX).is_ok() {
-                pages = pages.saturating_add(joined.pages);
-                index += count;
-                continue;
+            if index >= singly {
+                let unmapped = |pages: Range<u64>| inner.map.runs(pages).next().is_none();
+                let (joined, count) = join(op, &entries[index..], most, unmapped);
+                if count > 1 && one(&mut inner, &joined, u64::MAX).is_ok() {
+                    let done = entries[index..].iter().take(count).map(|entry| entry.pages);
+                    pages = pages.saturating_add(done.sum());
+                    index += count;
+                    continue;
+                }
+                singly = index + count;
             }
             one(&mut inner, entry, most).map_err(at)?;
             pages = pages.saturating_add(entry.pages);
@@ -128,6 +135,9 @@ impl<B: Backend> Server<B> {
         self.within(inner, inner.map.growth_with(&wanted), |inner| {
             let place = &inner.places[span.place];
             for (done, gap) in gaps.iter().enumerate() {
+                if flaw::is(Flaw::MappingSurvivesUnmap) {
+                    place.alias.unmap(at(place, gap.start), gap.end - gap.start).map_err(internal)?;
+                }
                 let (offset, pages) = (frames_of(gap).start * PAGE, gap.end - gap.start);
                 let mapped = place.alias.map(at(place, gap.start), pages, offset, writes(access));
                 if let Err(error) = mapped {
@@ -307,19 +317,29 @@ impl<B: Backend> Server<B> {
 }
 
 /// The first of `entries` with those that continue it, in L2 and in L1, each of at most `most` pages; and
-/// how many these are.
-fn join(op: Op, entries: &[MapRange], most: u64) -> (MapRange, usize) {
+/// how many these are. UNMAP skips what lies between and is `unmapped` anyway.
+fn join(
+    op: Op,
+    entries: &[MapRange],
+    most: u64,
+    unmapped: impl Fn(Range<u64>) -> bool,
+) -> (MapRange, usize) {
     let mut joined = entries[0];
     let alone = |entry: &MapRange| entry.pages <= most && entry.reserved == 0;
     let mut count = 1;
     while let Some(next) = entries.get(count).filter(|next| alone(next) && alone(&entries[0])) {
-        let follows = joined.end() == Some(next.gpa) && next.access == joined.access;
+        let (Some(end), Some(next_end)) = (joined.end(), next.end()) else { break };
+        let follows = match op {
+            Op::Unmap => {
+                next.gpa == end || (next.gpa > end && unmapped(end / PAGE..next.gpa / PAGE))
+            }
+            _ => next.gpa == end,
+        };
         let beside = if op == Op::Map { joined.l1_end() == Some(next.l1) } else { next.l1 == 0 };
-        let Some(pages) = joined.pages.checked_add(next.pages) else { break };
-        if !(follows && beside && next.pages != 0) {
+        if !(follows && beside && next.access == joined.access) {
             break;
         }
-        joined.pages = pages;
+        joined.pages = (next_end - joined.gpa) / PAGE;
         count += 1;
     }
     (joined, count)
@@ -361,9 +381,10 @@ mod tests {
 
     #[test]
     fn entries_that_continue_each_other_are_one() {
+        let joined = |op, entries: &[MapRange], most| join(op, entries, most, |_| false);
         let entry = |gpa, l1, pages| MapRange { gpa, l1, pages, access: 7, reserved: 0 };
         let (first, second) = (entry(0x1000, 0x8000, 2), entry(0x3000, 0xa000, 1));
-        assert_eq!(join(Op::Map, &[first, second], 2), (entry(0x1000, 0x8000, 3), 2));
+        assert_eq!(joined(Op::Map, &[first, second], 2), (entry(0x1000, 0x8000, 3), 2));
         let none = entry(0x1000, 0x8000, 0);
         for other in [
             entry(0x4000, 0xa000, 1),
@@ -374,13 +395,21 @@ mod tests {
             MapRange { access: 5, ..second },
             MapRange { reserved: 1, ..second },
         ] {
-            assert_eq!(join(Op::Map, &[first, other], 2), (first, 1), "{other:?}");
+            assert_eq!(joined(Op::Map, &[first, other], 2), (first, 1), "{other:?}");
         }
-        assert_eq!(join(Op::Map, &[first, second], 1), (first, 1), "the first is too long itself");
-        assert_eq!(join(Op::Map, &[none, second], 2), (none, 1));
+        assert_eq!(
+            joined(Op::Map, &[first, second], 1),
+            (first, 1),
+            "the first is too long itself"
+        );
+        assert_eq!(joined(Op::Map, &[none, second], 2), (none, 1));
         let zero = |gpa| entry(gpa, 0, 1);
-        assert_eq!(join(Op::Map, &[zero(0x1000), zero(0x2000)], 8).1, 1, "frame 0, twice");
+        assert_eq!(joined(Op::Map, &[zero(0x1000), zero(0x2000)], 8).1, 1, "frame 0, twice");
         let bare = |gpa| MapRange { gpa, pages: 1, ..MapRange::default() };
-        assert_eq!(join(Op::Unmap, &[bare(0x1000), bare(0x2000), bare(0x4000)], 8).1, 2, "UNMAP");
+        assert_eq!(joined(Op::Unmap, &[bare(0x1000), bare(0x2000), bare(0x4000)], 8).1, 2, "UNMAP");
+        // Pages 3 and 4 are mapped, 5 is not.
+        let skipping = |entries: &[MapRange]| join(Op::Unmap, entries, 8, |gap| gap.start >= 5).1;
+        assert_eq!(skipping(&[bare(0x2000), bare(0x5000)]), 1);
+        assert_eq!(skipping(&[bare(0x4000), bare(0x6000), bare(0x5000)]), 2);
     }
 }
