@@ -113,13 +113,16 @@ impl<B: Backend> Server<B> {
         let frames = self.memory.frames(entry.l1..l1_end).ok_or(Status::NotYours)?;
         let wanted =
             Run { page: span.pages.start, pages: entry.pages, frame: frames.start, access };
-        if let Some(page) = inner.map.conflict(&wanted) {
+        let mut gaps = inner.map.gaps(span.pages.clone());
+        // Nothing of it is mapped, as a rule.
+        let taken = gaps.first() != Some(&span.pages);
+        if taken && let Some(page) = inner.map.conflict(&wanted) {
             if !flaw::is(Flaw::MapReplaces) {
                 return fail(Status::Exists, page);
             }
             self.drop_pages(inner, &span)?;
+            gaps = inner.map.gaps(span.pages.clone());
         }
-        let gaps = inner.map.gaps(span.pages.clone());
         let frames_of = |gap: &Range<u64>| {
             let first = wanted.frame + (gap.start - wanted.page);
             first..first + (gap.end - gap.start)

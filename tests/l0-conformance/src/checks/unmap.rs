@@ -30,6 +30,7 @@ pub const GROUP: Group = Group {
     checks: &[
         check("takes_away", "L0-MAP-5 L0-TLB-1", takes_away),
         check("parts", "L0-MAP-5", parts),
+        check("scattered", "L0-MAP-5 L0-LIST-2", scattered),
         check("nothing_there", "L0-MAP-5 L0-LIST-4", nothing_there),
         check("form", "L0-MAP-5 L0-LIST-7", form),
         check("other_frame_afterwards", "L0-MAP-5 L0-TLB-1", other_frame_afterwards),
@@ -101,6 +102,27 @@ fn parts(env: &mut Env<'_>) -> Verdict {
     }
     verify(&guest, TEST.gpa, 5, 10)?;
     verify(&guest, TEST.gpa + 11 * PAGE, 5, 21)
+}
+
+/// Entries of one list that are apart, in any order: what lies between stays, mapped or not.
+fn scattered(env: &mut Env<'_>) -> Verdict {
+    let (guest, _) = with_pages(env, 16)?;
+    verify(&guest, TEST.gpa, 16, 10)?;
+    let mut absent = 0u32;
+    for pages in [&[7][..], &[1, 3, 6, 8, 12, 10, 13], &[0, 2, 4, 15]] {
+        let entry = |index: u32| lists::unmap(TEST.gpa + pages[index as usize] * PAGE, 1);
+        let list = lists::made(pages.len() as u32, entry);
+        env.l0.ok(Op::Unmap, &args::vm(0).list(list))?;
+        pages.iter().for_each(|page| absent |= 1 << page);
+        for page in 0..16 {
+            let gpa = TEST.gpa + page * PAGE;
+            match absent >> page & 1 {
+                0 => same!(u64::from(guest.reads(gpa)?), 10 + page, "page {page}"),
+                _ => guest.finds_nothing_at(gpa)?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Pages that are not mapped stay so: none, some, far apart, twice.
