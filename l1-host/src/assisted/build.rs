@@ -9,6 +9,7 @@ use super::{
     layout,
     linux::{self, Kernel},
     msrs::{self, Hidden},
+    start,
 };
 use crate::{
     hw::{l0, xstate},
@@ -28,7 +29,7 @@ use pv_abi::{
         list::{Access, CpuidLeaf, MapRange, MsrAction, Region},
         op::flags::CreateVm,
         page::{Args, offset},
-        regs::{Gprs, Groups, Segment, Special, Table, attr, gpr},
+        regs::{Groups, Special},
     },
 };
 use zerocopy::IntoBytes;
@@ -194,7 +195,7 @@ fn load(
     kernel: &Kernel<'_>,
     initrd: Blob,
 ) -> Result<u64, linux::Error> {
-    let cmdline = command_line(&guest.cmdline);
+    let cmdline = start::command_line(&guest.cmdline);
     let place = kernel.place(guest.memory, initrd.len, cmdline.len() as u64)?;
     copy(ram, place.kernel, kernel.code());
     copy(ram, place.initrd.gpa, context.bytes(initrd));
@@ -202,47 +203,9 @@ fn load(
     let rsdp = layout::ACPI.start;
     copy(ram, rsdp, &acpi::tables(guest.vcpus, UART_LINE));
     copy(ram, layout::ZERO_PAGE, &kernel.boot_parameters(&place, guest.memory, rsdp));
-    copy(ram, layout::GDT, descriptors().as_bytes());
-    copy_tables(ram);
+    copy(ram, layout::GDT, start::DESCRIPTORS.as_bytes());
+    copy(ram, layout::TABLES, start::page_tables().as_bytes());
     Ok(place.kernel + linux::ENTRY)
-}
-
-/// The user's command line with the console that this machine has in place of the PV one, and the way to
-/// restart it: on a hardware-reduced machine, Linux would look for EFI, and then for a BIOS.
-fn command_line(given: &str) -> String {
-    let words = given.split(' ').map(|word| match word.strip_prefix("console=hvc0") {
-        Some(rest) if rest.is_empty() || rest.starts_with(',') => "console=ttyS0",
-        _ => word,
-    });
-    let mut line = words.collect::<Vec<_>>().join(" ");
-    if !given.split(' ').any(|word| word.starts_with("reboot=")) {
-        line.push_str(" reboot=acpi");
-    }
-    line
-}
-
-/// Selectors that the boot protocol asks for.
-const CODE: u16 = 0x10;
-const DATA: u16 = 0x18;
-
-fn descriptors() -> [u64; 4] {
-    [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff]
-}
-
-/// Maps the first [`layout::MAPPED`] bytes one to one, by 2 MiB pages.
-fn copy_tables(ram: &GuestRam) {
-    const TABLE: u64 = 0x3;
-    const LARGE: u64 = 0x83;
-    let (root, upper, lower) = (layout::TABLES, layout::TABLES + 0x1000, layout::TABLES + 0x2000);
-    let directories = layout::MAPPED >> 30;
-    copy(ram, root, &(upper | TABLE).to_le_bytes());
-    for directory in 0..directories {
-        let at = lower + directory * 0x1000;
-        copy(ram, upper + directory * 8, &(at | TABLE).to_le_bytes());
-        let entries: Vec<u64> =
-            (0..512).map(|index| directory << 30 | index << 21 | LARGE).collect();
-        copy(ram, at, entries.as_bytes());
-    }
 }
 
 impl Machine {
@@ -268,9 +231,7 @@ impl Machine {
             let table = cpuid::table(&l0::cpuid, &who, &hidden, most);
             client.call_table(Op::SetCpuid, &of, &table)?;
         }
-        let mut gprs = Gprs { rip, rflags: 2, ..Gprs::default() };
-        gprs.gpr[gpr::RSI] = linux::ARGUMENT;
-        client.write(offset::GPRS, &gprs);
+        client.write(offset::GPRS, &start::gprs(rip));
         client.write(offset::SPECIAL, &self.first_state()?);
         let groups = Groups::GPRS | Groups::SPECIAL;
         client.call(Op::SetRegs, &Args { flags: groups.bits(), ..of })?;
@@ -322,47 +283,10 @@ impl Machine {
         }
     }
 
-    /// 64-bit mode on the tables of [`copy_tables`], as the boot protocol asks for.
+    /// The registers of the first instruction; what does not matter to it is as L0 has made it.
     fn first_state(&self) -> Result<Special, Refused> {
-        const CR0: u64 = 1 << 31 | 1 << 5 | 1 << 4 | 1;
-        const CR4_PAE: u64 = 1 << 5;
-        const EFER: u64 = 1 << 10 | 1 << 8;
-        const BUSY_TSS: u16 = 0xb;
-        const LDT: u16 = 0x2;
-        // The rest is as L0 has made it.
         let of = Args { vm: ID, vcpu: ID, flags: Groups::SPECIAL.bits(), ..Args::default() };
         self.client.call(Op::GetRegs, &of)?;
-        let before: Special = self.client.read(offset::SPECIAL);
-        let flat = |selector, attributes| Segment {
-            base: 0,
-            limit: u32::MAX,
-            selector,
-            attributes: attributes | attr::PRESENT | attr::GRANULARITY | attr::CODE_OR_DATA,
-        };
-        let data = flat(DATA, 3 | attr::DEFAULT_BIG);
-        let system = |kind| Segment {
-            limit: 0xffff,
-            attributes: kind | attr::PRESENT,
-            ..Segment::default()
-        };
-        Ok(Special {
-            cs: flat(CODE, 0xb | attr::LONG),
-            ds: data,
-            es: data,
-            fs: data,
-            gs: data,
-            ss: data,
-            tr: system(BUSY_TSS),
-            ldt: system(LDT),
-            gdt: Table { base: layout::GDT, limit: size_of_val(&descriptors()) as u64 - 1 },
-            idt: Table::default(),
-            cr0: CR0,
-            cr2: 0,
-            cr3: layout::TABLES,
-            cr4: CR4_PAE,
-            cr8: 0,
-            efer: EFER,
-            ..before
-        })
+        Ok(start::special(&self.client.read(offset::SPECIAL)))
     }
 }

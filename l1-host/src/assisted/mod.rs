@@ -14,6 +14,7 @@ pub mod devices;
 pub mod layout;
 pub mod linux;
 pub mod msrs;
+pub mod start;
 
 #[cfg(target_os = "none")]
 mod build;

@@ -25,6 +25,8 @@ const LOOKS: u64 = 100;
 /// How often L1 was entered, and why.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counters {
+    /// The TSC, which is the guest's too, when it first ran.
+    started: u64,
     runs: u64,
     ports: u64,
     memory: u64,
@@ -45,6 +47,7 @@ impl Machine {
 
     fn run_until_stop(&mut self, cpu: &Cpu) -> Stop {
         let mut control = RunControl::default();
+        self.counters.started = cpu::tsc();
         loop {
             if let Err(stop) = self.pass_input() {
                 return stop;
@@ -162,6 +165,7 @@ impl Machine {
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let counters = &self.counters;
         [
+            ("l0_started_tsc", counters.started),
             ("l0_runs", counters.runs),
             ("l0_ports", counters.ports),
             ("l0_mmio", counters.memory),
