@@ -16,8 +16,10 @@ type Own<'a> = &'a dyn Fn(u32, u32) -> [u32; 4];
 
 const HYPERVISOR: u32 = 0x4000_0000;
 const EXTENDED: u32 = 0x8000_0000;
-/// The highest leaf of each kind that is looked at.
-const LEAVES: u32 = 0x20;
+/// How many leaves of each kind are looked at; the highest of today's CPUs is 0x26.
+const LEAVES: u32 = 0x40;
+/// A CPU that lacks a kind answers with another leaf; the highest leaf of a kind is below this.
+const KIND: u32 = 0x1_0000;
 
 const ECX_X2APIC: u32 = 1 << 21;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
@@ -47,8 +49,9 @@ pub fn table(own: Own<'_>, who: &Who, hidden: &[Hidden], most: usize) -> Vec<Cpu
     let mut leaves = Vec::new();
     for base in [0, HYPERVISOR, EXTENDED] {
         let max = own(base, 0)[0];
-        if (base..base + LEAVES).contains(&max) {
-            (base..=max).for_each(|leaf| add_leaf(&mut leaves, own, leaf));
+        if (base..base + KIND).contains(&max) {
+            let last = max.min(base + LEAVES - 1);
+            (base..=last).for_each(|leaf| add_leaf(&mut leaves, own, leaf));
         }
     }
     for leaf in &mut leaves {
@@ -180,6 +183,20 @@ mod tests {
         assert_eq!(find(&table, 0xb, 1), Some([2, 4, 0x201, 3]));
         assert_eq!(find(&table, 0x1f, 0), None, "a second list of CPUs");
         assert_eq!(find(&table, 0x8000_0008, 0).unwrap()[2], 3);
+    }
+
+    #[test]
+    fn a_high_maximum_loses_no_leaf() {
+        let many = |leaf, subleaf| match leaf {
+            0 => [0x123, 1, 2, 3],
+            HYPERVISOR => [7; 4],
+            EXTENDED => [EXTENDED + 0x21, 1, 2, 3],
+            _ => own(leaf, subleaf),
+        };
+        let table = table(&many, &Who { vcpu: 0, vcpus: 1, xcr0: 7 }, &[], 64);
+        assert_eq!(find(&table, EXTENDED + 8, 0), Some([48, 0, 0, 0]));
+        assert!(find(&table, 1, 0).is_some());
+        assert_eq!(find(&table, HYPERVISOR, 0), None, "what is no leaf of that kind");
     }
 
     #[test]
