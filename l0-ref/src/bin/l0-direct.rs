@@ -11,6 +11,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use l0_ref::{
     backend::{Controllers, Refused, StopReason, Vcpu},
     cpuid::{self as machine_cpuid, Facts},
+    entry,
     host_memory::VmWithRam,
     kvm::KvmVcpu,
     ram::{MIB, Ram},
@@ -56,6 +57,9 @@ struct Cli {
     /// Memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     memory: u64,
+    /// Show the guest SVM, so that it can run guests by its own KVM
+    #[arg(long)]
+    nested: bool,
 }
 
 fn main() -> ExitCode {
@@ -76,7 +80,7 @@ fn run(cli: &Cli) -> Result<()> {
     vm.set_tss_address(TSS).context("KVM refuses a place for its TSS")?;
     vm.create_irq_chip().context("KVM makes no interrupt controller")?;
     let machine = VmWithRam::new(vm, ram).context("KVM refuses the memory")?;
-    let mut vcpu = create_vcpu(&kvm, machine.vm())?;
+    let mut vcpu = create_vcpu(&kvm, machine.vm(), cli.nested)?;
     let set = |done: Result<(), Refused>| {
         done.map_err(|why| anyhow!("KVM refuses the first registers: {why:?}"))
     };
@@ -89,9 +93,8 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// Puts everything where L1 puts it; the kernel's entry point.
 fn load(cli: &Cli, ram: &Ram) -> Result<u64> {
-    let read = |path: &PathBuf| {
-        fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-    };
+    let read =
+        |path: &PathBuf| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let file = read(&cli.kernel)?;
     let initrd = cli.initrd.as_ref().map(read).transpose()?.unwrap_or_default();
     let command_line = start::command_line(&cli.append);
@@ -116,8 +119,9 @@ fn load(cli: &Cli, ram: &Ram) -> Result<u64> {
     Ok(place.kernel + linux::ENTRY)
 }
 
-/// A vCPU that finds the CPUID which L1 gives a guest, made of what L1 itself would see.
-fn create_vcpu(kvm: &Kvm, vm: &VmFd) -> Result<KvmVcpu> {
+/// A vCPU that finds the CPUID which L1 gives a guest, made of what L1 itself would see; or what L1
+/// would see, with SVM.
+fn create_vcpu(kvm: &Kvm, vm: &VmFd, nested: bool) -> Result<KvmVcpu> {
     let fd = vm.create_vcpu(0).context("KVM makes no vCPU")?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
     let supported = supported.context("KVM tells no CPUID table")?;
@@ -126,13 +130,33 @@ fn create_vcpu(kvm: &Kvm, vm: &VmFd) -> Result<KvmVcpu> {
         tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
         cpus: 1,
     };
-    let seen = machine_cpuid::for_l1(supported.as_slice(), &facts, None, 0);
+    let mut seen = machine_cpuid::for_l1(supported.as_slice(), &facts, None, 0);
+    if nested {
+        show_svm(&mut seen, supported.as_slice())?;
+        let table = machine_cpuid::table(&seen).context("the CPUID table is too large for KVM")?;
+        fd.set_cpuid2(&table).context("KVM refuses the CPUID table")?;
+        entry::set_xcr0(&fd, &seen)?;
+        return Ok(KvmVcpu::new(fd, Controllers::L0, false));
+    }
     let own = |leaf, subleaf| answer(&seen, leaf, subleaf);
     let who = cpuid::Who { vcpu: 0, vcpus: 1, xcr0: XCR0 };
     let mut vcpu = KvmVcpu::new(fd, Controllers::L0, false);
     let table = cpuid::table(&own, &who, &[], MOST_LEAVES);
     vcpu.set_cpuid(&table).map_err(|why| anyhow!("KVM refuses the CPUID table: {why:?}"))?;
     Ok(vcpu)
+}
+
+/// Adds to `table` what KVM supports of SVM.
+fn show_svm(table: &mut Vec<kvm_cpuid_entry2>, supported: &[kvm_cpuid_entry2]) -> Result<()> {
+    const FEATURES: u32 = 0x8000_0001;
+    const SVM: u32 = 1 << 2;
+    const SVM_FEATURES: u32 = 0x8000_000a;
+    let leaf = supported.iter().find(|entry| entry.function == SVM_FEATURES);
+    table.push(*leaf.context("this KVM runs no KVM: load kvm-amd with nested=1")?);
+    for entry in table.iter_mut().filter(|entry| entry.function == FEATURES) {
+        entry.ecx |= SVM;
+    }
+    Ok(())
 }
 
 /// What the CPU answers that has this table.
@@ -169,7 +193,10 @@ fn serve(vcpu: &mut impl Vcpu, vm: &VmFd) -> Result<()> {
             }
             StopReason::Load { .. } => vcpu.answer_load(u64::MAX),
             StopReason::Store { .. } | StopReason::Interrupted => {}
-            stop => bail!("the guest died: {stop:?}"),
+            stop => {
+                eprintln!("{:x?} {:x?} {:x?}", vcpu.gprs(), vcpu.special(), vcpu.events());
+                bail!("the guest died: {stop:?}")
+            }
         }
         if let Some(level) = devices.line_change() {
             let set = vm.set_irq_line(UART_LINE, level);
