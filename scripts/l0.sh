@@ -1,16 +1,16 @@
 #!/bin/sh
 # Boots a guest under L1 under the reference L0, l0-ref. Arguments go to `roost run`.
 #
-# scripts/l0.sh [--build] [--emulate] [--icount] [--check] [--l0 WORDS] [--l1-log FILE]
+# scripts/l0.sh [--build] [--emulate] [--icount] [--cpu MODEL] [--check] [--l0 WORDS] [--l1-log FILE]
 #               [--timeout SECONDS] [ROOST RUN OPTION...]
 #
 # On a machine with KVM, l0-ref runs here. Elsewhere, or with --emulate, QEMU emulates a machine with
 # SVM and nested paging; a stock kernel runs there with its KVM, and l0-ref as its only program:
 #   QEMU -> stock kernel with kvm-amd -> l0-ref -> L1 -> the guest
 # --build builds l0-ref first. --check runs l0-check, which looks at l0-ref and KVM alone.
-# --icount lets the emulated machine's time go by instructions. --l0 gives l0-ref options, in one word.
-# Without --kernel, a stock kernel is booted to a busybox shell. The exit status is that of l0-ref, 124
-# if the time limit passed.
+# --icount lets the emulated machine's time go by instructions; --cpu is the model it has. --l0 gives
+# l0-ref options, in one word. Without --kernel, a stock kernel is booted to a busybox shell. The exit
+# status is that of l0-ref, 124 if the time limit passed.
 set -eu
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -19,7 +19,7 @@ roost=$target/tool/roost
 programs=$target/x86_64-unknown-linux-gnu/tool
 
 build=no emulate=no check=no accel=tcg log=/dev/null
-icount='' limit='' kernel='' append='' l0=''
+icount='' limit='' kernel='' append='' l0='' cpu=max,la57=off
 [ -r /dev/kvm ] && [ -w /dev/kvm ] || emulate=yes
 # Our options are taken out, in one turn of the list of arguments.
 turns=$#
@@ -32,13 +32,13 @@ while [ "$turns" -gt 0 ]; do
         --emulate) emulate=yes ;;
         --check) check=yes ;;
         --icount) emulate=yes accel=tcg,thread=single icount="-icount shift=0,sleep=off" ;;
-        --l0 | --l1-log | --timeout)
+        --cpu | --l0 | --l1-log | --timeout)
             if [ "$turns" -eq 0 ]; then
                 echo "$0: $option wants a value" >&2
                 exit 2
             fi
             turns=$((turns - 1))
-            case $option in --l0) l0=$1 ;; --l1-log) log=$1 ;; *) limit=$1 ;; esac
+            case $option in --cpu) cpu=$1 ;; --l0) l0=$1 ;; --l1-log) log=$1 ;; *) limit=$1 ;; esac
             shift
             ;;
         *)
@@ -95,30 +95,9 @@ elif [ "$emulate" = no ]; then
     exit
 fi
 
-# modules NAME...: the files of these modules and of those they need, in the order to load them.
-modules() {
-    for name in "$@"; do
-        pattern=$(echo "$name" | tr _ - | sed 's/-/[-_]/g')
-        file=$(find "$(dirname "$stock")/root" -name "$pattern.ko*" | head -n 1)
-        [ -n "$file" ] || continue # built into the kernel
-        plain=$folder/$name.ko
-        [ ! -e "$plain" ] || continue
-        case $file in
-            *.xz) xz -dc "$file" ;;
-            *.zst) zstd -qdc "$file" ;;
-            *) cat "$file" ;;
-        esac >"$plain"
-        # A function has no variables of its own; a subshell does.
-        # shellcheck disable=SC2046 # a list of words
-        (modules $(tr '\0' '\n' <"$plain" | sed -n 's/^depends=//p' | tr , ' '))
-        echo "$plain"
-    done
-}
-
-set -- --busybox --init scripts/l0-init.sh
-for module in $(modules kvm_amd); do
-    set -- "$@" --add "$module=/modules/$(printf %02d $#)-${module##*/}"
-done
+. scripts/kvm-machine.sh
+# shellcheck disable=SC2046 # a list of words
+set -- --busybox --init scripts/l0-init.sh $(kvm_modules)
 if [ "$check" = yes ]; then
     echo l0-check >"$folder/command"
     set -- "$@" --add "$programs/l0-check=/bin/l0-check:755"
@@ -135,7 +114,7 @@ ramdisk=$(($(wc -c <"$folder/l0.cpio") >> 20))
 [ "$log" != /dev/null ] || log=$folder/log
 status=0
 # shellcheck disable=SC2086 # $icount is words or none
-limited qemu-system-x86_64 -M pc -accel $accel $icount -cpu max,la57=off -m $((memory + 192 + 3 * ramdisk)) \
+limited qemu-system-x86_64 -M pc -accel $accel $icount -cpu "$cpu" -m $((memory + 192 + 3 * ramdisk)) \
     -nodefaults -display none -no-reboot -chardev stdio,id=console,signal=off \
     -serial chardev:console -chardev "file,id=log,path=$log" -serial chardev:log \
     -kernel "$stock" -initrd "$folder/l0.cpio" \

@@ -63,31 +63,11 @@ if [ -r /dev/kvm ] && [ -w /dev/kvm ] && [ -z "$icount" ]; then
 fi
 
 stock=$(scripts/fetch-kernel.sh)
-# modules NAME...: the files of these modules and of those they need, in the order to load them.
-modules() {
-    for name in "$@"; do
-        pattern=$(echo "$name" | tr _ - | sed 's/-/[-_]/g')
-        file=$(find "$(dirname "$stock")/root" -name "$pattern.ko*" | head -n 1)
-        [ -n "$file" ] || continue # built into the kernel
-        plain=$folder/$name.ko
-        [ ! -e "$plain" ] || continue
-        case $file in
-            *.xz) xz -dc "$file" ;;
-            *.zst) zstd -qdc "$file" ;;
-            *) cat "$file" ;;
-        esac >"$plain"
-        # shellcheck disable=SC2046 # a list of words
-        (modules $(tr '\0' '\n' <"$plain" | sed -n 's/^depends=//p' | tr , ' '))
-        echo "$plain"
-    done
-}
-
+. scripts/kvm-machine.sh
 echo "$*" >"$folder/append"
 echo "--memory $memory --cpus $cpus $l0" >"$folder/arguments"
-set -- --busybox --init tests/l0-conformance/init.sh
-for module in $(modules kvm_amd); do
-    set -- "$@" --add "$module=/modules/$(printf %02d $#)-${module##*/}"
-done
+# shellcheck disable=SC2046 # a list of words
+set -- --busybox --init tests/l0-conformance/init.sh $(kvm_modules)
 "$roost" initrd --output "$folder/l0.cpio" "$@" --add "$folder/arguments=/arguments" \
     --add "$folder/append=/append" --add "$l0_ref=/bin/l0-ref:755" --add "$image=/l1"
 
