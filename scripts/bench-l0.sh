@@ -2,28 +2,28 @@
 # Measures what a guest costs that L0 runs for L1: the guest benchmark in it, and in guests of KVM with
 # the same kernel, memory and machine. All instructions are counted, by everybody involved.
 #
-# scripts/bench-l0.sh [--logs FOLDER] [--rows A,B] [RUN...]
+# scripts/bench-l0.sh [--no-build] [--logs FOLDER] [--rows A,B] [RUN...]
 #
 # RUNs, by default the first three:
 #   direct    QEMU -> kernel with kvm-amd -> l0-direct -> guest
 #   assisted  QEMU -> kernel with kvm-amd -> l0-ref -> L1 -> guest, run by L0
 #   nested    QEMU -> kernel with kvm-amd -> l0-direct -> kernel with kvm-amd -> l0-direct -> guest
 #   shadow    QEMU -> kernel with kvm-amd -> l0-ref -> L1 -> guest, run by L1
-# --logs    keep the logs there; logs of runs that are not asked for are read from there
-# --rows    rows of the benchmark
+# --no-build  everything is built
+# --logs      keep the logs there; logs of runs that are not asked for are read from there
+# --rows      rows of the benchmark
 set -eu
 cd "$(dirname "$0")/.."
-. scripts/toolchain.sh
-need_rust
 target=${CARGO_TARGET_DIR:-target}
 roost=$target/tool/roost
 programs=$target/x86_64-unknown-linux-gnu/tool
 logs=$target/bench-l0
 rows=noop,getppid,read_zero_1b,pipe_pingpong,sig_deliver,mmap_touch_munmap,pf_storm_1t,munmap_per_page
 rows=$rows,dontneed_refault,cow_break,fork_exit,fork_exec_true,mprotect_flip,cpuid,rdmsr_dev,sha256_block
-memory=512
+memory=512 build=yes
 while [ $# -gt 0 ]; do
     case $1 in
+        --no-build) build=no && shift ;;
         --logs) logs=${2:?} && shift 2 ;;
         --rows) rows=${2:?} && shift 2 ;;
         *) break ;;
@@ -32,10 +32,14 @@ done
 [ $# -gt 0 ] || set -- direct assisted nested
 mkdir -p "$logs"
 
-scripts/build.sh
-guest_program l0-ref l0-ref
-guest_program l0-ref l0-direct --features direct
-guest_program bench guest-bench
+if [ "$build" = yes ]; then
+    . scripts/toolchain.sh
+    need_rust
+    scripts/build.sh
+    guest_program l0-ref l0-ref
+    guest_program l0-ref l0-direct --features direct
+    guest_program bench guest-bench
+fi
 stock=$(scripts/fetch-kernel.sh)
 folder=$(mktemp -d "${TMPDIR:-/tmp}/roost-bench-XXXXXX")
 trap 'rm -rf "$folder"' EXIT
@@ -92,7 +96,8 @@ for run in "$@"; do
     fi
 done
 
-# A table: instructions of an operation, smallest batch, and how many times those of the first run.
+# A table: instructions of an operation, smallest batch, and how many times those of the first run. A
+# guest of L1 has the TSC of L1, which starts at 0 as that of the others does.
 for run in direct assisted nested shadow; do
     [ -e "$logs/$run.log" ] || continue
     started=$(sed -n 's/.*"l0_started_tsc":\([0-9]*\).*/\1/p' "$logs/$run.l1.log" 2>/dev/null | head -n 1)
@@ -101,11 +106,21 @@ for run in direct assisted nested shadow; do
 done | awk '
     $1 == "run" { run = $2; started = $3; runs[++count] = run }
     $1 == "@I" && $2 == "tsc_at_init" && run != "shadow" { note("start to init", $3 - started) }
+    $1 == "@I" && $2 == "tsc_at_init" { note("the same, from the start of L1", $3) }
     $1 == "@I" && $2 == "calib_2M_insns_tsc" { note("2,000,004 instructions", $3) }
     $1 == "@R" {
         name = $0; sub(/.*"name":"/, "", name); sub(/".*/, "", name)
         cost = $0; sub(/.*"min_tsc":/, "", cost); sub(/,.*/, "", cost)
         note(name, cost)
+    }
+    function grouped(cost, digits, text) {
+        if (cost < 100) return sprintf("%.1f", cost)
+        digits = sprintf("%.0f", cost)
+        while (length(digits) > 3) {
+            text = "," substr(digits, length(digits) - 2) text
+            digits = substr(digits, 1, length(digits) - 3)
+        }
+        return digits text
     }
     function note(name, cost) {
         if (!(name in known)) { known[name] = 1; names[++rows] = name }
@@ -122,7 +137,7 @@ done | awk '
             line = "| " names[n] " |"; base = costs[runs[1], names[n]]
             for (r = 1; r <= count; r++) {
                 cost = costs[runs[r], names[n]]
-                line = line " " (cost == "" ? "-" : sprintf(cost + 0 < 100 ? "%.1f" : "%.0f", cost)) " |"
+                line = line " " (cost == "" ? "-" : grouped(cost + 0)) " |"
                 if (r > 1) line = line " " (cost == "" || base == "" ? "-" : sprintf("%.3f", cost / base)) " |"
             }
             print line

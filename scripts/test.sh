@@ -30,7 +30,7 @@ step "lints"
     "$CARGO" clippy --quiet $(with --package) --tests -- -D warnings
     "$CARGO" clippy --quiet --package shadow-mmu --package mmu-stress --package roost \
         --features mutants --all-targets -- -D warnings
-    "$CARGO" clippy --quiet --package l0-ref --features flaws --all-targets -- -D warnings
+    "$CARGO" clippy --quiet --package l0-ref --features flaws,direct --all-targets -- -D warnings
 }
 for image in $bare_images; do
     bare clippy --quiet --release --package "${image%:*}" --bin "${image#*:}" -- -D warnings
@@ -60,6 +60,8 @@ guest_program linux-guest guest-checks
 guest_program l0-ref l0-ref
 guest_program l0-ref l0-check
 guest_program l0-ref l0-ref --features flaws --target-dir "${CARGO_TARGET_DIR:-target}/flaws"
+guest_program l0-ref l0-direct --features direct
+guest_program bench guest-bench
 for kind in cloud generic 6.12-cloud; do
     scripts/fetch-kernel.sh --kind "$kind"
 done
