@@ -589,10 +589,17 @@ fn only_inside_run(env: &mut Env<'_>) -> Verdict {
         (15, clock::after(crate::l2::guest::PATIENCE / 2)),
     ];
     guest.start(0, code::dirties(), &set)?;
-    let (exit, _) = guest.exit(&RunControl { deadline: clock::after(3000), ..control() })?;
-    same!(exit, Exit::Deadline, "the exit");
-    let before = ram::load(guest.at(layout::DATA));
-    holds!(before > 0, "the program wrote nothing in 3 ms");
+    let mut before = 0;
+    // On a machine that is busy with others, the first of them may pass without an instruction.
+    for _ in 0..50 {
+        let (exit, _) = guest.exit(&RunControl { deadline: clock::after(3000), ..control() })?;
+        same!(exit, Exit::Deadline, "the exit");
+        before = ram::load(guest.at(layout::DATA));
+        if before > 0 {
+            break;
+        }
+    }
+    holds!(before > 0, "the program wrote nothing in 150 ms");
     clock::nap(10_000);
     same!(ram::load(guest.at(layout::DATA)), before, "what L2 writes, 10 ms later");
     Ok(())
