@@ -8,7 +8,7 @@
 //! | [`features`], [`reset`] | what is enabled, withdrawal; the end of everything |
 //! | [`l1_memory`], [`lists`] | L1's memory: the shared page, lists |
 //! | [`vm`], [`life`] | VMs, their vCPUs and life |
-//! | [`map`], [`frames`], [`pieces`], [`memory_ops`] | mappings and owners |
+//! | [`map`], [`frames`], [`pieces`], [`join`], [`memory_ops`] | mappings and owners |
 //! | [`dirty`] | the log of writes |
 //! | [`run`], [`alarm`] | RUN |
 //! | [`interrupts`] | kicks, and interrupts of L0's controllers |
@@ -25,6 +25,7 @@ pub mod frames;
 #[cfg(test)]
 mod fuzz;
 pub mod interrupts;
+pub mod join;
 pub mod l1_memory;
 #[cfg(test)]
 mod l1_stub;

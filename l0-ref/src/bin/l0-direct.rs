@@ -11,9 +11,8 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use l0_ref::{
     backend::{Controllers, Refused, StopReason, Vcpu},
     cpuid::{self as machine_cpuid, Facts},
-    entry,
     host_memory::VmWithRam,
-    kvm::KvmVcpu,
+    kvm::{KvmVcpu, Xsetbv},
     ram::{MIB, Ram},
 };
 use l1_host::assisted::{
@@ -130,17 +129,18 @@ fn create_vcpu(kvm: &Kvm, vm: &VmFd, nested: bool) -> Result<KvmVcpu> {
         tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
         cpus: 1,
     };
+    let xsetbv = Xsetbv::probe(kvm)?;
     let mut seen = machine_cpuid::for_l1(supported.as_slice(), &facts, None, 0);
     if nested {
         show_svm(&mut seen, supported.as_slice())?;
         let table = machine_cpuid::table(&seen).context("the CPUID table is too large for KVM")?;
         fd.set_cpuid2(&table).context("KVM refuses the CPUID table")?;
-        entry::set_xcr0(&fd, &seen)?;
-        return Ok(KvmVcpu::new(fd, Controllers::L0, false));
+        xsetbv.preset(&fd, &seen).context("cannot set XCR0")?;
+        return Ok(KvmVcpu::new(fd, Controllers::L0, xsetbv, false));
     }
     let own = |leaf, subleaf| answer(&seen, leaf, subleaf);
     let who = cpuid::Who { vcpu: 0, vcpus: 1, xcr0: XCR0 };
-    let mut vcpu = KvmVcpu::new(fd, Controllers::L0, false);
+    let mut vcpu = KvmVcpu::new(fd, Controllers::L0, xsetbv, false);
     let table = cpuid::table(&own, &who, &[], MOST_LEAVES);
     vcpu.set_cpuid(&table).map_err(|why| anyhow!("KVM refuses the CPUID table: {why:?}"))?;
     Ok(vcpu)
