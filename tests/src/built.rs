@@ -16,11 +16,11 @@ pub fn tool() -> PathBuf {
     existing(target().join("tool/roost"), "scripts/build.sh")
 }
 
-/// The native guest.
+/// The conformance suite, a native guest.
 #[must_use]
 pub fn native_guest() -> PathBuf {
     let images = env::var_os("ROOST_IMAGES").map_or_else(|| target().join("roost"), PathBuf::from);
-    existing(images.join("c1-guest"), "scripts/build.sh")
+    existing(images.join("conformance"), "scripts/build.sh")
 }
 
 /// The folder of the images with L1's checks of itself.

@@ -142,7 +142,7 @@ fn the_death_of_a_native_guest_is_told() {
     let options = ["--kernel", &kernel, "--memory", "64M", "--append", "die=stack-nowhere"];
     let (said, log) = chain(&folder, &options);
     assert_eq!(said.status, 3, "{said:?}");
-    assert!(said.out.contains("l0-ref: guest 'c1-guest' died: triple fault: "), "{said:?}");
+    assert!(said.out.contains("l0-ref: guest 'conformance' died: triple fault: "), "{said:?}");
     assert!(said.out.contains("l0-ref: the guest died"), "{said:?}");
     assert_roots(&log);
 }

@@ -74,7 +74,7 @@ fn every_flaw_is_found() {
         let said = &ended.said;
         assert_eq!(said.status, 4, "{flaw}: {said:?}");
         let first = said.err.lines().next().unwrap_or_default();
-        let stopped = format!("roost: guest 'c1-guest' was stopped: L1 broke rule {rule}");
+        let stopped = format!("roost: guest 'conformance' was stopped: L1 broke rule {rule}");
         assert!(first.starts_with(&stopped), "{flaw}: {}", said.err);
         assert!(said.err.contains("\nroost: L1 failed\n"), "{flaw}: {}", said.err);
         // A flush that is left out opens no other memory.

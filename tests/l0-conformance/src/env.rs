@@ -9,11 +9,12 @@ use crate::{
     tap::Verdict,
 };
 use arrayvec::ArrayVec;
-use l0_conformance::{options::Options, tally::Tally, usable::Usable};
+use l0_conformance::{options::Options, usable::Usable};
 use pv_abi::l0::{
     Features, Info, Op, Status,
     list::{CpuidLeaf, LeafFlags},
 };
+use suite::tally::Tally;
 
 /// Leaves of the usual CPUID table.
 pub const TABLE_LEAVES: usize = 32;

@@ -1,10 +1,9 @@
-//! Holds what of the conformance suite needs no machine: options, counts by rule, random numbers.
+//! Holds what of the conformance suite needs no machine: options, random numbers.
 //! May: nothing. Input: the command line, trusted; tables of the loader, trusted.
 #![cfg_attr(not(test), no_std)]
 
 pub mod options;
 pub mod random;
-pub mod tally;
 pub mod usable;
 
 #[cfg(test)]

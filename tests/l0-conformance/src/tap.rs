@@ -7,7 +7,7 @@ use core::{
     fmt::{self, Write},
     panic::Location,
 };
-use l0_conformance::tally::{Outcome, Tally};
+use suite::tally::{Outcome, Tally};
 
 /// Bytes of a message.
 const LENGTH: usize = 200;

@@ -31,8 +31,9 @@ use crate::{
     runtime::{self, clock, console::Uart, cpu, end, end::End, smp, user},
     tap::{self, Verdict, Wrong},
 };
-use l0_conformance::{options::Options, tally::Tally, usable::Usable};
+use l0_conformance::{options::Options, usable::Usable};
 use pv_abi::l0::{Discovery, discover};
+use suite::{selection::Selection, tally::Tally};
 
 /// A check.
 #[derive(Clone, Copy, Debug)]
@@ -88,10 +89,10 @@ const GROUPS: &[Group] = &[
 
 /// All checks that are asked for.
 fn chosen<'a>(
-    options: &'a Options<'_>,
+    selection: &'a Selection<'_>,
 ) -> impl Iterator<Item = (&'static str, &'static Check)> + 'a {
     let all = GROUPS.iter().flat_map(|group| group.checks.iter().map(|check| (group.name, check)));
-    all.filter(|(group, check)| options.chosen(group, check.name))
+    all.filter(|(group, check)| selection.chosen(group, check.name))
 }
 
 /// Does what the command line asks for and ends the machine.
@@ -103,15 +104,15 @@ pub fn run(command_line: &str, usable: &Usable) -> ! {
             "`{word}` is no option: only=, skip=, flips=, fuzz=, seed=, withdraw=, list"
         )),
     };
-    if let Some(name) = options.unknown(|one| chosen(one).next().is_some()) {
+    if let Some(name) = options.selection.unknown(|one| chosen(one).next().is_some()) {
         stop(format_args!("there is no check `{name}`: `list` names all"));
     }
     if options.list {
-        chosen(&options)
+        chosen(&options.selection)
             .for_each(|(group, check)| println!("{group}.{} {}", check.name, check.rules));
         end::machine(End::Passed);
     }
-    println!("1..{}", chosen(&options).count());
+    println!("1..{}", chosen(&options.selection).count());
     let tally = match discover(cpu::cpuid) {
         Discovery::Absent => skip_all(&options, "there is no L0 that speaks this ABI"),
         Discovery::Error { base, why } => broken_offer(&options, base, why),
@@ -130,7 +131,7 @@ fn stop(why: core::fmt::Arguments<'_>) -> ! {
 
 fn skip_all(options: &Options<'_>, why: &str) -> Tally {
     let mut tally = Tally::default();
-    for (group, check) in chosen(options) {
+    for (group, check) in chosen(&options.selection) {
         let verdict = Err(Wrong::skip(format_args!("{why}")));
         tap::report(&mut tally, check.rules, group, check.name, &verdict);
     }
@@ -140,7 +141,7 @@ fn skip_all(options: &Options<'_>, why: &str) -> Tally {
 /// An L0 that offers what L1 must not use fails discovery; all else is skipped.
 fn broken_offer(options: &Options<'_>, base: u32, why: discover::Error) -> Tally {
     let mut tally = Tally::default();
-    for (group, check) in chosen(options) {
+    for (group, check) in chosen(&options.selection) {
         let verdict = match group == discovery::GROUP.name {
             true => Err(Wrong::new(format_args!("the block at {base:#x} is wrong: {why:x?}"))),
             false => Err(Wrong::skip(format_args!("L0's offer is in error"))),
@@ -162,7 +163,7 @@ fn judge(info: discover::Info, options: Options<'_>, usable: &Usable) -> Tally {
         Ok(env) => env,
         Err(status) => stop(format_args!("the first SETUP answered {status:?}")),
     };
-    for (group, check) in chosen(&options) {
+    for (group, check) in chosen(&options.selection) {
         let verdict = env.refresh().map_err(|wrong| wrong.within(format_args!("before the check")));
         let verdict = verdict.and_then(|()| (check.run)(&mut env));
         tap::report(&mut env.tally, check.rules, group, check.name, &verdict);

@@ -1,0 +1,266 @@
+/* A C1 kernel's entries: start, events, system calls, the way to user mode and back, and the way
+ * into supervisor-mode probes and back. One vCPU, so everything is found relative to RIP. */
+
+    .section .note.Roost, "a", @note
+    .balign 4
+    .long 6
+    .long 4
+    .long 1
+    .asciz "Roost"
+    .balign 4
+    .long {ABI_VERSION}
+
+    .macro PUSH_ALL
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    .endm
+
+    .macro POP_ALL
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rbp
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rbx
+    pop rax
+    .endm
+
+    .macro PUSH_KEPT
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    .endm
+
+    .macro POP_KEPT
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    .endm
+
+    /* All registers and RFLAGS, exactly as they are, to a `State`. Changes RSP only. */
+    .macro STORE_STATE state
+    mov [rip + \state + {S_RSP}], rsp
+    lea rsp, [rip + \state + {S_FLAGS} + 8]
+    pushfq
+    lea rsp, [rip + \state + {S_RSP}]
+    PUSH_ALL
+    .endm
+
+    .section .entry, "ax", @progbits
+    .global guest_start
+guest_start:
+    STORE_STATE start_state
+    lea rsp, [rip + boot_stack_top]
+    mov rdi, rsi
+    xor ebp, ebp
+    call guest_main
+    ud2
+
+    /* Leaves user mode: everything to `user_state`; back on the kernel stack that enter_user
+     * left. EAX says which entry it was. */
+    .macro LEAVE_USER kind
+    STORE_STATE user_state
+    mov rsp, [rip + user_kernel_rsp]
+    mov eax, \kind
+    POP_KEPT
+    ret
+    .endm
+
+    /* Event from user mode: +0. Event from supervisor mode: +512. */
+    .balign 1024
+    .global event_entry
+event_entry:
+    LEAVE_USER 1
+    .org event_entry + 512
+    /* RCX, R11 and RFLAGS as they came, for the checks; then, on the current stack below a red
+     * zone, an IRETQ frame and all registers. */
+    mov [rip + kernel_entry_state], rcx
+    mov [rip + kernel_entry_state + 8], r11
+    mov [rip + event_rsp], rsp
+    lea rsp, [rsp - 128]
+    pushfq
+    pop [rip + kernel_entry_state + 16]
+    and rsp, -16
+    push 0
+    push {USER_DS}
+    push [rip + event_rsp]
+    push 0
+    push {USER_CS}
+    mov rcx, [rip + current_pvcs]
+    mov r11, [rcx + {PVCS_R11}]
+    push [rcx + {PVCS_RIP}]
+    mov rcx, [rcx + {PVCS_RCX}]
+    PUSH_ALL
+    mov rdi, rsp
+    cld
+    call kernel_event
+    POP_ALL
+    /* The handler stored RFLAGS without the interrupt flag; the virtual one is its business. */
+    iretq
+
+    .global syscall_entry
+syscall_entry:
+    LEAVE_USER 0
+
+    /* Enters user mode with `user_state`; the PVCS is filled. Returns when it is left. */
+    .global enter_user
+enter_user:
+    PUSH_KEPT
+    mov [rip + user_kernel_rsp], rsp
+    lea rsp, [rip + user_state]
+    POP_ALL
+    mov rsp, [rip + user_state + {S_RSP}]
+    .global retu_instruction
+retu_instruction:
+    syscall
+    ud2
+
+    /* A second ERETU, for RETU_PREFAULT_RIP. */
+    .global enter_user_prefault
+enter_user_prefault:
+    PUSH_KEPT
+    mov [rip + user_kernel_rsp], rsp
+    lea rsp, [rip + user_state]
+    POP_ALL
+    mov rsp, [rip + user_state + {S_RSP}]
+    .global retu_prefault_instruction
+retu_prefault_instruction:
+    syscall
+    ud2
+
+    /* Entries that read the time before anything else, into `measured`. */
+    .macro MEASURE
+    rdtsc
+    mov [rip + measured], eax
+    mov [rip + measured + 4], edx
+    .endm
+
+    .balign 1024
+    .global measured_event_entry
+measured_event_entry:
+    MEASURE
+    jmp event_entry
+    .org measured_event_entry + 512
+    jmp event_entry + 512
+    .global measured_syscall_entry
+measured_syscall_entry:
+    MEASURE
+    jmp syscall_entry
+
+    /* The way to user mode with the time before it in R15. */
+    .global enter_user_measured
+enter_user_measured:
+    PUSH_KEPT
+    mov [rip + user_kernel_rsp], rsp
+    lea rsp, [rip + user_state]
+    POP_ALL
+    mov rsp, [rip + user_state + {S_RSP}]
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov r15, rax
+    .global measured_retu_instruction
+measured_retu_instruction:
+    syscall
+    ud2
+
+    /* Runs supervisor-mode code at `probe_target` with the registers of `probe_state`; returns
+     * when it jumps to probe_done, as every snippet does at its end and the event handler does
+     * after an exception. */
+    .global enter_probe
+enter_probe:
+    PUSH_KEPT
+    mov [rip + probe_kernel_rsp], rsp
+    push {RFLAGS}
+    popfq
+    lea rsp, [rip + probe_state]
+    POP_ALL
+    mov rsp, [rip + probe_state + {S_RSP}]
+    jmp [rip + probe_target]
+    .global probe_done
+probe_done:
+    STORE_STATE probe_state
+    mov rsp, [rip + probe_kernel_rsp]
+    push {RFLAGS}
+    popfq
+    POP_KEPT
+    ret
+
+    /* rdi = number, rsi.. = arguments as the ABI has them: RBX, R10, RDX, RSI. */
+    .global hypercall_raw
+hypercall_raw:
+    push rbx
+    mov rax, rdi
+    mov rbx, rsi
+    mov r10, rdx
+    mov rdx, rcx
+    mov rsi, r8
+    syscall
+    pop rbx
+    ret
+
+    .section .bss.guest, "aw", @nobits
+    .balign 4096
+    .global pvcs
+pvcs:
+    .skip 4096
+    .skip 65536
+    .global boot_stack_top
+boot_stack_top:
+    .skip 32768
+    .global probe_stack_top
+probe_stack_top:
+    .global user_state
+user_state:
+    .skip {S_SIZE}
+    .global probe_state
+probe_state:
+    .skip {S_SIZE}
+    .global start_state
+start_state:
+    .skip {S_SIZE}
+    .global probe_target
+probe_target:
+    .skip 8
+    .global current_pvcs
+current_pvcs:
+    .skip 8
+    .global kernel_entry_state
+kernel_entry_state:
+    .skip 24
+    .global measured
+measured:
+    .skip 8
+user_kernel_rsp:
+    .skip 8
+probe_kernel_rsp:
+    .skip 8
+event_rsp:
+    .skip 8

@@ -1,0 +1,168 @@
+//! The guest's assembly, its start, and its events in supervisor mode.
+#![expect(unsafe_code, reason = "entry points and the memory they share with assembly")]
+
+use crate::{
+    abi, checks,
+    event::{Entered, Event},
+    interrupts, paging, println, probe,
+    registers::{Registers, State},
+};
+use core::{
+    arch::global_asm,
+    mem::offset_of,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+use pv_abi::{
+    event::{RFLAGS_FORCED, RFLAGS_IF, RFLAGS_TF},
+    ext, pvcs, selectors,
+};
+use zerocopy::FromBytes;
+
+/// A supervisor-mode event as its handler sees it: what IRETQ will restore.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Frame {
+    pub registers: [u64; 15],
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+global_asm!(
+    include_str!("entry.S"),
+    ABI_VERSION = const ext::VERSION,
+    USER_CS = const selectors::USER_CS,
+    USER_DS = const selectors::USER_DS,
+    PVCS_RIP = const pvcs::offset::RIP,
+    PVCS_RCX = const pvcs::offset::RCX,
+    PVCS_R11 = const pvcs::offset::R11,
+    RFLAGS = const RFLAGS_FORCED,
+    S_RSP = const offset_of!(Registers, rsp),
+    S_FLAGS = const offset_of!(State, rflags),
+    S_SIZE = const size_of::<State>(),
+);
+
+unsafe extern "C" {
+    static guest_start: u8;
+    pub static pvcs: u8;
+    pub static event_entry: u8;
+    pub static syscall_entry: u8;
+    pub static retu_instruction: u8;
+    pub static retu_prefault_instruction: u8;
+    pub static measured_event_entry: u8;
+    pub static measured_syscall_entry: u8;
+    pub static measured_retu_instruction: u8;
+    pub static probe_done: u8;
+    pub static probe_stack_top: u8;
+    pub static mut user_state: State;
+    pub static mut probe_state: State;
+    static start_state: State;
+    pub static probe_target: AtomicU64;
+    pub static current_pvcs: AtomicU64;
+    static kernel_entry_state: [AtomicU64; 3];
+    #[link_name = "measured"]
+    static MEASURED: AtomicU64;
+    pub fn enter_user() -> u32;
+    pub fn enter_user_prefault() -> u32;
+    pub fn enter_user_measured() -> u32;
+    pub fn enter_probe();
+    pub fn hypercall_raw(number: u64, a: u64, b: u64, c: u64, d: u64) -> u64;
+}
+
+/// A copy of the boot block.
+static mut BOOT: ext::NativeBoot = ext::NativeBoot {
+    magic: 0,
+    version: 0,
+    vcpus: 0,
+    memory: 0,
+    tsc_hz: 0,
+    cmdline: ext::Span { gpa: 0, len: 0 },
+    module: ext::Span { gpa: 0, len: 0 },
+};
+
+/// What the guest was told at its start.
+pub fn boot() -> ext::NativeBoot {
+    // SAFETY: written once, before the first check.
+    unsafe { BOOT }
+}
+
+/// Where the first instruction is, as seen from there.
+pub fn address() -> u64 {
+    &raw const guest_start as u64
+}
+
+/// First Rust function; `boot` is the guest-physical address of a [`ext::NativeBoot`].
+#[unsafe(no_mangle)]
+extern "C" fn guest_main(boot: u64) -> ! {
+    // SAFETY: the loader identity-maps all memory and puts the block there.
+    let bytes =
+        unsafe { core::slice::from_raw_parts(boot as *const u8, size_of::<ext::NativeBoot>()) };
+    let Ok(boot) = ext::NativeBoot::read_from_bytes(bytes) else {
+        abi::shutdown(ext::shutdown::CRASH)
+    };
+    // SAFETY: one vCPU, before anybody reads it.
+    unsafe { BOOT = boot };
+    // SAFETY: as above; the loader wrote the command line.
+    let cmdline = unsafe {
+        core::slice::from_raw_parts(boot.cmdline.gpa as *const u8, boot.cmdline.len as usize)
+    };
+    // The guest's own tables do not map it.
+    let mut copy = [0; 256];
+    let cmdline = &cmdline[..cmdline.len().min(copy.len())];
+    copy[..cmdline.len()].copy_from_slice(cmdline);
+    let cmdline = core::str::from_utf8(&copy[..cmdline.len()]).unwrap_or("");
+    abi::init();
+    paging::init(&boot);
+    checks::run(&boot, cmdline)
+}
+
+/// Registers at the guest's first instruction.
+pub fn start() -> State {
+    // SAFETY: the guest's own memory, written before anything calls Rust.
+    unsafe { start_state }
+}
+
+/// RCX, R11 and RFLAGS as the last supervisor-mode event brought them.
+pub fn kernel_entered() -> Entered {
+    // SAFETY: words in the guest's own memory, written by the entry before it calls Rust.
+    let [rcx, r11, rflags] =
+        unsafe { &kernel_entry_state }.each_ref().map(|word| word.load(Relaxed));
+    Entered { rcx, r11, rflags }
+}
+
+/// The time that a measuring entry has read.
+pub fn measured() -> u64 {
+    // SAFETY: as in `kernel_entered`.
+    unsafe { &MEASURED }.load(Relaxed)
+}
+
+/// Handles a supervisor-mode event.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_event(frame: &mut Frame) {
+    let event = Event::take(kernel_entered());
+    frame.rflags = event.rflags & !RFLAGS_IF;
+    match event.interrupt() {
+        Some(vector) => interrupts::handle(vector),
+        None => match probe::end(event) {
+            Some(resume) => {
+                frame.rip = resume;
+                frame.rflags &= !RFLAGS_TF;
+            }
+            None => {
+                println!("Bail out! {event:#x?}");
+                abi::shutdown(ext::shutdown::CRASH)
+            }
+        },
+    }
+    if event.rflags & RFLAGS_IF != 0 {
+        abi::pvcs().enable_interrupts();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    println!("Bail out! {info}");
+    abi::shutdown(ext::shutdown::CRASH)
+}

@@ -1,0 +1,92 @@
+//! Says what a check found and prints it in the Test Anything Protocol.
+
+use crate::println;
+use suite::tally::{Outcome, Tally};
+
+/// What a check found: nothing wrong, or what.
+pub type Verdict = Result<(), Wrong>;
+
+/// Why a check did not pass.
+#[derive(Debug)]
+pub struct Wrong {
+    reason: Reason,
+    /// Which of the cases of a check it was.
+    case: &'static str,
+}
+
+#[derive(Debug)]
+enum Reason {
+    Differs { what: &'static str, found: u64, expected: u64 },
+    Skipped(&'static str),
+}
+
+impl Wrong {
+    /// Two values that should be equal are not.
+    pub const fn differs(what: &'static str, found: u64, expected: u64) -> Self {
+        Self { reason: Reason::Differs { what, found, expected }, case: "" }
+    }
+}
+
+/// Compares two values.
+pub fn equal(what: &'static str, found: u64, expected: u64) -> Verdict {
+    if found == expected { Ok(()) } else { Err(Wrong::differs(what, found, expected)) }
+}
+
+/// States a truth.
+pub fn holds(what: &'static str, truth: bool) -> Verdict {
+    equal(what, truth.into(), 1)
+}
+
+/// States that `value` is at least `least` and at most `most`.
+pub fn within(what: &'static str, value: u64, least: u64, most: u64) -> Verdict {
+    if value < least {
+        Err(Wrong::differs(what, value, least))
+    } else if value > most {
+        Err(Wrong::differs(what, value, most))
+    } else {
+        Ok(())
+    }
+}
+
+/// Ends a check that this machine cannot do.
+pub fn skip(why: &'static str) -> Verdict {
+    Err(Wrong { reason: Reason::Skipped(why), case: "" })
+}
+
+/// Says which case of a check a verdict is about.
+pub trait Case {
+    /// Adds `name`, unless a case inside it was named already.
+    fn case(self, name: &'static str) -> Self;
+}
+
+impl<T> Case for Result<T, Wrong> {
+    fn case(self, name: &'static str) -> Self {
+        self.map_err(
+            |wrong| if wrong.case.is_empty() { Wrong { case: name, ..wrong } } else { wrong },
+        )
+    }
+}
+
+/// Prints the line of check `group.name` of `rules`, and counts it.
+pub fn report(tally: &mut Tally, rules: &'static str, group: &str, name: &str, verdict: &Verdict) {
+    let number = tally.all.sum() + 1;
+    let (outcome, case) = match verdict {
+        Ok(()) => {
+            println!("ok {number} - {rules}: {group}.{name}");
+            (Outcome::Passed, "")
+        }
+        Err(Wrong { reason: Reason::Skipped(why), .. }) => {
+            println!("ok {number} - {rules}: {group}.{name} # SKIP {why}");
+            (Outcome::Skipped, "")
+        }
+        Err(Wrong { reason: Reason::Differs { what, found, expected }, case }) => {
+            println!("not ok {number} - {rules}: {group}.{name}");
+            println!("#   {what}: found {found:#x}, expected {expected:#x}");
+            (Outcome::Failed, *case)
+        }
+    };
+    if !case.is_empty() {
+        println!("#   case: {case}");
+    }
+    tally.add(rules, outcome);
+}
