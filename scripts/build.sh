@@ -4,7 +4,8 @@
 # scripts/build.sh [--checks]
 #
 # --checks  also builds L1 with its checks of itself (a model of the TLB, a check of the dirty log),
-#           into target/roost/checks
+#           into target/roost/checks, and one that breaks rules of the guest ABI, into
+#           target/roost/flaws
 set -eu
 case "$#:${1-}" in
 0:) checks=no ;;
@@ -39,6 +40,9 @@ image() {
 if [ "$checks" = yes ]; then
     image l1-host l1 "$target/roost/checks" --features tlb-model,dirty-check
     ln -sf ../shim "$target/roost/checks/shim"
+    # The L1s that break the guest ABI, in one.
+    image l1-host l1 "$target/roost/flaws" --features flaws
+    ln -sf ../shim "$target/roost/flaws/shim"
 fi
 for image in $bare_images; do
     # One call each: built together, an image would get the features of another's dependencies.

@@ -35,7 +35,9 @@ step "lints"
 for image in $bare_images; do
     bare clippy --quiet --release --package "${image%:*}" --bin "${image#*:}" -- -D warnings
 done
-bare clippy --quiet --release --package l1-host --bin l1 --features tlb-model,dirty-check -- -D warnings
+for features in tlb-model,dirty-check flaws; do
+    bare clippy --quiet --release --package l1-host --bin l1 --features "$features" -- -D warnings
+done
 
 step "host tests"
 "$CARGO" test --quiet --workspace --exclude roost-tests

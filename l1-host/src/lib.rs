@@ -9,13 +9,14 @@
 
 extern crate alloc;
 
+pub mod abi_flaw;
 pub mod assisted;
 #[cfg(target_os = "none")]
 mod backend;
 #[cfg(target_os = "none")]
 pub mod boot;
 pub mod dev;
-#[cfg(any(test, feature = "tlb-model", feature = "dirty-check"))]
+#[cfg(any(test, feature = "tlb-model", feature = "dirty-check", feature = "flaws"))]
 pub mod flaw;
 #[cfg(target_os = "none")]
 pub mod hw;

@@ -18,7 +18,7 @@ pub fn tool() -> PathBuf {
 
 /// The conformance suite, a native guest.
 #[must_use]
-pub fn native_guest() -> PathBuf {
+pub fn conformance() -> PathBuf {
     let images = env::var_os("ROOST_IMAGES").map_or_else(|| target().join("roost"), PathBuf::from);
     existing(images.join("conformance"), "scripts/build.sh")
 }
@@ -27,6 +27,12 @@ pub fn native_guest() -> PathBuf {
 #[must_use]
 pub fn checks() -> PathBuf {
     existing(target().join("roost/checks"), "scripts/build.sh --checks")
+}
+
+/// The folder of the L1 that breaks rules of the guest ABI.
+#[must_use]
+pub fn flaws() -> PathBuf {
+    existing(target().join("roost/flaws"), "scripts/build.sh --checks")
 }
 
 /// The program that checks a Linux guest from inside.

@@ -1,5 +1,7 @@
 //! Reads and judges results in the Test Anything Protocol.
 
+use std::collections::BTreeSet;
+
 /// A report of a guest program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -59,6 +61,23 @@ impl Report {
         let seen = self.passed.len() + self.skipped.len();
         assert_eq!(self.planned, Some(seen), "not all checks were made\n{console}");
         assert!(!self.passed.is_empty(), "nothing was checked\n{console}");
+    }
+
+    /// Judges that all checks of the plan were made, whatever came of them.
+    ///
+    /// # Panics
+    /// Something is not so; `console` tells more.
+    pub fn assert_complete(&self, console: &str) {
+        assert_eq!(self.bail_out, None, "{console}");
+        let seen = self.passed.len() + self.skipped.len() + self.failed.len();
+        assert_eq!(self.planned, Some(seen), "not all checks were made\n{console}");
+    }
+
+    /// Names of the checks that failed.
+    #[must_use]
+    pub fn failed_names(&self) -> BTreeSet<String> {
+        let words = self.failed.iter().map(|failed| failed.split(' ').next().unwrap_or(""));
+        words.map(str::to_owned).collect()
     }
 
     /// Whether a check of this name passed.

@@ -1,17 +1,41 @@
-//! The native guest proves the guest ABI on several CPU models, and dies as it should.
+//! The conformance suite passes on L1 with several CPU models, dies as it should, and finds the
+//! rules that a broken L1 breaks.
 
-use roost_tests::{built, folder::Folder, tap::Report};
+use roost_tests::{built, folder::Folder, outcome::Ended, run::Run, tap::Report};
+use std::{collections::BTreeSet, env};
+
+/// A run of the suite. Some checks are about time: where it goes by instructions, a busy host does
+/// not matter.
+fn suite<'a>(folder: &'a Folder, words: &str) -> Run<'a> {
+    folder.run(&built::conformance()).memory("64M").flag("--icount").append(words)
+}
+
+/// The same on an L1 that breaks a rule, or is otherwise different.
+fn suite_on<'a>(flaw: &str, folder: &'a Folder, words: &str) -> Run<'a> {
+    suite(folder, &format!("roost.abi-flaw={flaw} {words}")).images(built::flaws())
+}
+
+/// The last line of a report.
+fn summary(ended: &Ended) -> serde_json::Value {
+    let line = ended.said.out.lines().rfind(|line| line.starts_with('{'));
+    serde_json::from_str(line.expect("a summary")).expect("the summary is JSON")
+}
 
 /// Every check passes on QEMU's CPU model `cpu`.
 fn passes(cpu: &str) {
     let folder = Folder::new();
-    // Some checks are about time: where it goes by instructions, a busy host does not matter.
-    let run = folder.run(&built::native_guest()).option("--cpu", cpu).flag("--icount");
-    let ended = run.to_end();
-    Report::parse(&ended.said.out).assert_passed(&ended.said.out);
+    let ended = suite(&folder, "").option("--cpu", cpu).to_end();
+    let report = Report::parse(&ended.said.out);
+    report.assert_passed(&ended.said.out);
     ended.assert_powered_off();
     // It asks for a check of the roots after each group, L1 makes one in the end.
     assert!(ended.log.matches("root check: ").count() > 10, "{}", ended.log);
+    let summary = summary(&ended);
+    assert_eq!(summary["passed"].as_u64(), Some(report.passed.len() as u64));
+    assert_eq!(summary["skipped"].as_u64(), Some(report.skipped.len() as u64));
+    let rules = summary["rules"].as_object().expect("counts by rule");
+    assert!(rules.len() > 140, "{rules:?}");
+    assert!(rules.values().all(|counts| counts["failed"] == 0), "{rules:?}");
 }
 
 #[test]
@@ -49,38 +73,174 @@ const DEATHS: &[(&str, &str)] = &[
     ("panic", "its kernel panicked: the test asked for it"),
 ];
 
-/// Asked for before it runs.
-const NOT_STARTED: &str = "boot-failed";
+/// Ends that are no deaths, with the tool's status and a line of it.
+const ENDS: &[(&str, i32, &str)] = &[
+    ("power-off", 0, ""),
+    ("restart", 0, "roost: the guest asked for a restart"),
+    ("boot-failed", 3, "roost: the guest could not be started"),
+];
 
 #[test]
 fn every_death_has_its_reason() {
     let folder = Folder::new();
     for (case, reason) in DEATHS {
-        let run = folder.run(&built::native_guest()).append(&format!("die={case}"));
-        run.to_end().assert_died(reason);
+        suite(&folder, &format!("die={case}")).to_end().assert_died(reason);
     }
 }
 
 #[test]
-fn a_guest_can_say_why_it_cannot_start() {
+fn other_ends_are_told() {
     let folder = Folder::new();
-    let run = folder.run(&built::native_guest()).append(&format!("die={NOT_STARTED}"));
-    let ended = run.to_end();
-    assert_eq!(ended.said.status, 3);
-    assert!(ended.said.err.contains("' could not be started: no such thing\n"));
-    assert!(ended.said.err.contains("roost: the guest could not be started\n"));
-    ended.assert_l1_is_sound();
+    for (case, status, line) in ENDS {
+        let ended = suite(&folder, &format!("die={case}")).to_end();
+        assert_eq!(ended.said.status, *status, "{:?}", ended.said);
+        assert!(ended.said.err.contains(line), "{:?}", ended.said);
+        assert_eq!(ended.said.err.is_empty(), line.is_empty(), "{:?}", ended.said);
+        ended.assert_l1_is_sound();
+    }
 }
 
 /// The guest lists its cases when it does not know one.
 #[test]
 fn no_death_is_forgotten() {
     let folder = Folder::new();
-    let ended = folder.run(&built::native_guest()).append("die=?").to_end();
+    let ended = suite(&folder, "die=?").to_end();
     let cases = ended.said.out.lines().filter_map(|line| line.strip_prefix("#   "));
-    let mut cases: Vec<_> = cases.map(str::trim_end).collect();
-    let mut tried: Vec<_> = DEATHS.iter().map(|(case, _)| *case).chain([NOT_STARTED]).collect();
-    cases.sort_unstable();
-    tried.sort_unstable();
+    let cases: BTreeSet<_> = cases.filter_map(|line| line.split_whitespace().next()).collect();
+    let deaths = DEATHS.iter().map(|(case, _)| *case);
+    let tried: BTreeSet<_> = deaths.chain(ENDS.iter().map(|(case, ..)| *case)).collect();
     assert_eq!(cases, tried);
+}
+
+#[test]
+fn wrong_words_are_named() {
+    let folder = Folder::new();
+    for (words, reason) in [
+        ("onyl=msr", "`onyl=msr` is no option: "),
+        ("only=msr,apic.nothing", "there is no check `apic.nothing`: "),
+    ] {
+        let ended = suite(&folder, words).to_end();
+        assert_eq!(ended.said.status, 3, "{:?}", ended.said);
+        assert!(ended.said.out.contains(&format!("Bail out! {reason}")), "{:?}", ended.said);
+    }
+}
+
+/// Without the extension what it has is skipped, and the rest passes.
+fn assert_only_part_1_is_judged(flaw: &str, reason: &str) {
+    let folder = Folder::new();
+    let ended = suite_on(flaw, &folder, "").to_end();
+    let report = Report::parse(&ended.said.out);
+    report.assert_passed(&ended.said.out);
+    ended.assert_powered_off();
+    let skipped = report.skipped.iter().filter(|skipped| skipped.contains(reason));
+    assert!(skipped.count() > 60 && report.passed.len() > 200, "{}", ended.said.out);
+}
+
+#[test]
+fn without_the_extension_the_rest_is_judged() {
+    assert_only_part_1_is_judged("no-extension", "this hypervisor has no extension");
+}
+
+#[test]
+fn another_major_version_is_not_used() {
+    assert_only_part_1_is_judged("major-version", "a major version that is not known here");
+}
+
+#[test]
+fn a_later_minor_version_is_judged_the_same() {
+    let folder = Folder::new();
+    let ended = suite_on("minor-version", &folder, "").to_end();
+    let report = Report::parse(&ended.said.out);
+    report.assert_passed(&ended.said.out);
+    assert!(report.has_passed("detect.roost_leaves") && report.has_passed("start.version"));
+    assert!(report.skipped.iter().all(|skipped| !skipped.contains("extension")), "{report:?}");
+}
+
+/// What the hypervisor counts need not be judged.
+#[test]
+fn costs_are_skipped_if_asked() {
+    let folder = Folder::new();
+    let ended = suite(&folder, "any-cost only=fill,msr").to_end();
+    let report = Report::parse(&ended.said.out);
+    report.assert_passed(&ended.said.out);
+    let skipped = |name: &str| report.skipped.iter().any(|skipped| skipped.starts_with(name));
+    assert!(skipped("fill.one_page ") && skipped("msr.cost "), "{report:?}");
+    assert!(report.has_passed("fill.only_what_was_used") && report.has_passed("msr.star"));
+}
+
+/// `| name | what is wrong | rules | red |`
+const FLAWS: &str = include_str!("../conformance/FLAWS.md");
+/// With it, each broken L1 is given everything, not only the groups that find the flaw.
+const THOROUGH: &str = "ROOST_TESTS_N";
+/// What is different in L1 without breaking a rule.
+const NO_FLAWS: [&str; 3] = ["minor-version", "major-version", "no-extension"];
+
+/// Names of flaws, and the checks that each turns red.
+fn flaws() -> Vec<(&'static str, BTreeSet<String>)> {
+    let rows = FLAWS.lines().filter_map(|line| line.strip_prefix("| ")).skip(1);
+    let rows = rows.map(|row| {
+        let mut cells = row.split('|').map(str::trim);
+        let (flaw, red) = (cells.next().expect("a name"), cells.nth(2).expect("checks"));
+        (flaw, red.split_whitespace().map(str::to_owned).collect())
+    });
+    rows.collect()
+}
+
+/// Each flaw turns red what the table says and nothing else. Every second row, from `first` on.
+fn broken_hypervisors_fail_where_they_should(first: usize) {
+    let rows = flaws();
+    assert!(rows.len() > 30, "the table is found");
+    for (flaw, red) in rows.into_iter().skip(first).step_by(2) {
+        let folder = Folder::new();
+        let (deaths, red): (BTreeSet<_>, BTreeSet<_>) =
+            red.into_iter().partition(|check| check.starts_with("die."));
+        for death in &deaths {
+            let case = death.trim_start_matches("die.");
+            let ended = suite_on(flaw, &folder, &format!("die={case}")).to_end();
+            let survived = format!("Bail out! the guest survived {case}");
+            assert!(ended.said.out.contains(&survived), "{flaw}: {:?}", ended.said);
+        }
+        let groups: BTreeSet<_> = red.iter().filter_map(|name| name.split('.').next()).collect();
+        let groups: Vec<_> = groups.into_iter().collect();
+        let words = match env::var_os(THOROUGH) {
+            None if groups.is_empty() => continue,
+            None => format!("only={}", groups.join(",")),
+            Some(_) => String::new(),
+        };
+        let ended = suite_on(flaw, &folder, &words).to_end();
+        let report = Report::parse(&ended.said.out);
+        report.assert_complete(&ended.said.out);
+        assert_eq!(report.failed_names(), red, "{flaw}: {}", ended.said.out);
+        assert_eq!(ended.said.status, if red.is_empty() { 0 } else { 3 }, "{flaw}");
+    }
+}
+
+#[test]
+fn broken_hypervisors_fail_where_they_should_1() {
+    broken_hypervisors_fail_where_they_should(0);
+}
+
+#[test]
+fn broken_hypervisors_fail_where_they_should_2() {
+    broken_hypervisors_fail_where_they_should(1);
+}
+
+/// L1 lists its flaws when it does not know one.
+#[test]
+fn no_flaw_is_forgotten() {
+    let folder = Folder::new();
+    let ended = suite_on("?", &folder, "").to_end();
+    assert_eq!(ended.said.status, 4);
+    let (_, names) = ended.said.err.split_once("no such flaw; take one of: ").expect("a list");
+    let names: Vec<_> = names.lines().next().unwrap_or_default().split(", ").collect();
+    let rows: Vec<_> = flaws().into_iter().map(|(flaw, _)| flaw).chain(NO_FLAWS).collect();
+    assert_eq!(names, rows);
+}
+
+/// L1 as it is shipped knows no flaws.
+#[test]
+fn the_usual_image_is_not_broken() {
+    let folder = Folder::new();
+    let ended = suite(&folder, "only=start roost.abi-flaw=start-register").to_end();
+    Report::parse(&ended.said.out).assert_passed(&ended.said.out);
 }

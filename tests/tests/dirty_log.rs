@@ -43,7 +43,7 @@ impl Guest {
         match self {
             // Time goes by instructions, so that each run is like the other.
             Self::Native(words) => {
-                folder.run(&built::native_guest()).memory("64M").flag("--icount").append(words)
+                folder.run(&built::conformance()).memory("64M").flag("--icount").append(words)
             }
             Self::Stock(words) => folder.run(&Kernel::Cloud.file()).memory("128M").append(words),
         }
@@ -117,7 +117,7 @@ fn a_look_needs_a_number_of_exits() {
         let folder = Folder::new();
         let words = format!("roost.dirty-check={number}");
         let ended =
-            folder.run(&built::native_guest()).images(built::checks()).append(&words).to_end();
+            folder.run(&built::conformance()).images(built::checks()).append(&words).to_end();
         assert_eq!(ended.said.status, 4);
         let wrong = "roost.dirty-check=N takes a number of exits, from 2";
         assert!(ended.said.err.contains(wrong), "{:?}", ended.said);

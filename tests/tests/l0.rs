@@ -111,7 +111,7 @@ fn l0_runs_a_stock_kernel_for_l1() {
 #[test]
 fn without_an_offer_the_guest_is_refused_or_run_by_l1() {
     let folder = Folder::new();
-    let kernel = shown(&built::native_guest());
+    let kernel = shown(&built::conformance());
     let run = |backend| {
         let words = "only=detect";
         let options = ["--kernel", &kernel, "--memory", "64M", "--backend", backend];
@@ -138,7 +138,7 @@ fn the_abi_is_served_on_kvm() {
 #[test]
 fn the_death_of_a_native_guest_is_told() {
     let folder = Folder::new();
-    let kernel = shown(&built::native_guest());
+    let kernel = shown(&built::conformance());
     let options = ["--kernel", &kernel, "--memory", "64M", "--append", "die=stack-nowhere"];
     let (said, log) = chain(&folder, &options);
     assert_eq!(said.status, 3, "{said:?}");

@@ -30,7 +30,7 @@ const FLAWS: &[(&str, &str)] = &[
 /// A run of the native guest. Some of its checks are about time, which goes by instructions, so
 /// that each run is like the other.
 fn native_guest<'a>(folder: &'a Folder, words: &str) -> Run<'a> {
-    let run = folder.run(&built::native_guest()).images(built::checks());
+    let run = folder.run(&built::conformance()).images(built::checks());
     run.flag("--icount").append(words)
 }
 

@@ -4,6 +4,7 @@
 mod pvh;
 
 use crate::{
+    abi_flaw::{Flaw, planted},
     backend::{self, Backend},
     hw::{
         apic::{self, LocalApic, vector},
@@ -73,6 +74,9 @@ pub fn since_start(tsc: u64) -> u64 {
 #[must_use]
 pub fn wall_ns_at_tsc_zero(clock: &Clock) -> u64 {
     let now = WALL_SECONDS.load(Relaxed) * 1_000_000_000;
+    if planted(Flaw::WallClockZero) {
+        return 0;
+    }
     now.wrapping_sub(clock.nanoseconds(START[0].load(Relaxed)))
 }
 
@@ -185,10 +189,12 @@ fn bring_up(
 
 /// What a guest's command line says of L1's checks of itself, if there are any.
 fn choose_checks(cmdline: &str) -> Result<(), String> {
-    #[cfg(any(feature = "tlb-model", feature = "dirty-check"))]
+    #[cfg(any(feature = "tlb-model", feature = "dirty-check", feature = "flaws"))]
     let unknown = |names| alloc::format!("there is no such flaw; take one of: {names}");
     #[cfg(feature = "tlb-model")]
     crate::vcpu::flaw::FLAWS.plant(cmdline).map_err(unknown)?;
+    #[cfg(feature = "flaws")]
+    crate::abi_flaw::FLAWS.plant(cmdline).map_err(unknown)?;
     #[cfg(feature = "dirty-check")]
     {
         crate::vm::dirty_flaw::FLAWS.plant(cmdline).map_err(unknown)?;

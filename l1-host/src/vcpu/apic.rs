@@ -1,6 +1,7 @@
 //! A virtual local APIC in x2APIC mode: interrupt priority, timer, inter-processor interrupts.
 //! May: nothing. Context: irq-off. Input: guest-controlled register writes.
 
+use crate::abi_flaw::{Flaw, planted};
 use pv_abi::msr::x2apic;
 
 /// 256 bits, one per vector.
@@ -110,7 +111,9 @@ impl VirtualApic {
     /// The interrupt to deliver next, if its priority lets it through.
     #[must_use]
     pub fn deliverable(&self) -> Option<u8> {
-        self.requested.highest().filter(|vector| vector & 0xf0 > self.processor_priority() & 0xf0)
+        let above = |vector: &u8| vector & 0xf0 > self.processor_priority() & 0xf0;
+        let vector = self.requested.highest();
+        vector.filter(|vector| above(vector) || planted(Flaw::PriorityIgnored))
     }
 
     /// `vector` has been delivered. With `auto_eoi` it needs no end of interrupt.
@@ -149,7 +152,8 @@ impl VirtualApic {
     fn period(&self) -> u64 {
         let code = (self.timer_divide & 3) | (self.timer_divide >> 1 & 4);
         let divisor = if code == 7 { 1 } else { 2u64 << code };
-        (u64::from(self.timer_initial) * divisor).max(1)
+        let period = (u64::from(self.timer_initial) * divisor).max(1);
+        if planted(Flaw::TimerEarly) { period.div_ceil(2) } else { period }
     }
 
     /// The TSC-deadline register.

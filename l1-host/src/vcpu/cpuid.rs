@@ -2,7 +2,11 @@
 //! May: nothing but CPUID. Context: run-loop. Input: guest-controlled leaf numbers.
 
 use super::{Vcpu, state::Mode};
-use crate::{hw::percpu::Cpu, vm::Kind};
+use crate::{
+    abi_flaw::{Flaw, planted},
+    hw::percpu::Cpu,
+    vm::Kind,
+};
 use pv_abi::{cpuid, ext, stock_cpuid};
 
 /// The four registers.
@@ -75,6 +79,9 @@ impl Vcpu {
                 ebx = ebx & !hidden::LEAF7_EBX | LEAF7_EBX_SET;
                 ecx &= !hidden::LEAF7_ECX;
                 edx &= !hidden::LEAF7_EDX;
+                if planted(Flaw::SmapShown) {
+                    ebx |= 1 << 20;
+                }
             }
             // No performance counters; topology: one thread, one core.
             0xa => [eax, ebx, ecx, edx] = [0; 4],
@@ -88,9 +95,25 @@ impl Vcpu {
         [eax, ebx, ecx, edx]
     }
 
+    fn version_leaf(&self) -> Leaf {
+        let [offered, enabled] = [self.vm.offered(), self.vm.features()].map(|set| set.bits());
+        if planted(Flaw::MajorVersion) {
+            return [ext::VERSION + (1 << 16), offered, enabled, 0];
+        }
+        if planted(Flaw::MinorVersion) {
+            return [ext::VERSION + 1, offered | 1 << 20, enabled, 7];
+        }
+        let strange = if planted(Flaw::StrangeFeature) { 1 << 20 } else { 0 };
+        [ext::VERSION, offered | strange, enabled, 0]
+    }
+
     fn hypervisor_leaf(&self, cpu: &Cpu, leaf: u32) -> Leaf {
         let [kvm, roost] = [cpuid::KVM_SIGNATURE, cpuid::ROOST_SIGNATURE];
         match leaf {
+            cpuid::KVM_BASE if planted(Flaw::Signature) => {
+                [cpuid::KVM_TIMING, roost[0], kvm[1], kvm[2]]
+            }
+            cpuid::ROOST_BASE..=cpuid::ROOST_MAX if planted(Flaw::NoExtension) => [0; 4],
             cpuid::KVM_BASE => [cpuid::KVM_TIMING, kvm[0], kvm[1], kvm[2]],
             0x4000_0001 => {
                 [cpuid::KVM_FEATURE_CLOCKSOURCE2 | cpuid::KVM_FEATURE_CLOCKSOURCE_STABLE, 0, 0, 0]
@@ -100,7 +123,7 @@ impl Vcpu {
                 [khz, khz, 0, 0]
             }
             cpuid::ROOST_BASE => [cpuid::ROOST_MAX, roost[0], roost[1], roost[2]],
-            0x4000_0401 => [ext::VERSION, self.vm.offered().bits(), self.vm.features().bits(), 0],
+            0x4000_0401 => self.version_leaf(),
             cpuid::ROOST_MAX => [ext::window::MAX_VCPUS as u32, ext::notes::ENTRIES as u32, 0, 0],
             _ => [0; 4],
         }

@@ -6,6 +6,7 @@
 
 use super::{Vcpu, stop::Stop};
 use crate::{
+    abi_flaw::{Flaw, planted},
     hw::{cpu::debug as hardware, percpu::Cpu},
     stats::Reason,
 };
@@ -106,7 +107,7 @@ impl Vcpu {
     pub(super) fn retire(&mut self, cpu: &Cpu, rip: u64) -> Result<(), Stop> {
         self.context.rip = rip;
         self.context.rflags &= !RFLAGS_RF;
-        if self.context.rflags & RFLAGS_TF != 0 {
+        if self.context.rflags & RFLAGS_TF != 0 && !planted(Flaw::StepLost) {
             self.debug.status |= STATUS_STEP;
             self.deliver(cpu, event::DB, 0)?;
         }

@@ -4,6 +4,7 @@
 
 use super::{Vcpu, access::GuestFault, cpuid, state::Mode, stop::Stop, tlb::Request};
 use crate::{
+    abi_flaw::{Flaw, planted},
     hw::{percpu::Cpu, serial},
     stats::Reason,
 };
@@ -41,7 +42,8 @@ impl Vcpu {
         if cpu.features.cpuid_faulting && error == 0 && self.at_cpuid() {
             return self.trapped_cpuid(cpu);
         }
-        if self.mode == Mode::Supervisor && error == 0 {
+        let privileged = self.mode == Mode::Supervisor || planted(Flaw::UserPrivilege);
+        if privileged && error == 0 {
             // RDMSR and WRMSR are two bytes, and a kernel runs them at each context switch.
             let rip = Gva(self.context.rip);
             match self.fetch_two(rip) {
@@ -78,7 +80,8 @@ impl Vcpu {
     }
 
     fn rdmsr(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
-        match self.read_msr(cpu, self.context.rcx as u32) {
+        let unknown = planted(Flaw::UnknownMsrReads).then_some(0);
+        match self.read_msr(cpu, self.context.rcx as u32).or(unknown) {
             Some(value) => {
                 self.context.rax = value & 0xffff_ffff;
                 self.context.rdx = value >> 32;
@@ -162,8 +165,11 @@ impl Vcpu {
             Code::In_EAX_DX => (4, self.context.rdx as u16),
             _ => return Done::Fault,
         };
-        let value = u64::from(self.vm.bus.lock().read_port(port, size));
+        let mut value = u64::from(self.vm.bus.lock().read_port(port, size));
         let mask = u64::MAX >> (64 - 8 * u32::from(size));
+        if value == mask && planted(Flaw::PortReadsZero) {
+            value = 0;
+        }
         // A 32-bit result clears the upper half, smaller ones keep the rest.
         let kept = if size == 4 { 0 } else { self.context.rax & !mask };
         self.context.rax = kept | value & mask;
@@ -238,6 +244,7 @@ impl Vcpu {
     fn write_control(&mut self, register: Register, value: u64) -> Result<Done, Stop> {
         match register {
             // Paging and protection stay on; the rest is kept for reading back.
+            Register::CR0 if planted(Flaw::Cr0Forgotten) => {}
             Register::CR0 => self.msrs.cr0 = value | 0x8001_0011,
             Register::CR2 => {
                 if let Some(pvcs) = &self.pvcs {
@@ -246,7 +253,8 @@ impl Vcpu {
             }
             Register::CR3 => self.load_cr3(value, value >> 63 == 0)?,
             Register::CR4 => {
-                if (self.msrs.cr4 ^ value) & CR4_FLUSHES != 0 {
+                let keeps = planted(Flaw::Cr4KeepsTranslations);
+                if (self.msrs.cr4 ^ value) & CR4_FLUSHES != 0 && !keeps {
                     self.tlb.asked(Request::All);
                     self.flush_all();
                 }

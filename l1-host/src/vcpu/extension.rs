@@ -3,6 +3,7 @@
 
 use super::{Vcpu, stop::Stop};
 use crate::{
+    abi_flaw::{Flaw, planted},
     hw::{percpu::Cpu, serial},
     log,
     vm::{
@@ -33,8 +34,10 @@ impl Vcpu {
         second: u64,
     ) -> Result<u64, Stop> {
         let features = self.vm.features();
-        let need = |feature: Features| features.contains(feature);
+        let all = planted(Flaw::FeaturesIgnored);
+        let need = |feature: Features| features.contains(feature) || all;
         Ok(match number {
+            number if number != call::SHUTDOWN && planted(Flaw::NoExtension) => ENOSYS,
             call::ENABLE => {
                 if self.vm.enable(first) {
                     0
@@ -78,6 +81,7 @@ impl Vcpu {
             call::UNSHARE if need(Features::PRIVATE) => self.convert(first, second, Owner::Private),
             call::TAKE_IRQ if need(Features::AUTO_EOI) => self.take_interrupt(),
             number if (call::BASE..=call::LAST).contains(&number) => EPERM,
+            _ if planted(Flaw::UnknownCallsSucceed) => 0,
             _ => ENOSYS,
         })
     }
@@ -127,7 +131,7 @@ impl Vcpu {
             return EINVAL;
         }
         let zero = |gfn: Gfn| {
-            if flags & call::CONVERT_ZERO != 0 {
+            if flags & call::CONVERT_ZERO != 0 && !planted(Flaw::ContentKept) {
                 self.vm.zero_frame(gfn);
             }
         };

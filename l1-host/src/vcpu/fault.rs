@@ -2,7 +2,11 @@
 //! May: guest-memory, take-frame. Context: run-loop, irq-off. Input: guest-controlled.
 
 use super::{Vcpu, access::GuestFault, stop::Stop};
-use crate::{hw::percpu::Cpu, stats::Reason};
+use crate::{
+    abi_flaw::{Flaw, planted},
+    hw::percpu::Cpu,
+    stats::Reason,
+};
 use pv_abi::{addr::Gva, event};
 use shadow_mmu::{Access, Outcome};
 
@@ -52,7 +56,7 @@ impl Vcpu {
 
     /// Gives a #PF to the guest.
     pub(super) fn reflect_fault(&mut self, cpu: &Cpu, fault: GuestFault) -> Result<(), Stop> {
-        if let Some(pvcs) = &self.pvcs {
+        if let Some(pvcs) = self.pvcs.as_ref().filter(|_| !planted(Flaw::Cr2Lost)) {
             pvcs.set_cr2(fault.gva.0);
         }
         self.deliver(cpu, event::PF, fault.error)

@@ -7,9 +7,12 @@ use super::{
     state::Mode,
     stop::Stop,
 };
-use crate::hw::percpu::Cpu;
+use crate::{
+    abi_flaw::{Flaw, planted},
+    hw::percpu::Cpu,
+};
 use pv_abi::{
-    event::{RFLAGS_ALLOWED, RFLAGS_FORCED, RFLAGS_IF},
+    event::{self, RFLAGS_ALLOWED, RFLAGS_FORCED, RFLAGS_IF},
     ext::Features,
     msr::EVENT_ENTRY_SUPERVISOR,
     pvcs::{flags, vector as guard},
@@ -27,7 +30,9 @@ impl Vcpu {
         let Some(pvcs) = self.pvcs else {
             return Err(Stop::TripleFault("an event, and no PVCS is registered"));
         };
-        let (error, word) = (error as u16, guard::STANDARD | u16::from(vector));
+        let lost = vector == event::GP && planted(Flaw::ErrorCodeLost);
+        let error = if lost { 0 } else { error as u16 };
+        let word = guard::STANDARD | u16::from(vector);
         let context = &mut self.context;
         let entry = self.msrs.event_entry;
         let rip = match self.mode {
@@ -36,7 +41,8 @@ impl Vcpu {
                 if before.is_owned() {
                     return Err(Stop::TripleFault("an event while another owns the PVCS"));
                 }
-                if (context.cs, context.ss) != (USER_CS.into(), USER_DS.into()) {
+                let foreign = (context.cs, context.ss) != (USER_CS.into(), USER_DS.into());
+                if foreign && !planted(Flaw::ForeignSelectors) {
                     return Err(Stop::TripleFault("foreign CS or SS in supervisor mode"));
                 }
                 let rflags = context.rflags & RFLAGS_ALLOWED | 2 | pvcs.take_if();
@@ -98,7 +104,9 @@ impl Vcpu {
             self.set_awaits_window(true);
             return Ok(());
         }
-        self.apic.accept(vector, self.vm.features().contains(Features::AUTO_EOI));
+        let auto_eoi = self.vm.features().contains(Features::AUTO_EOI);
+        let auto_eoi = auto_eoi && !planted(Flaw::AutoEoiIgnored);
+        self.apic.accept(vector, auto_eoi);
         self.set_awaits_window(false);
         self.deliver(cpu, vector, 0)
     }

@@ -2,7 +2,10 @@
 //! May: guest-memory. Context: run-loop. Input: guest-controlled instruction bytes.
 
 use super::{Vcpu, access::GuestFault, stop::Stop};
-use crate::hw::percpu::Cpu;
+use crate::{
+    abi_flaw::{Flaw, planted},
+    hw::percpu::Cpu,
+};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use pv_abi::addr::{Gpa, Gva};
 use shadow_mmu::Access;
@@ -67,7 +70,10 @@ impl Vcpu {
     }
 
     fn load_device(&mut self, instruction: &Instruction, gpa: Gpa, size: u8) -> Result<(), Stop> {
-        let value = self.vm.bus.lock().read_memory(gpa.0, size);
+        let mut value = self.vm.bus.lock().read_memory(gpa.0, size);
+        if value == u64::MAX >> (64 - 8 * u32::from(size)) && planted(Flaw::MemoryReadsZero) {
+            value = 0;
+        }
         let value = match instruction.mnemonic() {
             Mnemonic::Mov | Mnemonic::Movzx => value,
             Mnemonic::Movsx | Mnemonic::Movsxd => {

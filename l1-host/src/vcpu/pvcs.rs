@@ -1,7 +1,10 @@
 //! L1's view of a PVCS page.
 //! May: guest-memory. Context: irq-off. Input: guest-controlled; each word is read once.
 
-use crate::hw::physmap::Frame;
+use crate::{
+    abi_flaw::{Flaw, planted},
+    hw::physmap::Frame,
+};
 use core::sync::atomic::{
     AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed},
@@ -68,7 +71,8 @@ impl PvcsPage {
     /// Clears IF; returns what it was, as RFLAGS has it.
     #[inline]
     pub fn take_if(&self) -> u64 {
-        self.word(offset::EVENT_FLAGS).fetch_and(!flags::IF, AcqRel) & flags::IF
+        let clear = if planted(Flaw::IfKept) { 0 } else { flags::IF };
+        self.word(offset::EVENT_FLAGS).fetch_and(!clear, AcqRel) & flags::IF
     }
 
     /// Sets and clears bits of `event_flags`.
@@ -109,6 +113,9 @@ impl PvcsPage {
         self.word(offset::RIP).store(saved.rip, Relaxed);
         self.word(offset::RCX).store(saved.rcx, Relaxed);
         self.word(offset::R11).store(saved.r11, Relaxed);
+        if planted(Flaw::ReservedWritten) {
+            self.word(offset::R11 + 8).store(saved.r11, Relaxed);
+        }
     }
 
     /// Reads the context to return to.

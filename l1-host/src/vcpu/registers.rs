@@ -3,6 +3,7 @@
 
 use super::{Vcpu, apic::Effect, pvcs::PvcsPage, state::Mode};
 use crate::{
+    abi_flaw::{self, Flaw as AbiFlaw},
     hw::{cpu, percpu::Cpu},
     vm::dirty_flaw::{Flaw, planted},
 };
@@ -206,6 +207,9 @@ impl Vcpu {
             arch::DEBUGCTL | arch::MTRR_DEF_TYPE => {}
             arch::APIC_BASE if value == self.msrs.apic_base => {}
             msr::PVM_VCPU_STRUCT => return self.register_pvcs(cpu, value),
+            msr::PVM_EVENT_ENTRY if abi_flaw::planted(AbiFlaw::EntryUnchecked) => {
+                self.msrs.event_entry = value;
+            }
             msr::PVM_EVENT_ENTRY => {
                 canonical()?;
                 let supervisor = Gva(value.wrapping_add(msr::EVENT_ENTRY_SUPERVISOR));
@@ -245,7 +249,7 @@ impl Vcpu {
     /// VCPU_STRUCT: a page-aligned address, or 0. An address without RAM is accepted, and fatal
     /// when the PVCS is first needed.
     fn register_pvcs(&mut self, cpu: &Cpu, gpa: u64) -> Result<(), Refused> {
-        if gpa & 0xfff != 0 {
+        if gpa & 0xfff != 0 && !abi_flaw::planted(AbiFlaw::PvcsUnaligned) {
             return Err(Refused);
         }
         let gfn = Gfn(gpa >> 12);
@@ -277,6 +281,9 @@ impl Vcpu {
             return Err(Refused);
         }
         self.msrs.linear_range = msr::linear_address_range(start, end);
+        if abi_flaw::planted(AbiFlaw::RangeIgnored) {
+            return Ok(());
+        }
         self.vm.mmu.set_upper_slots(usize::from(start)..usize::from(end));
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 use super::{Vcpu, access::GuestFault};
 use crate::{
+    abi_flaw::{Flaw, planted},
     hw::{cpu, percpu::Cpu, physmap},
     memory,
 };
@@ -23,7 +24,10 @@ impl Vcpu {
     /// LOAD_TLS.
     pub(super) fn load_tls(&mut self, cpu: &Cpu, descriptors: [u64; 3]) {
         for (slot, descriptor) in descriptors.into_iter().enumerate() {
-            let tame = tables::sanitize_tls(descriptor);
+            let mut tame = tables::sanitize_tls(descriptor);
+            if tame & 1 << 41 == 0 && planted(Flaw::TlsDropped) {
+                tame = 0;
+            }
             self.tls[slot] = tame;
             cpu.gdt.set_tls(slot, tame);
         }
@@ -43,7 +47,9 @@ impl Vcpu {
             cpu.bases.set_gs(0);
         }
         let base = cpu.bases.gs();
-        cpu.bases.set_gs(kernel);
+        if !planted(Flaw::LoadGsMovesBase) {
+            cpu.bases.set_gs(kernel);
+        }
         base
     }
 

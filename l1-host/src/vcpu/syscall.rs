@@ -8,7 +8,11 @@ use super::{
     stop::Stop,
     tlb::Request,
 };
-use crate::{hw::percpu::Cpu, stats::Reason};
+use crate::{
+    abi_flaw::{Flaw, planted},
+    hw::percpu::Cpu,
+    stats::Reason,
+};
 use pv_abi::{
     addr::{Gfn, Gva},
     event::{self, RFLAGS_ALLOWED, RFLAGS_FORCED, RFLAGS_RF, RFLAGS_TF},
@@ -96,7 +100,10 @@ impl Vcpu {
         };
         let selectors = pvcs.event().selectors();
         let saved = pvcs.restore();
-        let gsbase = Gva(pvcs.user_gsbase()).canonicalized().0;
+        let mut gsbase = Gva(pvcs.user_gsbase()).canonicalized().0;
+        if planted(Flaw::GsBaseCut) {
+            gsbase &= (1 << 47) - 1;
+        }
         pvcs.set_event(EventWord::new(selectors, 0, guard::STANDARD));
 
         cpu.bases.set_gs(gsbase);
@@ -106,7 +113,10 @@ impl Vcpu {
             pvcs.update_flags(0, flags::IP);
             self.set_awaits_window(false);
         }
-        let rflags = saved.eflags & RFLAGS_ALLOWED | RFLAGS_FORCED;
+        let mut rflags = saved.eflags & RFLAGS_ALLOWED | RFLAGS_FORCED;
+        if planted(Flaw::ReturnDropsDf) {
+            rflags &= !(1 << 10);
+        }
         let context = &mut self.context;
         (context.rip, context.rcx, context.r11) = (saved.rip, saved.rcx, saved.r11);
         context.rflags = rflags;
@@ -171,6 +181,7 @@ impl Vcpu {
                 self.flush_all();
                 (0, Reason::Flush)
             }
+            hypercall::TLB_FLUSH_CURRENT if planted(Flaw::FlushForgotten) => (0, Reason::Flush),
             hypercall::TLB_FLUSH_CURRENT => {
                 self.tlb.asked(Request::Current);
                 self.vm.mmu.flush(&mut self.mmu);
@@ -179,7 +190,7 @@ impl Vcpu {
                 (0, Reason::Flush)
             }
             hypercall::IRQ_WIN => {
-                if let Some(pvcs) = &self.pvcs {
+                if let Some(pvcs) = self.pvcs.as_ref().filter(|_| !planted(Flaw::IpKept)) {
                     pvcs.update_flags(0, flags::IP);
                 }
                 self.set_awaits_window(false);
@@ -198,6 +209,9 @@ impl Vcpu {
             _ => (self.extension_call(cpu, number, first, second)?, Reason::Hypercall),
         };
         self.context.rax = result;
+        if planted(Flaw::RdxDestroyed) {
+            self.context.rdx = 0;
+        }
         Ok(reason)
     }
 

@@ -10,6 +10,7 @@ use super::{
     window::SwitcherWindow,
 };
 use crate::{
+    abi_flaw::{Flaw, planted},
     hw::{clock::Clock, physmap},
     memory::{
         self, heap,
@@ -218,7 +219,7 @@ fn native(
     copy(&ram, cmdline.gpa, &guest.cmdline.as_bytes()[..cmdline.len as usize]);
     let boot = NativeBoot {
         magic: NativeBoot::MAGIC,
-        version: ext::VERSION,
+        version: ext::VERSION + u32::from(planted(Flaw::MinorVersion)),
         vcpus: guest.vcpus,
         memory: guest.memory,
         tsc_hz: context.clock.tsc_hz,
@@ -238,7 +239,8 @@ fn native(
         None,
         root,
     )?;
-    Ok((vm, Start { rip: image.entry, rsp: 0, rdi: 0, rsi: NativeBoot::GPA.0 }))
+    let rdi = u64::from(planted(Flaw::StartRegister));
+    Ok((vm, Start { rip: image.entry, rsp: 0, rdi, rsi: NativeBoot::GPA.0 }))
 }
 
 /// The MMU, the switcher window and the object around them.
@@ -268,10 +270,11 @@ fn finish(
     fixed.push((switcher::layout::SLOT, switcher_window.entry(), true));
     let default =
         usize::from(msr::DEFAULT_UPPER_SLOTS.start)..usize::from(msr::DEFAULT_UPPER_SLOTS.end);
+    let smep = matches!(kind, Kind::Native) && !planted(Flaw::NoSmep);
     let config = Config {
         frames,
         upper_slots: default,
-        paging: Paging::new(context.physical_bits, matches!(kind, Kind::Native)),
+        paging: Paging::new(context.physical_bits, smep),
         fixed,
         reserved_slots: 256..272,
         largest: context.largest_page,

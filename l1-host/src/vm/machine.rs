@@ -4,7 +4,10 @@
 use super::{
     console::Console, env::VmEnv, owner::Owners, vm_window::VmWindow, window::SwitcherWindow,
 };
-use crate::dev::bus::{Bus, NativeBus};
+use crate::{
+    abi_flaw::{Flaw, planted},
+    dev::bus::{Bus, NativeBus},
+};
 use alloc::{string::String, sync::Arc};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use pv_abi::{
@@ -122,6 +125,9 @@ impl Vm {
     pub fn enable(&self, bits: u64) -> bool {
         let known = u32::try_from(bits).ok().and_then(Features::from_bits);
         let Some(wanted) = known.filter(|&wanted| self.offered().contains(wanted)) else {
+            if planted(Flaw::EnablePartly) {
+                self.features.fetch_or(bits as u32 & self.offered().bits(), Relaxed);
+            }
             return false;
         };
         let before = self.features();

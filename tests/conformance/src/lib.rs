@@ -3,3 +3,6 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod options;
+
+#[cfg(test)]
+mod coverage;

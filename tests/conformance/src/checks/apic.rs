@@ -69,6 +69,7 @@ fn icr_destinations() -> Verdict {
         ("logical 1", 1 << 32 | 1 << 11, 1),
         ("logical 2", 2 << 32 | 1 << 11, 0),
         ("lowest priority", 1 << 8, 1),
+        ("NMI", 4 << 8, 0),
         ("INIT", 5 << 8, 0),
         ("start-up", 6 << 8, 0),
     ] {

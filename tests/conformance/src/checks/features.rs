@@ -15,7 +15,7 @@ use crate::{
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{
-    event::{BP, PF, pf},
+    event::{BP, PF, RFLAGS_IF, pf},
     ext::{self, Features, call},
     hypercall,
     msr::{arch, x2apic},
@@ -179,7 +179,17 @@ fn syscall_reflection() -> Verdict {
     equal("R11", done.event().r11 & 0x202, 0x202)?;
     let seen = Counters::of(|| call(address).run());
     seen.exactly(&[(Exit::SyscallReflected, 1)])?;
-    equal("a hypercall from the text", abi::rdmsr(arch::EFER), 0xd01)
+    equal("a hypercall from the text", abi::rdmsr(arch::EFER), 0xd01)?;
+    for index in [ext::msr::REFLECT_START, ext::msr::REFLECT_END] {
+        holds("not to be read", msr_access::rdmsr(index).is_none())?;
+    }
+    // STI and CLI there leave the flag alone.
+    pvcs().enable_interrupts();
+    let cleared = Probe::at(outside(&[0xfa, 0xcc])).run().event().rflags & RFLAGS_IF;
+    pvcs().disable_interrupts();
+    let set = Probe::at(outside(&[0xfb, 0xcc])).run().event().rflags & RFLAGS_IF;
+    equal("IF after CLI", cleared, RFLAGS_IF)?;
+    equal("IF after STI", set, 0)
 }
 
 /// System calls of user mode go where they went.

@@ -44,7 +44,11 @@ fn unknown_numbers() -> Verdict {
 fn probe(number: u64, first: u64, second: u64) -> Probe {
     Probe::of(code::hypercall()).with(|r| {
         *r = Registers { rsp: r.rsp, ..Registers::pattern() };
-        (r.rax, r.rbx, r.r10, r.rdx) = (number, first, second, 0);
+        (r.rax, r.rbx, r.r10) = (number, first, second);
+        // An argument of LOAD_TLS alone: a descriptor that is none.
+        if number == nr::LOAD_TLS {
+            r.rdx = 0;
+        }
     })
 }
 

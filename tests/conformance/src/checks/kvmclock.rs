@@ -2,7 +2,7 @@
 
 use super::{
     Group, Setting, check,
-    msr_access::{keeps, reads},
+    msr_access::{keeps, rdmsr, reads},
 };
 use crate::{
     abi, clock,
@@ -70,6 +70,8 @@ fn system_time() -> Verdict {
 
 /// Seconds and nanoseconds since 1970 at TSC 0.
 fn wall_clock() -> Verdict {
+    equal("not to be read", abi::rdmsr(WALL_CLOCK), 0)?;
+    holds("by instruction neither", rdmsr(WALL_CLOCK).is_none())?;
     holds("accepted", abi::wrmsr(WALL_CLOCK, frame(1) + 64))?;
     let first = word(frame(1) + 64).load(Relaxed);
     let nanoseconds = word(frame(1) + 72).load(Relaxed) & 0xffff_ffff;

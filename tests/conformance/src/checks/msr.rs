@@ -14,7 +14,10 @@ use crate::{
     tap::{Case, Verdict, equal, holds, skip, within},
     user::{self, Start},
 };
-use pv_abi::msr::{self, arch, x2apic};
+use pv_abi::{
+    hypercall,
+    msr::{self, arch, x2apic},
+};
 
 pub const GROUP: Group = Group {
     name: "msr",
@@ -22,7 +25,7 @@ pub const GROUP: Group = Group {
     checks: &[
         check("cost", "CNT-2", cost),
         check("high_halves_are_ignored", "MSR-1", high_halves_are_ignored),
-        check("unknown", "MSR-2", unknown),
+        check("unknown", "MSR-2 HC-10 HC-11", unknown),
         check("pvm_window", "MSR-7", pvm_window),
         check("event_entry", "MSR-5 ERR-1", event_entry),
         check("retu_rip", "MSR-6", retu_rip),
@@ -89,8 +92,17 @@ fn pvm_window() -> Verdict {
 fn event_entry() -> Verdict {
     let ours = &raw const entry::event_entry as u64;
     reads(msr::PVM_EVENT_ENTRY, ours)?;
-    refuses(msr::PVM_EVENT_ENTRY, NON_CANONICAL).case("not canonical")?;
-    refuses(msr::PVM_EVENT_ENTRY, NON_CANONICAL - 0x100).case("+512 not canonical")?;
+    for (name, value) in
+        [("not canonical", NON_CANONICAL), ("+512 not canonical", NON_CANONICAL - 0x100)]
+    {
+        // Nothing may happen before the entry is the right one again.
+        let result = abi::call(hypercall::WRMSR, [msr::PVM_EVENT_ENTRY.into(), value, 0, 0]);
+        let read = abi::rdmsr(msr::PVM_EVENT_ENTRY);
+        abi::wrmsr(msr::PVM_EVENT_ENTRY, ours);
+        equal("WRMSR hypercall", result, hypercall::EIO).case(name)?;
+        equal("value after a refused write", read, ours).case(name)?;
+        refuses(msr::PVM_EVENT_ENTRY, value).case(name)?;
+    }
     holds("WRMSR hypercall", abi::wrmsr(msr::PVM_EVENT_ENTRY, 0xffff_ec00_0000_0000))?;
     let read = abi::rdmsr(msr::PVM_EVENT_ENTRY);
     holds("back", abi::wrmsr(msr::PVM_EVENT_ENTRY, ours))?;
@@ -142,6 +154,7 @@ fn stored_and_ignored() -> Verdict {
     }
     keeps(arch::SYSENTER_CS, 0x10, 0)?;
     keeps(arch::DEBUGCTL, 1, 0)?;
+    keeps(arch::MTRR_DEF_TYPE, 0xc06, 0)?;
     // SFMASK is not applied: R11 at the kernel's entry is what the ABI says.
     abi::wrmsr(arch::SFMASK, 0x257fd5);
     let trap = Start::of(user::code::syscall()).flags(0x8d5).run();
@@ -193,8 +206,11 @@ fn read_only() -> Verdict {
     reads(arch::TSC_ADJUST, 0)?;
     reads(arch::MTRR_CAP, 0)?;
     refuses(arch::MTRR_CAP, 8)?;
-    reads(arch::BIOS_SIGN_ID, 0)?;
-    reads(arch::PLATFORM_ID, 0)
+    refuses(arch::PLATFORM_ID, 1)?;
+    reads(arch::PLATFORM_ID, 0)?;
+    keeps(arch::BIOS_SIGN_ID, 1, 0)?;
+    // Fast strings; no monitoring.
+    keeps(arch::MISC_ENABLE, 0, 0x1801)
 }
 
 /// PAT takes memory types that exist.

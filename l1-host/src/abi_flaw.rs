@@ -1,0 +1,116 @@
+//! Rules of the guest ABI that L1 breaks on purpose, to see that the conformance suite finds them.
+//! May: nothing. Context: any.
+
+#[cfg(feature = "flaws")]
+use crate::flaw::Flaws;
+
+/// Declares the flaws, with the names that a guest's command line chooses one by.
+macro_rules! flaws {
+    ($($(#[doc = $what:literal])+ $flaw:ident = $name:literal,)*) => {
+        /// What L1 does wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Flaw {
+            $($(#[doc = $what])+ $flaw,)*
+        }
+
+        /// The flaws, and the word on a guest's command line that chooses one.
+        #[cfg(feature = "flaws")]
+        pub static FLAWS: Flaws<Flaw> =
+            Flaws::new("roost.abi-flaw=", &[$(($name, Flaw::$flaw),)*]);
+    };
+}
+
+flaws! {
+    /// Leaf 0x40000000 has another signature.
+    Signature = "signature",
+    /// SMAP is shown.
+    SmapShown = "smap-shown",
+    /// Privileged instructions of user mode are emulated.
+    UserPrivilege = "user-privilege",
+    /// RDMSR of an index that is none gives 0.
+    UnknownMsrReads = "unknown-msr-reads",
+    /// EVENT_ENTRY takes any address.
+    EntryUnchecked = "entry-unchecked",
+    /// VCPU_STRUCT takes any address.
+    PvcsUnaligned = "pvcs-unaligned",
+    /// Saving a context writes a reserved word.
+    ReservedWritten = "reserved-written",
+    /// An event of supervisor mode leaves the virtual interrupt flag as it is.
+    IfKept = "if-kept",
+    /// Error codes of #GP are lost.
+    ErrorCodeLost = "error-code-lost",
+    /// The address of a page fault is lost.
+    Cr2Lost = "cr2-lost",
+    /// IRQ_WIN leaves IP as it is.
+    IpKept = "ip-kept",
+    /// An event finds CS and SS that are not supervisor mode's, and does not mind.
+    ForeignSelectors = "foreign-selectors",
+    /// Hypercalls that there are not give 0.
+    UnknownCallsSucceed = "unknown-calls-succeed",
+    /// Hypercalls clear RDX.
+    RdxDestroyed = "rdx-destroyed",
+    /// TLB_FLUSH_CURRENT does nothing.
+    FlushForgotten = "flush-forgotten",
+    /// LOAD_GS leaves the user's base to the kernel.
+    LoadGsMovesBase = "load-gs-moves-base",
+    /// LOAD_TLS drops read-only data.
+    TlsDropped = "tls-dropped",
+    /// ERETU through L1 loses DF.
+    ReturnDropsDf = "return-drops-df",
+    /// ERETU through L1 cuts the GS base.
+    GsBaseCut = "gs-base-cut",
+    /// Supervisor mode may execute user pages.
+    NoSmep = "no-smep",
+    /// LINEAR_ADDRESS_RANGE is kept and changes nothing.
+    RangeIgnored = "range-ignored",
+    /// A write of CR0 is forgotten.
+    Cr0Forgotten = "cr0-forgotten",
+    /// A write of CR4 flushes nothing.
+    Cr4KeepsTranslations = "cr4-keeps-translations",
+    /// The #DB behind an emulated instruction is lost.
+    StepLost = "step-lost",
+    /// A port that nobody has reads as 0.
+    PortReadsZero = "port-reads-zero",
+    /// Memory that nobody has reads as 0.
+    MemoryReadsZero = "memory-reads-zero",
+    /// Interrupts come whatever is in service.
+    PriorityIgnored = "priority-ignored",
+    /// The timer counts at twice its rate.
+    TimerEarly = "timer-early",
+    /// The wall clock starts at 0.
+    WallClockZero = "wall-clock-zero",
+    /// RDI is not 0 at a native guest's start.
+    StartRegister = "start-register",
+    /// ENABLE refuses a bit, but enables the others.
+    EnablePartly = "enable-partly",
+    /// Calls of features that are off are served.
+    FeaturesIgnored = "features-ignored",
+    /// AUTO_EOI is enabled and has no effect.
+    AutoEoiIgnored = "auto-eoi-ignored",
+    /// Devices use private pages.
+    PrivateIgnored = "private-ignored",
+    /// A conversion keeps content that it is to zero.
+    ContentKept = "content-kept",
+    /// A bit is offered that version 1.0 does not have.
+    StrangeFeature = "strange-feature",
+    /// No flaw: the extension has a later minor version, with all that this may bring.
+    MinorVersion = "minor-version",
+    /// No flaw: the extension has another major version.
+    MajorVersion = "major-version",
+    /// No flaw: there is no extension.
+    NoExtension = "no-extension",
+}
+
+/// True if `flaw` was planted.
+#[cfg(feature = "flaws")]
+#[inline]
+pub fn planted(flaw: Flaw) -> bool {
+    FLAWS.planted() == Some(flaw)
+}
+
+/// Nobody plants one.
+#[cfg(not(feature = "flaws"))]
+#[inline(always)]
+pub const fn planted(_: Flaw) -> bool {
+    false
+}

@@ -1,0 +1,71 @@
+#!/bin/sh
+# Runs the conformance suite of the guest ABI on L1, in an emulated machine, and prints its report.
+#
+# tests/conformance/run.sh [--cpu MODEL] [--flaw NAME] [--json FILE] [--timeout SECONDS] [WORD...]
+#
+# WORDs are the suite's command line (see src/main.rs): only=msr,apic slow list ...
+# --cpu    a CPU model of QEMU's; without it, all that the emulator has
+# --flaw   breaks a rule (FLAWS.md), in an L1 that scripts/build.sh --checks has built
+# --json   writes the summary by rule to FILE
+#
+# Time goes by instructions, so that a busy host does not matter. Another hypervisor boots
+# target/roost/conformance as ST-1 to ST-4 of docs/spec/guest.md say.
+# The exit status is 0 if no check failed, 1 if some did, 124 if the time limit passed.
+set -eu
+cd "$(dirname "$0")/../.."
+target=${CARGO_TARGET_DIR:-target}
+images=${ROOST_IMAGES:-$target/roost}
+roost=$target/tool/roost
+
+cpu= json= flaw= limit=180
+while [ $# -gt 0 ]; do
+    case $1 in
+        --cpu | --flaw | --json | --timeout)
+            if [ $# -lt 2 ]; then
+                echo "$0: $1 wants a value" >&2
+                exit 2
+            fi
+            case $1 in --cpu) cpu="--cpu $2" ;; --flaw) flaw=$2 ;; --json) json=$2 ;; *) limit=$2 ;; esac
+            shift 2
+            ;;
+        *) break ;;
+    esac
+done
+words=$*
+if [ -n "$flaw" ]; then
+    export ROOST_IMAGES="$target/roost/flaws"
+    words="$words roost.abi-flaw=$flaw"
+fi
+for file in "$images/conformance" "$roost" "${ROOST_IMAGES:-$images}/l1"; do
+    if [ ! -e "$file" ]; then
+        echo "$0: $file does not exist: run scripts/build.sh --checks first" >&2
+        exit 2
+    fi
+done
+
+folder=$(mktemp -d "${TMPDIR:-/tmp}/roost-conformance-XXXXXX")
+trap 'rm -rf "$folder"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# shellcheck disable=SC2086 # $cpu is an option with its value, or nothing
+{ "$roost" run --accel tcg --icount $cpu --kernel "$images/conformance" --memory 64M \
+    --timeout "$limit" --l1-log "$folder/log" --append "$words" </dev/null 2>"$folder/errors" ||
+    echo "$?" >"$folder/status"; } | sed -u 's/\r//' | tee "$folder/report"
+
+if [ -n "$json" ]; then
+    grep -a '^{' "$folder/report" >"$json" || true
+fi
+# The suite ends as a kernel that panicked if checks failed, and so does one that could not go on.
+status=0
+[ ! -e "$folder/status" ] || status=$(cat "$folder/status")
+if grep -aq '^# .* 0 failed' "$folder/report" || [ "$status" -eq 0 ] && ! grep -aq '^Bail out!' "$folder/report"; then
+    exit "$status"
+fi
+if grep -aq '^# .* failed' "$folder/report"; then
+    exit 1
+fi
+# Registers are of no use here, and the log is gone.
+grep -v "^roost:   \|^roost: L1's log" "$folder/errors" >&2 || true
+[ "$status" -ne 0 ] || status=1
+exit "$status"
