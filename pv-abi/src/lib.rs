@@ -19,6 +19,8 @@ pub mod bundle;
 pub mod cpuid;
 pub mod event;
 pub mod ext;
+#[cfg(test)]
+mod guest_spec;
 pub mod hypercall;
 pub mod l0;
 pub mod msr;
