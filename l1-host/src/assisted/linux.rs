@@ -217,7 +217,7 @@ impl<'a> Kernel<'a> {
     }
 }
 
-/// The state of the first instruction, beside what [`super::start`] sets for any guest: RSI.
+/// The state of the first instruction, beside what is set for any guest: RSI.
 pub const ARGUMENT: u64 = ZERO_PAGE;
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
