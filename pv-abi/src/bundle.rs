@@ -1,7 +1,7 @@
 //! The one module L1 is booted with: every guest's configuration and files.
 //! May: nothing. Input: trusted (the host tool), checked all the same.
 //!
-//! PVH passes a single module, so the tool packs everything into one file: a [`Header`], the
+//! PVH passes a single module, so the tool packs everything into one file: a header ([`HEADER`]), the
 //! [`Bundle`] in postcard encoding, then the blobs, each page-aligned.
 
 extern crate alloc;
