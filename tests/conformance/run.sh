@@ -17,7 +17,7 @@ target=${CARGO_TARGET_DIR:-target}
 images=${ROOST_IMAGES:-$target/roost}
 roost=$target/tool/roost
 
-cpu= json= flaw= limit=180
+cpu='' json='' flaw='' limit=180
 while [ $# -gt 0 ]; do
     case $1 in
         --cpu | --flaw | --json | --timeout)
