@@ -65,6 +65,9 @@ fn spinner(env: &Env<'_>) -> Verdict<Guest> {
     Ok(guest)
 }
 
+/// Microseconds in which anything happens that will happen at all.
+const LONG: u64 = 200_000;
+
 fn turns(guest: &Guest) -> Verdict<u64> {
     Ok(guest.gprs()?.gpr[gpr::RBX])
 }
@@ -542,11 +545,12 @@ fn interrupts_wait(env: &mut Env<'_>) -> Verdict {
         let exit = guest.exit(&control);
         x86_64::instructions::nop();
         let late = cpu::tsc().saturating_sub(deadline);
-        // A few instructions for the interrupt to be taken.
-        let taken = (0..1000).any(|_| {
+        // It is there already, but a busy machine may be slow to say so.
+        let patience = clock::after(LONG);
+        while TIMER_COUNT.load(SeqCst) == before && cpu::tsc() < patience {
             core::hint::spin_loop();
-            TIMER_COUNT.load(SeqCst) > before
-        });
+        }
+        let taken = TIMER_COUNT.load(SeqCst) > before;
         x86_64::instructions::interrupts::disable();
         apic::stop_timer();
         same!(exit?.0, Exit::Deadline, "the exit of round {round}");

@@ -176,10 +176,15 @@ fn unmap_flips(env: &mut Env<'_>) -> Verdict {
 fn failed_unmap_flips(env: &mut Env<'_>) -> Verdict {
     let list = lists::of(&[lists::unmap(TEST.gpa, 1), lists::unmap(TEST.gpa + 1, 1)]);
     let broken = args::vm(0).list(list);
-    flips(env, "failed_unmap_flip", env.options.flips.div_ceil(10), |guest, _| {
+    flips(env, "failed_unmap_flip", fewer(env.options.flips), |guest, _| {
         guest.l0.fails_at(1, Status::BadArg, Op::Unmap, &broken)?;
         Ok(())
     })
+}
+
+/// A tenth, but enough to see something.
+fn fewer(flips: u64) -> u64 {
+    (flips / 10).max(flips.min(50))
 }
 
 fn flips(
@@ -231,7 +236,7 @@ fn protect_flips(env: &mut Env<'_>) -> Verdict {
         Ok(())
     };
     let verdict = while_all_run(&guest, &runners, || {
-        let count = env.options.flips.div_ceil(10);
+        let count = fewer(env.options.flips);
         (0..count).try_for_each(|turn| flip(turn).case(format_args!("flip {turn}")))
     });
     verdict.and_then(|()| judge(&guest, &runners))
