@@ -1,8 +1,9 @@
 //! Bounds the pieces that mappings are in: the system lets a process have only so many.
 //! May: read /proc. Input: numbers of pieces.
 //!
-//! A run of pages that continue each other, in L2 and in L1, is a mapping of this process. The system would refuse one too many half-way through a change, and then L2 could not
-//! even be denied a page. So every change asks here first, and is refused before it has begun.
+//! A run of pages that continue each other, in L2 and in L1, is a mapping of this process. The system
+//! would refuse one too many half-way through a change, and then L2 could not even be denied a page.
+//! So every change asks here first, and is refused before it has begun.
 
 use pv_abi::l0::Status;
 use std::{
