@@ -52,9 +52,19 @@ impl Map {
         self.runs.range(from..range.end.max(from)).map(move |(_, run)| run.clip(&range))
     }
 
+    /// Whether nothing of `range` is mapped.
+    #[must_use]
+    pub fn is_free(&self, range: &Range<u64>) -> bool {
+        let last = self.runs.range(..range.end).next_back();
+        last.is_none_or(|(_, run)| run.end() <= range.start) || range.is_empty()
+    }
+
     /// The parts of `range` that are not mapped, in order.
     #[must_use]
     pub fn gaps(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        if self.is_free(&range) && !range.is_empty() {
+            return vec![range];
+        }
         let (mut gaps, mut at) = (Vec::new(), range.start);
         for run in self.runs(range.clone()) {
             if run.page > at {
@@ -282,6 +292,7 @@ mod tests {
             }
             let mapped: Vec<u64> = map.runs(range.clone()).flat_map(|run| run.page..run.end()).collect();
             let free: Vec<u64> = map.gaps(range.clone()).into_iter().flatten().collect();
+            prop_assert_eq!(map.is_free(&range), mapped.is_empty());
             let mut all = [mapped, free].concat();
             all.sort_unstable();
             prop_assert_eq!(all, range.collect::<Vec<_>>());

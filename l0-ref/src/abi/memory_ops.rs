@@ -89,7 +89,7 @@ impl<B: Backend> Server<B> {
             // The host's calls cost so much that entries which continue each other are made one. If
             // that cannot be done as a whole, each is done for itself, as far as it goes.
             if index >= singly {
-                let unmapped = |pages: Range<u64>| inner.map.runs(pages).next().is_none();
+                let unmapped = |pages: Range<u64>| inner.map.is_free(&pages);
                 let (joined, count) = join(op, &entries[index..], most, unmapped);
                 if count > 1 && one(&mut inner, &joined, u64::MAX).is_ok() {
                     let done = entries[index..].iter().take(count).map(|entry| entry.pages);
