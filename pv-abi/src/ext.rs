@@ -4,14 +4,26 @@
 //! Found at CPUID leaf [`crate::cpuid::ROOST_BASE`]. Features are off until enabled one by one with
 //! [`call::ENABLE`]; an unknown bit is refused, and a bit never changes its meaning.
 
-use crate::{PAGE_SIZE, addr::Gpa};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use crate::PAGE_SIZE;
+
+mod boot;
+pub mod counter;
+
+pub use self::boot::{NativeBoot, ShimBoot, Span};
 
 /// ABI version, `major << 16 | minor`. A guest must refuse a major it does not know.
 pub const VERSION: u32 = 1 << 16;
 
+/// True if what `version` says can be used by who knows [`VERSION`] (VER-1 to VER-3): the major
+/// numbers are the same.
+#[must_use]
+pub const fn is_known(version: u32) -> bool {
+    version >> 16 == VERSION >> 16
+}
+
 bitflags::bitflags! {
-    /// Extension features.
+    /// Extension features. Bits of later versions survive in [`Features::from_bits_retain`]; L1
+    /// refuses to enable what it does not offer.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     pub struct Features: u32 {
         /// Every upper-half PML4 slot but 256..272 is the guest's.
@@ -20,7 +32,7 @@ bitflags::bitflags! {
         /// [`event::SYSCALL`]; CLI and STI there have no effect.
         const SYSCALL_REFLECTION = 1 << 1;
         /// The guest tells of its page-table stores; L1 write-protects no upper-level table.
-        /// Irrevocable.
+        /// Irrevocable. Not offered to native guests.
         const NOTES = 1 << 2;
         /// [`msr::RETU_PREFAULT_RIP`]: an ERETU that maps the address just handled.
         const PREFAULT = 1 << 3;
@@ -28,7 +40,8 @@ bitflags::bitflags! {
         const DESCRIPTORS = 1 << 4;
         /// Interrupt vectors need no end-of-interrupt: delivering one retires it.
         const AUTO_EOI = 1 << 5;
-        /// The VM window ([`window`]) is mapped. Set by the loader, cannot be enabled later.
+        /// The VM window ([`window`]) is mapped. Set by the loader, cannot be enabled later. Not
+        /// offered to native guests.
         const VM_WINDOW = 1 << 6;
         /// [`call::CONSOLE_WRITE`] and [`call::CONSOLE_READ`].
         const CONSOLE = 1 << 7;
@@ -108,19 +121,33 @@ pub mod event {
     pub const SYSCALL: u8 = 0x1f;
 }
 
-/// Why a VM ended: first argument of [`call::SHUTDOWN`].
-pub mod shutdown {
-    /// The guest powered itself off.
-    pub const POWEROFF: u64 = 0;
-    /// The guest asked for a restart.
-    pub const REBOOT: u64 = 1;
-    /// The guest gave up (panic).
-    pub const CRASH: u64 = 3;
-    /// The shim could not start the kernel: the message says why.
-    pub const BOOT_FAILED: u64 = 4;
+open_enum! {
+    /// Why a VM ended: first argument of [`call::SHUTDOWN`]. A reason that is unknown counts as
+    /// [`Shutdown::Crash`].
+    Shutdown: u64 {
+        /// The guest powered itself off.
+        PowerOff = 0,
+        /// The guest asked for a restart.
+        Reboot = 1,
+        /// The guest gave up (panic).
+        Crash = 3,
+        /// The shim could not start the kernel: the message says why.
+        BootFailed = 4,
+    }
 }
 
-pub mod counter;
+/// The numbers of [`Shutdown`].
+pub mod shutdown {
+    use super::Shutdown;
+    /// The guest powered itself off.
+    pub const POWEROFF: u64 = Shutdown::PowerOff.raw();
+    /// The guest asked for a restart.
+    pub const REBOOT: u64 = Shutdown::Reboot.raw();
+    /// The guest gave up (panic).
+    pub const CRASH: u64 = Shutdown::Crash.raw();
+    /// The shim could not start the kernel: the message says why.
+    pub const BOOT_FAILED: u64 = Shutdown::BootFailed.raw();
+}
 
 /// Page-table notes: what the guest pushes into its ring and what L1 shows in return.
 ///
@@ -261,102 +288,6 @@ impl WindowFrames {
         self.areas + (index * window::area::OWN_PAGES) as u64
     }
 }
-
-/// What L1 tells the shim: its window address is in RDI at the shim's entry, RSI holds the
-/// vCPU index.
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct ShimBoot {
-    /// [`ShimBoot::MAGIC`].
-    pub magic: u64,
-    /// [`VERSION`].
-    pub version: u32,
-    /// vCPUs of this VM.
-    pub vcpus: u32,
-    /// RAM frames, the guest's own: 0..ram_pages.
-    pub ram_pages: u64,
-    /// First frame past the window's own frames.
-    pub end_pages: u64,
-    /// TSC ticks per second.
-    pub tsc_hz: u64,
-    /// Nanoseconds since 1970 when the TSC was `wall_tsc`.
-    pub wall_ns: u64,
-    /// See `wall_ns`.
-    pub wall_tsc: u64,
-    /// The kernel image as it came from the user.
-    pub kernel: Span,
-    /// The initial ramdisk; empty when there is none.
-    pub initrd: Span,
-    /// The command line, without a terminating zero.
-    pub cmdline: Span,
-    /// Frames that are neither RAM nor used by the window: zeroed.
-    pub spare: Span,
-    /// The vCPU areas' own pages: PVCS, data, notes, stack of vCPU 0, then of vCPU 1, ...
-    pub areas: Span,
-}
-
-impl ShimBoot {
-    /// "RoostShm".
-    pub const MAGIC: u64 = u64::from_le_bytes(*b"RoostShm");
-}
-
-/// A range of guest-physical memory.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
-#[repr(C)]
-pub struct Span {
-    /// First byte.
-    pub gpa: u64,
-    /// Bytes.
-    pub len: u64,
-}
-
-impl Span {
-    /// First byte past the range.
-    #[must_use]
-    pub const fn end(self) -> u64 {
-        self.gpa + self.len
-    }
-}
-
-/// What L1 tells a native guest: guest-physical address in RSI at its entry.
-///
-/// A native guest starts in supervisor mode at its entry with its memory identity-mapped by
-/// 2 MiB pages (U=0, writable) in tables that L1 placed at [`NativeBoot::TABLES`].
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct NativeBoot {
-    /// [`NativeBoot::MAGIC`].
-    pub magic: u64,
-    /// [`VERSION`].
-    pub version: u32,
-    /// vCPUs of this VM.
-    pub vcpus: u32,
-    /// Bytes of memory, from guest-physical 0.
-    pub memory: u64,
-    /// TSC ticks per second.
-    pub tsc_hz: u64,
-    /// The command line, without a terminating zero.
-    pub cmdline: Span,
-    /// A boot module (the initrd option); empty when there is none.
-    pub module: Span,
-}
-
-impl NativeBoot {
-    /// "RoostNat".
-    pub const MAGIC: u64 = u64::from_le_bytes(*b"RoostNat");
-    /// Where L1 puts this block.
-    pub const GPA: Gpa = Gpa(0x1000);
-    /// Where L1 puts the command line; at most a page.
-    pub const CMDLINE: Gpa = Gpa(0x2000);
-    /// First of the start-up page tables: PML4, PDPT, then one page directory per GiB.
-    pub const TABLES: Gpa = Gpa(0x3000);
-    /// Lowest address an image may be linked at.
-    pub const LOWEST: Gpa = Gpa(0x10_0000);
-}
-
-const _: () = assert!(size_of::<ShimBoot>() == 136 && size_of::<NativeBoot>() == 64);
 
 #[cfg(test)]
 mod tests {

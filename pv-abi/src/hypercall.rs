@@ -30,13 +30,58 @@ pub const LOAD_TLS: u64 = PVM_BASE + 9;
 /// LOAD_PGTBL flag: flush the target's translations.
 pub const LOAD_PGTBL_FLUSH: u64 = 1;
 
-/// "No such call", as a register value.
-pub const ENOSYS: u64 = (-38i64) as u64;
-/// "Bad argument".
-pub const EINVAL: u64 = (-22i64) as u64;
+open_enum! {
+    /// What a call answers, as a negative number, if it was refused.
+    Error: i64 {
+        /// The call's feature is not enabled.
+        NotPermitted = -1,
+        /// WRMSR of a bad index or value.
+        Io = -5,
+        /// A bad address.
+        Fault = -14,
+        /// A bad argument.
+        Invalid = -22,
+        /// No such call.
+        NoSuchCall = -38,
+    }
+}
+
+/// "Not allowed here", as a register value.
+pub const EPERM: u64 = Error::NotPermitted.raw() as u64;
 /// "Refused": WRMSR of a bad index or value.
-pub const EIO: u64 = (-5i64) as u64;
+pub const EIO: u64 = Error::Io.raw() as u64;
 /// "Bad address".
-pub const EFAULT: u64 = (-14i64) as u64;
-/// "Not allowed here".
-pub const EPERM: u64 = (-1i64) as u64;
+pub const EFAULT: u64 = Error::Fault.raw() as u64;
+/// "Bad argument".
+pub const EINVAL: u64 = Error::Invalid.raw() as u64;
+/// "No such call".
+pub const ENOSYS: u64 = Error::NoSuchCall.raw() as u64;
+
+/// The most negative number that is an error.
+const LAST_ERROR: i64 = -4095;
+
+/// Reads RAX after a call that can be refused. [`RDMSR`] and [`LOAD_GS`] cannot: they answer any
+/// value.
+///
+/// # Errors
+/// The call was refused.
+pub const fn result(rax: u64) -> Result<u64, Error> {
+    let signed = rax as i64;
+    if signed < 0 && signed >= LAST_ERROR { Err(Error::from_raw(signed)) } else { Ok(rax) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_from_results() {
+        for &(error, name) in Error::ALL {
+            assert_eq!(result(error.raw() as u64), Err(error), "{name}");
+        }
+        assert_eq!(result(-4095i64 as u64), Err(Error::Unknown(-4095)), "of a later version");
+        for value in [0, 1024, -4096i64 as u64, 0xffff_8000_0000_0000] {
+            assert_eq!(result(value), Ok(value));
+        }
+    }
+}

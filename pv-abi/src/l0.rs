@@ -15,42 +15,6 @@
 //! | [`regs`] | register groups in the page |
 //! | [`list`] | entries of the lists that do not fit in the page |
 
-/// Declares an enumeration of a `u32` that keeps the numbers it does not know.
-macro_rules! open_enum {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $value:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name {
-            $($(#[$doc])* $variant,)*
-            /// A number this version does not define.
-            Unknown(u32),
-        }
-
-        impl $name {
-            /// All that are defined, with their names.
-            pub const ALL: &[(Self, &str)] = &[$((Self::$variant, stringify!($variant)),)*];
-
-            /// Reads the number.
-            #[must_use]
-            pub const fn from_raw(raw: u32) -> Self {
-                match raw {
-                    $($value => Self::$variant,)*
-                    other => Self::Unknown(other),
-                }
-            }
-
-            /// The number.
-            #[must_use]
-            pub const fn raw(self) -> u32 {
-                match self {
-                    $(Self::$variant => $value,)*
-                    Self::Unknown(other) => other,
-                }
-            }
-        }
-    };
-}
-
 pub mod discover;
 pub mod exit;
 pub mod feature;
@@ -59,8 +23,6 @@ pub mod op;
 pub mod page;
 pub mod regs;
 pub mod run;
-#[cfg(test)]
-mod spec_check;
 pub mod status;
 
 pub use self::{

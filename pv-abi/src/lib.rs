@@ -1,26 +1,31 @@
-//! Every number that crosses one of Roost's boundaries.
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
 //!
 //! | module | boundary | specification |
 //! |---|---|---|
-//! | [`msr`], [`pvcs`], [`hypercall`], [`event`], [`selectors`], [`cpuid`] | guest and L1: PVM ABI, generation C1 | `docs/spec/guest.md` |
+//! | [`msr`], [`pvcs`], [`hypercall`], [`event`], [`selectors`], [`cpuid`] | guest and L1: PVM ABI, generation C1 | `docs/spec/guest.md`, part 1 |
+//! | [`elf_note`] | a native kernel's file and its loader | `docs/spec/guest.md`, 1.10 |
 //! | [`ext`] | guest and L1: Roost's own extension | `docs/spec/guest.md`, part 2 |
 //! | [`l0`] | L0 and L1: mapping, running and serving L2 VMs | `docs/spec/l0-l1.md` |
 //! | [`stock_cpuid`] | shim and L1: what a stock guest's CPUID says | `docs/spec/guest.md`, part 2 |
-//! | [`bundle`] | host tool and L1: the one boot module | `docs/spec/bundle.md` |
+//! | `bundle` (a feature) | host tool and L1: the one boot module | `docs/spec/bundle.md` |
 //!
 //! This crate holds numbers, `repr(C)` layouts and the arithmetic that both sides of a boundary
-//! must agree on, and nothing else: no `unsafe`, no assembly, no allocation.
+//! must agree on, and nothing else: no `unsafe`, no assembly, and no allocation without `bundle`.
 #![no_std]
 #![forbid(unsafe_code)]
+
+#[macro_use]
+mod macros;
 
 pub mod addr;
 #[cfg(feature = "bundle")]
 pub mod bundle;
 pub mod cpuid;
+pub mod elf_note;
 pub mod event;
 pub mod ext;
-#[cfg(test)]
-mod guest_spec;
 pub mod hypercall;
 pub mod l0;
 pub mod msr;

@@ -41,6 +41,25 @@ pub struct Pvcs {
     pub reserved1: [u64; 2],
 }
 
+layout! {
+    Pvcs: 0x80 {
+        0x00 event_flags,
+        0x08 cr2,
+        0x10 reserved0,
+        0x40 user_cs,
+        0x42 user_ss,
+        0x44 event_errcode,
+        0x46 event_vector,
+        0x48 user_gsbase,
+        0x50 eflags,
+        0x54 pkru,
+        0x58 rip,
+        0x60 rcx,
+        0x68 r11,
+        0x70 reserved1,
+    }
+}
+
 /// Bits of [`Pvcs::event_flags`].
 pub mod flags {
     /// An interrupt is waiting: whoever sets IF calls IRQ_WIN.
@@ -76,13 +95,3 @@ pub mod offset {
     pub const RCX: usize = offset_of!(Pvcs, rcx);
     pub const R11: usize = offset_of!(Pvcs, r11);
 }
-
-const _: () = {
-    assert!(size_of::<Pvcs>() == 128);
-    assert!(offset::EVENT_FLAGS == 0 && offset::CR2 == 8);
-    assert!(offset::USER_CS == 0x40 && offset_of!(Pvcs, user_ss) == 0x42);
-    assert!(offset::EVENT_ERRCODE == 0x44 && offset::EVENT_VECTOR == 0x46);
-    assert!(offset::USER_GSBASE == 0x48 && offset::EFLAGS == 0x50);
-    assert!(offset_of!(Pvcs, pkru) == 0x54 && offset::RIP == 0x58);
-    assert!(offset::RCX == 0x60 && offset::R11 == 0x68);
-};

@@ -7,13 +7,12 @@ use object::{
     elf::{EM_X86_64, ET_EXEC, FileHeader64, NoteType, PF_W, PF_X, PT_LOAD, ProgramHeader64},
     read::elf::{FileHeader, ProgramHeader},
 };
-use pv_abi::PAGE_SIZE;
+use pv_abi::{
+    PAGE_SIZE,
+    elf_note::{ABI_VERSION, NAME},
+};
 
 const PAGE: u64 = PAGE_SIZE as u64;
-/// Name of the note by which a kernel says that it speaks the native ABI.
-const NOTE_NAME: &[u8] = b"Roost";
-/// Type of that note; its content is the ABI version as a `u32`.
-const NOTE_TYPE: NoteType = NoteType(1);
 
 /// A program ready to be packed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +83,8 @@ impl<'a> Elf<'a> {
             let notes = segment.notes(LittleEndian, self.data).map_err(|_| damaged())?;
             let Some(mut notes) = notes else { continue };
             while let Some(note) = notes.next().map_err(|_| damaged())? {
-                if note.name() == NOTE_NAME && note.n_type(LittleEndian) == NOTE_TYPE {
+                let kind = note.n_type(LittleEndian);
+                if note.name() == NAME.as_bytes() && kind == NoteType(ABI_VERSION) {
                     let version = note.desc().first_chunk().ok_or_else(damaged)?;
                     return Ok(Some(u32::from_le_bytes(*version)));
                 }

@@ -27,7 +27,7 @@ impl Kernel {
             let elf = Elf::parse(data)?;
             let Some(version) = elf.native_abi()? else { return Ok(Self::Stock) };
             ensure!(
-                version >> 16 == ext::VERSION >> 16,
+                ext::is_known(version),
                 "speaks native ABI {}, this version of Roost {}: rebuild one of them",
                 version >> 16,
                 ext::VERSION >> 16

@@ -15,7 +15,7 @@ use alloc::{string::String, vec};
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{
     addr::{Gfn, Gpa, Gva},
-    ext::{Features, call, counter, shutdown},
+    ext::{Features, Shutdown, call, counter},
     hypercall::{EFAULT, EINVAL, ENOSYS, EPERM},
     pvcs::flags,
 };
@@ -150,11 +150,11 @@ impl Vcpu {
         let mut text = vec![0; self.context.rdx.min(CHUNK) as usize];
         let message =
             if self.vm.device_read(Gpa(gpa), &mut text) { printable(&text) } else { String::new() };
-        match reason {
-            shutdown::POWEROFF => Stop::PowerOff,
-            shutdown::REBOOT => Stop::Reboot,
-            shutdown::BOOT_FAILED => Stop::BootFailed(message),
-            _ => Stop::Crash(message),
+        match Shutdown::from_raw(reason) {
+            Shutdown::PowerOff => Stop::PowerOff,
+            Shutdown::Reboot => Stop::Reboot,
+            Shutdown::BootFailed => Stop::BootFailed(message),
+            Shutdown::Crash | Shutdown::Unknown(_) => Stop::Crash(message),
         }
     }
 

@@ -5,7 +5,7 @@ use super::{page::IO_BYTES, run::RunExit};
 
 open_enum! {
     /// [`RunExit::reason`].
-    ExitReason {
+    ExitReason: u32 {
         /// IN, OUT, INS or OUTS.
         Io = 1,
         /// An access outside every region.

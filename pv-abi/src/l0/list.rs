@@ -48,6 +48,13 @@ pub struct Region {
     pub pages: u64,
 }
 
+layout! {
+    Region: 0x10 {
+        0x0 gpa,
+        0x8 pages,
+    }
+}
+
 /// A run of pages: list of MAP, UNMAP, PROTECT, SHARE and UNSHARE.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -64,6 +71,16 @@ pub struct MapRange {
     pub access: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+layout! {
+    MapRange: 0x20 {
+        0x00 gpa,
+        0x08 l1,
+        0x10 pages,
+        0x18 access,
+        0x1c reserved,
+    }
 }
 
 /// What CPUID answers for a leaf: list of SET_CPUID and DEFINE_CPUID_TABLE.
@@ -84,9 +101,19 @@ pub struct CpuidLeaf {
     pub answer: [u32; 4],
 }
 
+layout! {
+    CpuidLeaf: 0x20 {
+        0x00 leaf,
+        0x04 subleaf,
+        0x08 flags,
+        0x0c reserved,
+        0x10 answer,
+    }
+}
+
 open_enum! {
     /// What L0 does when L2 accesses an MSR.
-    MsrAction {
+    MsrAction: u32 {
         /// #GP.
         Deny = 0,
         /// Exit to L1: [`super::exit::ExitReason::MsrRead`], `MsrWrite`.
@@ -120,6 +147,17 @@ pub struct MsrRange {
     pub mask: u64,
 }
 
+layout! {
+    MsrRange: 0x20 {
+        0x00 first,
+        0x04 count,
+        0x08 action,
+        0x0c flags,
+        0x10 value,
+        0x18 mask,
+    }
+}
+
 /// One MSR: list of GET_MSRS (which fills `value`) and SET_MSRS.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -134,6 +172,14 @@ pub struct MsrValue {
     pub value: u64,
 }
 
+layout! {
+    MsrValue: 0x10 {
+        0x0 index,
+        0x4 reserved,
+        0x8 value,
+    }
+}
+
 /// Bytes of the buffer of GET_LAPIC and SET_LAPIC: the xAPIC register page's first KiB.
 pub const LAPIC_BYTES: usize = 1024;
 
@@ -144,10 +190,6 @@ pub const DIRTY_GRAIN: u64 = 64;
 /// L2 guest-physical addresses that no [`Region`] may touch: the architectural home of interrupt
 /// controllers and firmware.
 pub const RESERVED_GPA: core::ops::Range<u64> = 0xfec0_0000..0x1_0000_0000;
-
-const _: () = assert!(size_of::<Region>() == 16 && size_of::<MapRange>() == 32);
-const _: () = assert!(size_of::<CpuidLeaf>() == 32 && size_of::<MsrRange>() == 32);
-const _: () = assert!(size_of::<MsrValue>() == 16);
 
 impl MapRange {
     /// First L2 address past the run; `None` if the run is empty, misaligned or wraps.

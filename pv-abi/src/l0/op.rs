@@ -6,7 +6,7 @@ use crate::addr::Hpa;
 
 open_enum! {
     /// An operation. Its number is in the low [`NUMBER_BITS`] bits of the word.
-    Op {
+    Op: u32 {
         /// Register the caller's shared page; the page's address is in the word's high bits.
         Setup = 0x001,
         /// Refresh the header: generation, features, version.

@@ -39,6 +39,19 @@ pub struct Header {
     pub reserved: [u32; 8],
 }
 
+layout! {
+    Header: 0x40 {
+        0x00 status,
+        0x04 index,
+        0x08 value,
+        0x10 generation,
+        0x14 features,
+        0x18 version,
+        0x1c active_cpuid_table,
+        0x20 reserved,
+    }
+}
+
 /// What the call is about. L1 writes it, L0 only reads it; what an operation does not name is
 /// ignored.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -56,6 +69,17 @@ pub struct Args {
     pub list: u64,
     /// Further arguments.
     pub arg: [u64; 5],
+}
+
+layout! {
+    Args: 0x40 {
+        0x00 vm,
+        0x04 vcpu,
+        0x08 flags,
+        0x0c count,
+        0x10 list,
+        0x18 arg,
+    }
 }
 
 /// The whole page.
@@ -92,6 +116,25 @@ pub struct SharedPage {
     pub io: [u8; IO_BYTES],
 }
 
+layout! {
+    SharedPage: 0x1000 {
+        0x000 header,
+        0x040 args,
+        0x080 control,
+        0x0c0 exit,
+        0x140 reserved0,
+        0x200 gprs,
+        0x290 reserved1,
+        0x300 special,
+        0x3e0 reserved2,
+        0x400 debug,
+        0x430 reserved3,
+        0x440 events,
+        0x480 reserved4,
+        0xc00 io,
+    }
+}
+
 /// Byte offsets in the page.
 pub mod offset {
     #![expect(missing_docs, reason = "named after the fields")]
@@ -110,16 +153,6 @@ pub mod offset {
     pub const EVENTS: usize = offset_of!(SharedPage, events);
     pub const IO: usize = offset_of!(SharedPage, io);
 }
-
-const _: () = {
-    assert!(size_of::<SharedPage>() == crate::PAGE_SIZE);
-    assert!(size_of::<Header>() == 64 && size_of::<Args>() == 64);
-    assert!(offset::ARGS == 0x40 && offset::CONTROL == 0x80 && offset::EXIT == 0xc0);
-    assert!(offset::GPRS == 0x200 && offset::SPECIAL == 0x300 && offset::DEBUG == 0x400);
-    assert!(offset::EVENTS == 0x440 && offset::IO == 0xc00);
-    assert!(offset::ACTIVE_CPUID_TABLE == 0x1c && offset_of!(Header, version) == 0x18);
-    assert!(offset_of!(Args, list) == 0x10 && offset_of!(Args, arg) == 0x18);
-};
 
 impl Header {
     /// The status, decoded.

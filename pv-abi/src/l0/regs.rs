@@ -1,7 +1,6 @@
 //! Register groups as the shared page carries them (spec section 6.3).
 //! May: nothing. Input: trusted by neither side.
 
-use core::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 bitflags::bitflags! {
@@ -33,6 +32,14 @@ pub struct Gprs {
     pub rflags: u64,
 }
 
+layout! {
+    Gprs: 0x90 {
+        0x00 gpr,
+        0x80 rip,
+        0x88 rflags,
+    }
+}
+
 /// Indices of [`Gprs::gpr`]; R8 to R15 are 8 to 15.
 pub mod gpr {
     #![expect(missing_docs, reason = "the names are the manual's")]
@@ -60,6 +67,15 @@ pub struct Segment {
     pub selector: u16,
     /// See [`attr`].
     pub attributes: u16,
+}
+
+layout! {
+    Segment: 0x10 {
+        0x0 base,
+        0x8 limit,
+        0xc selector,
+        0xe attributes,
+    }
 }
 
 /// Bits of [`Segment::attributes`]: the descriptor's bits 47:40, then 55:52.
@@ -94,6 +110,13 @@ pub struct Table {
     pub base: u64,
     /// Limit, at most 0xffff.
     pub limit: u64,
+}
+
+layout! {
+    Table: 0x10 {
+        0x0 base,
+        0x8 limit,
+    }
 }
 
 /// Segments, tables and control registers.
@@ -140,6 +163,29 @@ pub struct Special {
     pub reserved: u64,
 }
 
+layout! {
+    Special: 0xe0 {
+        0x00 cs,
+        0x10 ds,
+        0x20 es,
+        0x30 fs,
+        0x40 gs,
+        0x50 ss,
+        0x60 tr,
+        0x70 ldt,
+        0x80 gdt,
+        0x90 idt,
+        0xa0 cr0,
+        0xa8 cr2,
+        0xb0 cr3,
+        0xb8 cr4,
+        0xc0 cr8,
+        0xc8 efer,
+        0xd0 apic_base,
+        0xd8 reserved,
+    }
+}
+
 /// Debug registers.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -152,6 +198,14 @@ pub struct Debug {
     pub dr6: u64,
     /// Control.
     pub dr7: u64,
+}
+
+layout! {
+    Debug: 0x30 {
+        0x00 address,
+        0x20 dr6,
+        0x28 dr7,
+    }
 }
 
 /// Events that the vCPU has not taken yet, and what holds events off.
@@ -174,6 +228,17 @@ pub struct Events {
     pub reserved: [u32; 11],
 }
 
+layout! {
+    Events: 0x40 {
+        0x00 injected,
+        0x04 error,
+        0x08 flags,
+        0x0c mp_state,
+        0x10 sipi_vector,
+        0x14 reserved,
+    }
+}
+
 bitflags::bitflags! {
     /// Flags of [`Events`].
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -191,7 +256,7 @@ bitflags::bitflags! {
 
 open_enum! {
     /// Whether the vCPU executes, where L0 has its local APIC.
-    MpState {
+    MpState: u32 {
         /// Executes.
         Runnable = 0,
         /// Waits for INIT or a start-up IPI.
@@ -200,10 +265,3 @@ open_enum! {
         Halted = 2,
     }
 }
-
-const _: () = {
-    assert!(size_of::<Gprs>() == 144 && size_of::<Segment>() == 16 && size_of::<Table>() == 16);
-    assert!(size_of::<Special>() == 224 && size_of::<Debug>() == 48 && size_of::<Events>() == 64);
-    assert!(offset_of!(Special, gdt) == 0x80 && offset_of!(Special, cr0) == 0xa0);
-    assert!(offset_of!(Special, efer) == 0xc8 && offset_of!(Special, apic_base) == 0xd0);
-};

@@ -2,7 +2,6 @@
 //! May: nothing. Input: trusted by neither side.
 
 use crate::event;
-use core::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What L1 asks of RUN. L1 writes it, L0 reads each field once.
@@ -27,6 +26,20 @@ pub struct RunControl {
     pub reply: u64,
     /// Zero.
     pub reserved: [u64; 3],
+}
+
+layout! {
+    RunControl: 0x40 {
+        0x00 deadline,
+        0x08 flags,
+        0x0c write,
+        0x10 read,
+        0x14 event,
+        0x18 event_error,
+        0x1c reply_flags,
+        0x20 reply,
+        0x28 reserved,
+    }
 }
 
 /// Why RUN returned. L0 writes it; [`super::exit::Exit::decode`] reads it.
@@ -55,6 +68,21 @@ pub struct RunExit {
     pub args: [u64; 6],
     /// Zero.
     pub reserved: [u64; 5],
+}
+
+layout! {
+    RunExit: 0x80 {
+        0x00 reason,
+        0x04 flags,
+        0x08 valid,
+        0x0c state,
+        0x10 address,
+        0x18 data,
+        0x20 size,
+        0x24 count,
+        0x28 args,
+        0x58 reserved,
+    }
 }
 
 /// [`RunControl::deadline`] for none.
@@ -159,12 +187,6 @@ impl Event {
         if exact && !nmi_exception { Ok(Some(event)) } else { Err(BadEvent(word)) }
     }
 }
-
-const _: () = {
-    assert!(size_of::<RunControl>() == 64 && size_of::<RunExit>() == 128);
-    assert!(offset_of!(RunControl, event) == 0x14 && offset_of!(RunControl, reply) == 0x20);
-    assert!(offset_of!(RunExit, address) == 0x10 && offset_of!(RunExit, args) == 0x28);
-};
 
 #[cfg(test)]
 mod tests {

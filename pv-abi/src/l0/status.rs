@@ -3,7 +3,7 @@
 
 open_enum! {
     /// The status word of the shared page.
-    Status {
+    Status: u32 {
         /// Done.
         Ok = 0,
         /// No such operation number, or one that L0's version does not have.

@@ -1,6 +1,7 @@
 //! Compares the tables and numbers of `docs/spec/guest.md` with the code.
 
-use crate::{
+use core::mem::offset_of;
+use pv_abi::{
     cpuid, event,
     ext::{
         self, Features, NativeBoot, ShimBoot, call, counter::Reason, msr as extension_msr, notes,
@@ -11,7 +12,6 @@ use crate::{
     pvcs::{self, Pvcs},
     selectors,
 };
-use core::mem::offset_of;
 
 const SPEC: &str = include_str!("../../docs/spec/guest.md");
 
@@ -275,7 +275,7 @@ fn the_window_is_the_specifications() {
 #[cfg(feature = "bundle")]
 #[test]
 fn exit_values_are_the_specifications() {
-    use crate::bundle::exit::{BOOT_FAILED, GUEST_DIED, L1_FAILED, POWEROFF, REBOOT};
+    use pv_abi::bundle::exit::{BOOT_FAILED, GUEST_DIED, L1_FAILED, POWEROFF, REBOOT};
     let rows = rows(section("## 1.11 "), "| what | how the tool reports it |");
     let code = [POWEROFF, REBOOT, GUEST_DIED, BOOT_FAILED, GUEST_DIED, GUEST_DIED, L1_FAILED];
     assert!(rows.map(|[.., value]| number(value)).eq(code.map(u64::from)));

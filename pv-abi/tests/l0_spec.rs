@@ -1,6 +1,7 @@
 //! Compares the tables of `docs/spec/l0-l1.md` with the code, row by row and in order.
 
-use super::{
+use core::mem::offset_of;
+use pv_abi::l0::{
     discover::Transports,
     exit::ExitReason,
     feature::Features,
@@ -11,9 +12,8 @@ use super::{
     run::{RunControl, RunExit},
     status::Status,
 };
-use core::mem::offset_of;
 
-const SPEC: &str = include_str!("../../../docs/spec/l0-l1.md");
+const SPEC: &str = include_str!("../../docs/spec/l0-l1.md");
 
 /// The lines under a heading, up to the next one.
 fn section(heading: &str) -> impl Iterator<Item = &'static str> {

@@ -1,0 +1,5 @@
+//! Prints the C header.
+
+fn main() {
+    print!("{}", c_header::header());
+}
