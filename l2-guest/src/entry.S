@@ -1,0 +1,161 @@
+/* The ways into a kernel and out of it: start, events, system calls of user mode, the way to user
+ * mode, hypercalls. One vCPU, so everything is found relative to RIP.
+ *
+ * On every entry from the hypervisor RIP, RCX, R11, RFLAGS, CS and SS are set, and all other
+ * registers are as they were (docs/spec/guest.md, EVT-11). */
+
+    .macro PUSH_ALL
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    .endm
+
+    .macro POP_ALL
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rbp
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rbx
+    pop rax
+    .endm
+
+    .section .text.l2_guest_entry, "ax", @progbits
+
+    /* Start (ST-2). In: RSI = GPA of the boot block, RDI = the function to call with it, which does
+     * not return. No stack yet. */
+    .global l2_guest_start
+l2_guest_start:
+    lea rsp, [rip + l2_guest_stack_top]
+    xchg rdi, rsi
+    xor ebp, ebp
+    call rsi
+    ud2
+
+    /* Leaves user mode (EVT-1, EVT-5): registers to the `Registers` that l2_guest_enter_user was
+     * given, and returns from it with `kind`. The virtual interrupt flag is still 0, so nothing
+     * comes between. RCX and R11 are in the PVCS. */
+    .macro LEAVE_USER kind
+    mov [rip + l2_guest_user_rsp], rsp
+    mov rsp, [rip + l2_guest_user]
+    lea rsp, [rsp + {REGISTERS_RSP}]
+    PUSH_ALL
+    mov rax, [rip + l2_guest_user_rsp]
+    mov [rsp + {REGISTERS_RSP}], rax
+    mov rsp, [rip + l2_guest_kernel_rsp]
+    cld
+    mov eax, \kind
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+    .endm
+
+    /* Event from user mode. */
+    .balign 1024
+    .global l2_guest_event_entry
+l2_guest_event_entry:
+    LEAVE_USER {KIND_EVENT}
+
+    /* Event from supervisor mode (EVT-2), 512 bytes further. Builds a `Frame` on the current stack:
+     * what IRETQ takes, and all registers. The virtual interrupt flag is 0. */
+    .org l2_guest_event_entry + {SUPERVISOR}
+    mov [rip + l2_guest_event_rsp], rsp
+    /* C code may use 128 bytes below its stack pointer. */
+    lea rsp, [rsp - 128]
+    and rsp, -16
+    push {USER_DS}
+    push [rip + l2_guest_event_rsp]
+    push {RFLAGS}
+    push {USER_CS}
+    mov r11, [rip + l2_guest_pvcs + {PVCS_R11}]
+    push [rip + l2_guest_pvcs + {PVCS_RIP}]
+    mov rcx, [rip + l2_guest_pvcs + {PVCS_RCX}]
+    PUSH_ALL
+    mov rdi, rsp
+    cld
+    call {event}
+    POP_ALL
+    /* From smod to smod (RET-5). The handler has restored the virtual interrupt flag. */
+    iretq
+
+    /* System call of user mode. */
+    .global l2_guest_syscall_entry
+l2_guest_syscall_entry:
+    LEAVE_USER {KIND_SYSCALL}
+
+    /* Enters user mode (RET-1) with the `Registers` at RDI; the PVCS holds the rest, and the virtual
+     * interrupt flag is 0. Returns when user mode is left: EAX says by which entry. */
+    .global l2_guest_enter_user
+l2_guest_enter_user:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rip + l2_guest_kernel_rsp], rsp
+    mov [rip + l2_guest_user], rdi
+    mov rsp, [rdi + {REGISTERS_RSP}]
+    mov [rip + l2_guest_user_rsp], rsp
+    mov rsp, rdi
+    POP_ALL
+    mov rsp, [rip + l2_guest_user_rsp]
+    .global l2_guest_retu
+l2_guest_retu:
+    syscall
+    ud2
+
+    /* A hypercall (HC-1). In: RDI = number, RSI, RDX, RCX, R8 = arguments. Out: RAX. */
+    .global l2_guest_hypercall
+l2_guest_hypercall:
+    push rbx
+    mov rax, rdi
+    mov rbx, rsi
+    mov r10, rdx
+    mov rdx, rcx
+    mov rsi, r8
+    syscall
+    pop rbx
+    ret
+
+    .section .bss.l2_guest, "aw", @nobits
+    .balign 4096
+    .global l2_guest_pvcs
+l2_guest_pvcs:
+    .skip 4096
+    .skip {STACK}
+    .global l2_guest_stack_top
+l2_guest_stack_top:
+l2_guest_user:
+    .skip 8
+l2_guest_user_rsp:
+    .skip 8
+l2_guest_kernel_rsp:
+    .skip 8
+l2_guest_event_rsp:
+    .skip 8
+    .text
