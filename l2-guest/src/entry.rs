@@ -2,7 +2,7 @@
 //! May: unsafe, asm. Context: any. Input: trusted.
 #![expect(unsafe_code, reason = "entry points, and what they share with Rust")]
 
-use crate::{event, user::Registers};
+use crate::{event, pvcs::Shared, user::Registers};
 use core::{arch::global_asm, mem::offset_of};
 use pv_abi::{event::RFLAGS_FORCED, msr::EVENT_ENTRY_SUPERVISOR, pvcs, selectors};
 
@@ -33,7 +33,7 @@ unsafe extern "C" {
     pub safe static l2_guest_event_entry: u8;
     pub safe static l2_guest_syscall_entry: u8;
     pub safe static l2_guest_retu: u8;
-    pub safe static l2_guest_pvcs: u8;
+    pub safe static l2_guest_pvcs: Shared;
     fn l2_guest_enter_user(registers: *mut Registers) -> u32;
     fn l2_guest_hypercall(number: u64, a: u64, b: u64, c: u64, d: u64) -> u64;
 }

@@ -95,10 +95,8 @@ pub mod __private {
     /// Prints the reason and ends the VM with it.
     pub fn panic(info: &PanicInfo<'_>) -> ! {
         println!("{info}");
-        match info.message().as_str() {
-            Some(text) => hypercall::shutdown(Shutdown::Crash, text),
-            None => hypercall::shutdown(Shutdown::Crash, "its kernel panicked"),
-        }
+        // A message with arguments is on the console only.
+        hypercall::shutdown(Shutdown::Crash, info.message().as_str().unwrap_or_default())
     }
 
     /// The bytes from one label to another.

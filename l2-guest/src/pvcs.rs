@@ -1,6 +1,5 @@
 //! Accesses the page that the vCPU shares with the hypervisor, field by field.
-//! May: unsafe. Context: any. Input: written by the hypervisor, trusted.
-#![expect(unsafe_code, reason = "a page that the hypervisor writes, too")]
+//! May: nothing. Context: any. Input: written by the hypervisor, trusted.
 
 use crate::entry;
 use core::sync::atomic::{
@@ -45,11 +44,9 @@ pub fn address() -> u64 {
     &raw const entry::l2_guest_pvcs as u64
 }
 
-/// The page.
+/// The page. Both sides access it by atomics only.
 pub fn shared() -> &'static Shared {
-    // SAFETY: 4096 bytes of the image's own, aligned, that are accessed as atomics only, by both
-    // sides; the reserved words are never read.
-    unsafe { &*(&raw const entry::l2_guest_pvcs).cast() }
+    &entry::l2_guest_pvcs
 }
 
 impl Shared {

@@ -2,7 +2,7 @@
 
 use core::mem::offset_of;
 use pv_abi::{
-    cpuid, event,
+    cpuid, elf_note, event,
     ext::{
         self, Features, NativeBoot, ShimBoot, call, counter::Reason, msr as extension_msr, notes,
         window,
@@ -246,6 +246,8 @@ fn other_numbers_are_the_specifications() {
         &["RSI = 0x1000", "is at 0x2000", "GPA 0x3000", "1 MiB", "\"RoostNat\""],
     );
     assert_eq!(NativeBoot::MAGIC.to_le_bytes(), *b"RoostNat");
+    assert_eq!((elf_note::NAME, elf_note::ABI_VERSION), ("Roost", 1));
+    assert_says("## 1.10 ", &["name \"Roost\", type 1"]);
     use ext::shutdown::{BOOT_FAILED, CRASH, POWEROFF, REBOOT};
     assert_eq!([POWEROFF, REBOOT, CRASH, BOOT_FAILED], [0, 1, 3, 4]);
     assert_says("## 2.1 ", &["delivered as event 0x1f"]);

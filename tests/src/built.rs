@@ -19,8 +19,18 @@ pub fn tool() -> PathBuf {
 /// The conformance suite, a native guest.
 #[must_use]
 pub fn conformance() -> PathBuf {
+    image("conformance")
+}
+
+/// The example of a native guest.
+#[must_use]
+pub fn example() -> PathBuf {
+    image("example")
+}
+
+fn image(name: &str) -> PathBuf {
     let images = env::var_os("ROOST_IMAGES").map_or_else(|| target().join("roost"), PathBuf::from);
-    existing(images.join("conformance"), "scripts/build.sh")
+    existing(images.join(name), "scripts/build.sh")
 }
 
 /// The folder of the images with L1's checks of itself.
