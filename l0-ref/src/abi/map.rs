@@ -103,7 +103,7 @@ impl Map {
     /// How many runs more there will be once `wanted` is mapped, which conflicts with nothing.
     #[must_use]
     pub fn growth_with(&self, wanted: &Run) -> u64 {
-        let joins = self.runs(wanted.page..wanted.end()).next().is_some()
+        let joins = !self.is_free(&(wanted.page..wanted.end()))
             || self.before(wanted).is_some()
             || self.after(wanted).is_some();
         u64::from(!joins)
