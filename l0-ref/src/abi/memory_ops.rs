@@ -6,7 +6,7 @@ use crate::{
         answer::{Answer, Reply},
         frames::Owner,
         join::join,
-        map::Run,
+        map::{Map, Run},
         server::{Server, lock},
         vm::Inner,
     },
@@ -25,6 +25,9 @@ use std::{ops::Range, sync::atomic::Ordering::SeqCst};
 const PAGE: u64 = 4096;
 /// Pages after which a list is interrupted, to bound the time of a call.
 const PATIENCE: u64 = 4 << 20;
+
+/// How many runs more a map can have after an entry: PROTECT cuts one at both ends.
+const MOST_GROWTH: u64 = 2;
 
 /// Why an entry failed: the status and the result.
 type Entry = Result<(), Answer>;
@@ -136,42 +139,52 @@ impl<B: Backend> Server<B> {
         if let Some(page) = gaps.iter().find_map(private) {
             return fail(Status::Busy, page);
         }
-        self.within(inner, inner.map.growth_with(&wanted), |inner| {
-            let place = &inner.places[span.place];
-            for (done, gap) in gaps.iter().enumerate() {
-                if flaw::is(Flaw::MappingSurvivesUnmap) {
-                    place
-                        .alias
-                        .unmap(at(place, gap.start), gap.end - gap.start)
-                        .map_err(internal)?;
+        self.within(
+            inner,
+            |map| map.growth_with(&wanted),
+            |inner| {
+                let place = &inner.places[span.place];
+                for (done, gap) in gaps.iter().enumerate() {
+                    if flaw::is(Flaw::MappingSurvivesUnmap) {
+                        place
+                            .alias
+                            .unmap(at(place, gap.start), gap.end - gap.start)
+                            .map_err(internal)?;
+                    }
+                    let (offset, pages) = (frames_of(gap).start * PAGE, gap.end - gap.start);
+                    let mapped =
+                        place.alias.map(at(place, gap.start), pages, offset, writes(access));
+                    if let Err(error) = mapped {
+                        undo(place, &gaps[..done])?;
+                        return Err(no_memory(error));
+                    }
                 }
-                let (offset, pages) = (frames_of(gap).start * PAGE, gap.end - gap.start);
-                let mapped = place.alias.map(at(place, gap.start), pages, offset, writes(access));
-                if let Err(error) = mapped {
-                    undo(place, &gaps[..done])?;
-                    return Err(no_memory(error));
+                for gap in &gaps {
+                    counts.add(frames_of(gap));
+                    let (page, pages) = (gap.start, gap.end - gap.start);
+                    inner.map.insert(Run { page, pages, frame: frames_of(gap).start, access });
                 }
-            }
-            for gap in &gaps {
-                counts.add(frames_of(gap));
-                let (page, pages) = (gap.start, gap.end - gap.start);
-                inner.map.insert(Run { page, pages, frame: frames_of(gap).start, access });
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
     }
 
     /// Makes a change after which the VM's map has at most `growth` runs more.
     fn within(
         &self,
         inner: &mut Inner<B>,
-        growth: u64,
+        growth: impl FnOnce(&Map) -> u64,
         change: impl FnOnce(&mut Inner<B>) -> Entry,
     ) -> Entry {
+        // As a rule there is room for any change, and how much it needs is not worth finding out.
+        let mut room = MOST_GROWTH;
+        if self.pieces.reserve(room).is_err() {
+            room = growth(&inner.map);
+            self.pieces.reserve(room)?;
+        }
         let before = inner.map.len();
-        self.pieces.reserve(growth)?;
         let changed = change(inner);
-        self.pieces.settle(growth, before, inner.map.len());
+        self.pieces.settle(room, before, inner.map.len());
         changed
     }
 
@@ -183,18 +196,21 @@ impl<B: Backend> Server<B> {
     fn drop_pages(&self, inner: &mut Inner<B>, span: &Span) -> Entry {
         let runs: Vec<Run> = inner.map.runs(span.pages.clone()).collect();
         let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(()) };
-        let growth = inner.map.growth_without(&span.pages);
-        self.within(inner, growth, |inner| {
-            let place = &inner.places[span.place];
-            // One call, whatever lies between.
-            let pages = last.page + last.pages - first.page;
-            if !flaw::is(Flaw::MappingSurvivesUnmap) {
-                place.alias.unmap(at(place, first.page), pages).map_err(internal)?;
-            }
-            self.forget_frames(&runs);
-            inner.map.remove(span.pages.clone());
-            Ok(())
-        })
+        self.within(
+            inner,
+            |map| map.growth_without(&span.pages),
+            |inner| {
+                let place = &inner.places[span.place];
+                // One call, whatever lies between.
+                let pages = last.page + last.pages - first.page;
+                if !flaw::is(Flaw::MappingSurvivesUnmap) {
+                    place.alias.unmap(at(place, first.page), pages).map_err(internal)?;
+                }
+                self.forget_frames(&runs);
+                inner.map.remove(span.pages.clone());
+                Ok(())
+            },
+        )
     }
 
     /// Pages of these runs are mapped no longer.
@@ -220,15 +236,20 @@ impl<B: Backend> Server<B> {
         if let Some(gap) = inner.map.gaps(span.pages.clone()).first() {
             return fail(Status::NoSuch, gap.start);
         }
-        self.within(inner, inner.map.cuts(&span.pages), |inner| {
-            let place = &inner.places[span.place];
-            let (first, pages) = (at(place, span.pages.start), span.pages.end - span.pages.start);
-            if !flaw::is(Flaw::ProtectionForgotten) {
-                place.alias.protect(first, pages, writes(access)).map_err(internal)?;
-            }
-            inner.map.protect(span.pages.clone(), access);
-            Ok(())
-        })
+        self.within(
+            inner,
+            |map| map.cuts(&span.pages),
+            |inner| {
+                let place = &inner.places[span.place];
+                let (first, pages) =
+                    (at(place, span.pages.start), span.pages.end - span.pages.start);
+                if !flaw::is(Flaw::ProtectionForgotten) {
+                    place.alias.protect(first, pages, writes(access)).map_err(internal)?;
+                }
+                inner.map.protect(span.pages.clone(), access);
+                Ok(())
+            },
+        )
     }
 
     fn convert(&self, inner: &mut Inner<B>, entry: &MapRange, owner: Owner, how: Convert) -> Entry {
