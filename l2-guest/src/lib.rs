@@ -5,7 +5,7 @@
 //! The library is for one vCPU, and owns the entries from the hypervisor and the page tables. It
 //! relies on memory being mapped one to one, as the hypervisor leaves it ([`frame`] hands out what
 //! the image does not take): a kernel that loads other tables keeps that mapping. Its stack has
-//! 64 KiB and no guard below it. Events nest on it.
+//! 64 KiB and no guard below it; events nest on it.
 //!
 //! | module | holds |
 //! |---|---|

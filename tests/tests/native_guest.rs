@@ -38,9 +38,12 @@ fn the_example_kernel() {
 #[test]
 fn the_example_kernel_waits_as_long_as_it_is_told() {
     let folder = Folder::new();
-    let ended = folder.run(&built::example()).memory("64M").append("ticks=25").to_end();
-    assert_lines(&ended.said.out, &["25 ticks", "powering off"]);
-    ended.assert_powered_off();
+    // Asleep, and at work: then interrupts come between any two instructions.
+    for (words, line) in [("ticks=25", "25 ticks"), ("busy ticks=500", "500 ticks")] {
+        let ended = folder.run(&built::example()).memory("64M").append(words).to_end();
+        assert_lines(&ended.said.out, &[line, "powering off"]);
+        ended.assert_powered_off();
+    }
 }
 
 #[test]

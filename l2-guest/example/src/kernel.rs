@@ -1,6 +1,9 @@
 //! The kernel, from its first line to its last.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::{
+    hint::black_box,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 use l2_guest::{
     boot::Boot,
     event::{self, Event},
@@ -27,7 +30,7 @@ const TIMER: u8 = 0x40;
 /// Interrupts that the kernel waits for, unless its command line says otherwise.
 const TICKS: u64 = 3;
 /// They come this often a second.
-const HZ: u64 = 100;
+const HZ: u64 = 1000;
 
 /// Where user mode finds its program, and its stack: the page below.
 const PROGRAM: u64 = USER_START + (1 << 20);
@@ -35,7 +38,7 @@ const PROGRAM: u64 = USER_START + (1 << 20);
 /// The first function: interrupts are disabled, all memory is mapped one to one for the kernel.
 fn main(boot: &'static Boot) -> ! {
     greet(boot);
-    if boot.cmdline().split(' ').any(|word| word == "panic") {
+    if has_word(boot, "panic") {
         panic!("the command line asked for it");
     }
     wait_for_ticks(boot);
@@ -46,6 +49,10 @@ fn main(boot: &'static Boot) -> ! {
     }
     println!("powering off");
     hypercall::shutdown(Shutdown::PowerOff, "")
+}
+
+fn has_word(boot: &Boot, wanted: &str) -> bool {
+    boot.cmdline().split(' ').any(|word| word == wanted)
 }
 
 /// Says what the hypervisor told about the machine.
@@ -65,12 +72,15 @@ static SEEN: AtomicU64 = AtomicU64::new(0);
 /// TSC ticks from one to the next.
 static PERIOD: AtomicU64 = AtomicU64::new(0);
 
-/// Sets the timer and sleeps until enough interrupts have come.
+/// Sets the timer, and sleeps or works until enough interrupts have come.
 fn wait_for_ticks(boot: &Boot) {
     let asked = boot.cmdline().split(' ').find_map(|word| word.strip_prefix("ticks="));
     let ticks = asked.and_then(|number| number.parse().ok()).unwrap_or(TICKS);
     PERIOD.store(boot.tsc_hz() / HZ, Relaxed);
     set_timer();
+    if has_word(boot, "busy") {
+        work(ticks);
+    }
     while SEEN.load(Relaxed) < ticks {
         // Interrupts are let in here and nowhere else. If one came between the test above and this
         // call, it would be delivered at once.
@@ -78,7 +88,18 @@ fn wait_for_ticks(boot: &Boot) {
         event::disable();
     }
     timer::stop();
-    println!("{} ticks", SEEN.load(Relaxed));
+    println!("{ticks} ticks");
+}
+
+/// Computes the same again and again, with interrupts enabled, until enough have come.
+fn work(ticks: u64) {
+    let mix = || (0..black_box(1000)).fold(0, |sum: u64, n| sum.rotate_left(5) ^ (n * n));
+    let expected = mix();
+    event::enable();
+    while SEEN.load(Relaxed) < ticks {
+        assert_eq!(mix(), expected, "an interrupt has changed a register");
+    }
+    event::disable();
 }
 
 fn set_timer() {

@@ -2,8 +2,8 @@
 //! runs a program in user mode, serves its system calls, and powers off.
 //!
 //! `cargo roost run --kernel target/roost/example` starts it. Words on its command line change
-//! what it does: `ticks=N` for the interrupts it waits for, `panic` to see how a kernel ends that
-//! gives up.
+//! what it does: `ticks=N` for the interrupts it waits for, `busy` to compute meanwhile and not
+//! sleep, `panic` to see how a kernel ends that gives up.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
