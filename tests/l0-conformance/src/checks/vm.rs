@@ -37,7 +37,7 @@ pub const GROUP: Group = Group {
         check("region_list", "L0-OP-1 L0-LIST-6", region_list),
         check("frames_come_back", "L0-VM-3 L0-MAP-8", frames_come_back),
         check("apart", "L0-VM-1 L0-OP-3", apart),
-        check("many_pieces", "L0-MAP-5 L0-VM-3 L0-SEC-3", many_pieces),
+        check("many_pieces", "L0-MAP-5 L0-MAP-11 L0-VM-3 L0-SEC-3", many_pieces),
         check("churn", "L0-SEC-3 L0-VM-3", churn),
     ],
 };
