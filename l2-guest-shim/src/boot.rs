@@ -9,13 +9,14 @@ use crate::{
     hw::{area::Area, call, heap, memory},
     image::{
         self, Destination, LoadError, Loaded,
-        elf::loader::ElfError,
+        elf::{headers::lowest, loader::ElfError},
         gsbase, identity,
         notes::{Features as XenFeatures, XenNotes},
         patch,
     },
     layout::Layout,
     regs::Regs,
+    store,
     time::Clock,
     traps,
     xen::{shared_info, start_info, vcpu_info},
@@ -50,6 +51,7 @@ const OFFERED: XenFeatures = XenFeatures::WRITABLE_PAGE_TABLES
 
 /// What was learnt of the kernel; holds nothing on the heap.
 struct Kernel {
+    entry: u64,
     notes: XenNotes,
     memory: Range<u64>,
 }
@@ -104,7 +106,7 @@ pub fn start(boot: &ShimBoot, index: usize) -> ! {
     data.vcpu_info.store(first_vcpu_info(index as u32), Relaxed);
     data.kernel_mode.store(1, Relaxed);
     let regs = Regs {
-        rip: kernel.notes.entry,
+        rip: kernel.entry,
         rsi: kernel.notes.virt_base + layout.start_info,
         rsp: kernel.notes.virt_base + layout.stack + PAGE,
         rflags: 0x202,
@@ -194,10 +196,17 @@ fn load(boot: &ShimBoot) -> Kernel {
     if top <= LOWEST_KERNEL {
         too_small(LOWEST_KERNEL + boot.kernel.len + boot.initrd.len + boot.kernel.len * 6);
     }
-    heap::init(LOW_END..LOWEST_KERNEL, LOWEST_KERNEL..top);
     // SAFETY: L1 placed the file there; nobody writes it before the kernel runs.
     let file = unsafe { memory::slice(boot.kernel.gpa, boot.kernel.len) };
-    let loaded = match image::load(file, LOWEST_KERNEL..top, Ram) {
+    // A kernel lies above the line and the heap on both sides of it, or the other way round.
+    let low = lowest(file).is_some_and(|address| address < LOWEST_KERNEL);
+    let (heap_low, allowed) = if low {
+        (LOWEST_KERNEL..LOWEST_KERNEL, 0..LOWEST_KERNEL)
+    } else {
+        (LOW_END..LOWEST_KERNEL, LOWEST_KERNEL..top)
+    };
+    heap::init(heap_low, LOWEST_KERNEL..top);
+    let loaded = match image::load(file, allowed, Ram) {
         Ok(loaded) => loaded,
         Err(error) if needs_memory(&error) => {
             too_small(LOWEST_KERNEL + boot.kernel.len * 11 + boot.initrd.len)
@@ -214,7 +223,7 @@ fn load(boot: &ShimBoot) -> Kernel {
     patch_sites(&loaded, &notes);
     drop_conversions(&loaded, &notes);
     shorten_gsbase(&loaded);
-    Kernel { notes, memory: loaded.memory }
+    Kernel { entry: notes.entry.unwrap_or(loaded.entry), notes, memory: loaded.memory }
 }
 
 /// The error is one that more memory would mend.
@@ -237,11 +246,14 @@ fn too_small(bytes: u64) -> ! {
 }
 
 /// Has the kernel's two SYSCALLs jump to us instead. Kernels with a hypercall page get SYSCALLs in
-/// it, which L1 reflects.
+/// it, which L1 reflects; so it does for kernels other than Linux that have SYSCALLs of their own.
 fn patch_sites(loaded: &Loaded, notes: &XenNotes) {
     let entries = entry::entries(0);
     if let Some(page) = notes.hypercall_page {
         fill_hypercall_page(page.wrapping_sub(notes.virt_base));
+        return;
+    }
+    if notes.foreign {
         return;
     }
     let Some(text) = loaded.text() else {
@@ -351,6 +363,7 @@ fn write_start_info(boot: &ShimBoot, notes: &XenNotes, layout: &Layout) {
     }
     let port = PORTS.lock().bind(Binding::Console, 0).unwrap_or(0);
     CONSOLE_PORT.store(port, Relaxed);
+    let store_port = if notes.foreign { open_store(layout.store) } else { 0 };
 
     let ramdisk = ramdisk(boot, notes, layout);
     let word = |offset: usize, value: u64| {
@@ -362,6 +375,7 @@ fn write_start_info(boot: &ShimBoot, notes: &XenNotes, layout: &Layout) {
     let pfn = if notes.mod_start_pfn { start_info::SIF_MOD_START_PFN } else { 0 };
     word(start_info::FLAGS, (pfn | start_info::SIF_VIRT_P2M_4TOOLS).into());
     word(start_info::STORE_MFN, layout.store >> 12);
+    word(start_info::STORE_EVTCHN, store_port.into());
     word(start_info::CONSOLE_MFN, layout.console >> 12);
     word(start_info::CONSOLE_EVTCHN, port.into());
     word(start_info::PT_BASE, notes.virt_base + layout.tables);
@@ -373,6 +387,14 @@ fn write_start_info(boot: &ShimBoot, notes: &XenNotes, layout: &Layout) {
     // SAFETY: L1 placed the command line there, and the pieces written here lie elsewhere.
     let cmdline = unsafe { memory::slice(gpa, len.min(start_info::CMD_LINE_SIZE as u64 - 1)) };
     memory::store(layout.start_info + start_info::CMD_LINE as u64, cmdline);
+}
+
+/// A store for kernels that wait for its answers; Linux looks whether there is one. Answers its
+/// port.
+fn open_store(page: u64) -> u32 {
+    let port = PORTS.lock().bind(Binding::Store, 0).unwrap_or(0);
+    store::open(page, port);
+    port
 }
 
 /// Where the kernel finds its ramdisk: a frame number, or an address if it insists.

@@ -13,6 +13,8 @@ pub enum Binding {
     Free,
     /// The console's ring.
     Console,
+    /// The store's ring.
+    Store,
     /// A virtual interrupt.
     Virq(u32),
     /// An inter-processor interrupt to the vCPU the port is bound to.

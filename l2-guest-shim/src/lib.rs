@@ -37,6 +37,8 @@ mod hypercalls;
 #[cfg(target_os = "none")]
 mod regs;
 #[cfg(target_os = "none")]
+mod store;
+#[cfg(target_os = "none")]
 mod traps;
 #[cfg(target_os = "none")]
 mod userio;

@@ -7,6 +7,7 @@ use crate::{
     evtchn::Binding,
     guest::{self, PORTS, facts},
     hw::{area::Area, copy},
+    store,
     xen::{
         errno::{EINVAL, ENOENT, ENOSYS},
         evtchnop::{BIND_IPI, BIND_VCPU, BIND_VIRQ, CLOSE, SEND, STATUS, UNMASK},
@@ -41,6 +42,7 @@ fn send(at: u64, _: Area) -> Outcome {
     let bound = PORTS.lock().get(port).map_err(Failure)?;
     match bound.binding {
         Binding::Console => console::kick(),
+        Binding::Store => store::kick(),
         Binding::Ipi => guest::raise(port),
         Binding::Virq(_) | Binding::Free => return Err(Failure(EINVAL)),
     }
@@ -102,7 +104,7 @@ fn status(at: u64) -> Outcome {
         Err(_) => (CLOSED, 0, 0),
         Ok(bound) => match bound.binding {
             Binding::Free => (CLOSED, 0, 0),
-            Binding::Console => (INTERDOMAIN, bound.vcpu, 0),
+            Binding::Console | Binding::Store => (INTERDOMAIN, bound.vcpu, 0),
             Binding::Virq(number) => (VIRQ, bound.vcpu, number),
             Binding::Ipi => (IPI, bound.vcpu, 0),
         },

@@ -16,6 +16,7 @@ mod kind {
     pub const HYPERCALL_PAGE: u64 = 2;
     pub const VIRT_BASE: u64 = 3;
     pub const PADDR_OFFSET: u64 = 4;
+    pub const GUEST_OS: u64 = 6;
     pub const FEATURES: u64 = 10;
     pub const HV_START_LOW: u64 = 12;
     pub const INIT_P2M: u64 = 15;
@@ -71,8 +72,8 @@ impl Features {
 /// What the notes say. Addresses are virtual unless they say otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct XenNotes {
-    /// Where the kernel starts.
-    pub entry: u64,
+    /// Where the kernel starts; where the ELF header says otherwise. Linux always gives it.
+    pub entry: Option<u64>,
     /// Address at which physical address [`paddr_offset`](Self::paddr_offset) is mapped.
     pub virt_base: u64,
     /// What to subtract from the kernel's physical addresses to count from `virt_base`; 0 as a
@@ -86,6 +87,8 @@ pub struct XenNotes {
     pub hv_start_low: Option<u64>,
     /// The ramdisk may be given as a frame number, unmapped.
     pub mod_start_pfn: bool,
+    /// The kernel names itself, and not Linux.
+    pub foreign: bool,
     /// Features the kernel cannot do without.
     pub required: Features,
     /// Features the kernel can make use of; the required ones are among them.
@@ -138,11 +141,11 @@ impl XenNotes {
     /// [`NotesError`] says why the kernel cannot be started.
     pub fn parse(notes: &[u8], offered: Features) -> Result<Self, NotesError> {
         let mut found = Self::default();
-        let (mut entry, mut virt_base) = (None, None);
+        let mut virt_base = None;
         for (kind, value) in xen_notes(notes) {
             let number = || number(value).ok_or(NotesError::Malformed(kind));
             match kind {
-                kind::ENTRY => entry = Some(number()?),
+                kind::ENTRY => found.entry = Some(number()?),
                 kind::HYPERCALL_PAGE => found.hypercall_page = Some(number()?),
                 kind::VIRT_BASE => virt_base = Some(number()?),
                 kind::PADDR_OFFSET => found.paddr_offset = number()?,
@@ -152,12 +155,24 @@ impl XenNotes {
                 kind::SUPPORTED_FEATURES => {
                     found.supported |= Features::from_bits_truncate(number()?);
                 }
+                kind::GUEST_OS => {
+                    let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
+                    found.foreign = !name.eq_ignore_ascii_case(b"linux");
+                }
                 kind::FEATURES => found.add_features(value, offered)?,
                 _ => {}
             }
         }
-        found.entry = entry.ok_or(NotesError::NotXen)?;
-        found.virt_base = virt_base.ok_or(NotesError::NoVirtBase)?;
+        // Xen takes a kernel without these two to start at its ELF entry and to be linked at its
+        // physical addresses. A Linux without them was built for other ways to start.
+        if !found.foreign && found.entry.is_none() {
+            return Err(NotesError::NotXen);
+        }
+        found.virt_base = match virt_base {
+            Some(base) => base,
+            None if found.foreign => 0,
+            None => return Err(NotesError::NoVirtBase),
+        };
         Ok(found)
     }
 
@@ -222,7 +237,7 @@ mod tests {
     fn entry_and_base_are_enough() {
         let notes = XenNotes::parse(&minimal(), Features::empty()).unwrap();
         let expected = XenNotes {
-            entry: 0xffff_ffff_8304_e1c0,
+            entry: Some(0xffff_ffff_8304_e1c0),
             virt_base: 0xffff_ffff_8000_0000,
             ..XenNotes::default()
         };

@@ -19,7 +19,7 @@ fn every_codec_loads_the_same_kernel() {
         }
         assert_eq!(memory.at(0x13_0800, 0x1000), [0; 0x1000]);
         let notes = XenNotes::parse(&loaded.notes, Features::WRITABLE_PAGE_TABLES).unwrap();
-        assert_eq!(notes.entry, 0xffff_ffff_8010_0010);
+        assert_eq!(notes.entry, Some(0xffff_ffff_8010_0010));
     }
 }
 

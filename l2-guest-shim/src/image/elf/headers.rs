@@ -20,8 +20,9 @@ pub const NOTES_LIMIT: u64 = 64 << 10;
 const PROGRAM_HEADER: u64 = 56;
 /// Where `e_ident` ends.
 const IDENT: usize = 16;
-/// Notes of larger alignment are laid out differently; no kernel note is.
-const NOTE_ALIGN: u64 = 4;
+/// Notes are read with an alignment of 4, as Xen does. GRUB says 8, and its notes are the same with
+/// either; those of larger alignment are laid out differently.
+const NOTE_ALIGN: u64 = 8;
 
 /// A piece of the kernel (PT_LOAD).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Segment {
 /// What the headers ask for, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Headers {
+    /// Where the ELF header says that the program starts.
+    pub entry: u64,
     /// In file order: sizes fit, all inside the allowed memory, none overlaps another.
     pub segments: Vec<Segment>,
     /// File ranges of notes; [`NOTES_LIMIT`] bytes at most.
@@ -138,6 +141,18 @@ fn file_header(first: &[u8; FILE_HEADER]) -> Result<FileHeader<LittleEndian>, He
         .ok_or(HeaderError::NotX86_64)
 }
 
+/// The lowest physical address that the ELF file `file` asks for; `None` if it is none to load.
+#[must_use]
+pub fn lowest(file: &[u8]) -> Option<u64> {
+    let first = file.first_chunk()?;
+    let table = file.get(file_header(first).ok()?.e_phoff as usize..head_len(first).ok()?)?;
+    SegmentTable::new(LittleEndian, Class::ELF64, table)
+        .iter()
+        .filter(|header| header.p_type == PT_LOAD && header.p_memsz > 0)
+        .map(|header| header.p_paddr)
+        .min()
+}
+
 impl Headers {
     /// Reads the headers in `head`, the file's first [`head_len`] bytes, for a kernel that may use
     /// the physical addresses `allowed`.
@@ -146,10 +161,11 @@ impl Headers {
     /// [`HeaderError`] says what is wrong.
     pub fn parse(head: &[u8], allowed: &Range<u64>) -> Result<Self, HeaderError> {
         let first = head.first_chunk().ok_or(HeaderError::NotX86_64)?;
+        let file = file_header(first)?;
         let table = head
-            .get(file_header(first)?.e_phoff as usize..head_len(first)?)
+            .get(file.e_phoff as usize..head_len(first)?)
             .ok_or(HeaderError::ProgramHeaders)?;
-        let mut headers = Self { segments: Vec::new(), notes: Vec::new() };
+        let mut headers = Self { entry: file.e_entry, segments: Vec::new(), notes: Vec::new() };
         let table = SegmentTable::new(LittleEndian, Class::ELF64, table);
         for (index, header) in table.iter().enumerate() {
             match header.p_type {

@@ -64,6 +64,8 @@ impl<E: core::error::Error> core::error::Error for ElfError<E> {}
 /// A kernel in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
+    /// Where the ELF header says that the kernel starts.
+    pub entry: u64,
     /// From the lowest to past the highest guest-physical address used.
     pub memory: Range<u64>,
     /// What lies where.
@@ -137,8 +139,8 @@ impl<D: Destination> Loader<D> {
             }
             Stage::Body { headers, notes, position } => (headers, notes, position),
         };
-        let segments = headers.segments;
-        let files = segments.iter().map(|segment| &segment.file).chain(&headers.notes);
+        let Headers { entry, segments, notes: note_files } = headers;
+        let files = segments.iter().map(|segment| &segment.file).chain(&note_files);
         let needed = files.map(|file| file.end).max().unwrap_or(0);
         if position < needed {
             return Err(ElfError::Truncated { needed, len: position });
@@ -153,7 +155,7 @@ impl<D: Destination> Loader<D> {
         }
         let start = segments.iter().map(|segment| segment.memory.start).min().unwrap_or(0);
         let end = segments.iter().map(|segment| segment.memory.end).max().unwrap_or(0);
-        Ok(Loaded { memory: start..end, segments, notes })
+        Ok(Loaded { entry, memory: start..end, segments, notes })
     }
 
     /// Goes on to placing bytes, the head being the first of them.
