@@ -65,6 +65,7 @@ pub fn start(boot: &ShimBoot, index: usize) -> ! {
         end_pages: boot.end_pages,
         shared_info: boot.spare.gpa,
         message: boot.spare.gpa + PAGE,
+        grant_table: boot.spare.gpa + 2 * PAGE,
         clock: Clock::new(boot.tsc_hz, boot.wall_tsc, boot.wall_ns),
     });
     if boot.magic != ShimBoot::MAGIC || boot.version >> 16 != ext::VERSION >> 16 {
@@ -219,6 +220,9 @@ fn load(boot: &ShimBoot) -> Kernel {
     };
     if notes.paddr_offset != 0 {
         refuse(format_args!("the kernel's physical addresses do not start at 0"));
+    }
+    if notes.foreign {
+        guest::set_foreign();
     }
     patch_sites(&loaded, &notes);
     drop_conversions(&loaded, &notes);

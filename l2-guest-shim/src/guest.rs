@@ -8,7 +8,7 @@ use crate::{
     xen::{shared_info, vcpu_info},
 };
 use core::sync::atomic::{
-    AtomicU8, AtomicU32, AtomicU64,
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Relaxed},
 };
 use pv_abi::ext::window::MAX_VCPUS;
@@ -67,6 +67,8 @@ pub struct Facts {
     pub end_pages: u64,
     /// Guest-physical address of the shared_info page: outside RAM, as kernels expect.
     pub shared_info: u64,
+    /// Guest-physical address of the grant table, a page.
+    pub grant_table: u64,
     /// A page for messages to L1.
     pub message: u64,
     /// The clock.
@@ -78,6 +80,20 @@ static FACTS: Once<Facts> = Once::new();
 pub static CONSOLE_PORT: AtomicU32 = AtomicU32::new(0);
 /// Guest-physical address of the console ring's page; 0 until there is one.
 static CONSOLE: AtomicU64 = AtomicU64::new(0);
+
+/// The kernel is none of Linux.
+static FOREIGN: AtomicBool = AtomicBool::new(false);
+
+/// States that the kernel is none of Linux.
+pub fn set_foreign() {
+    FOREIGN.store(true, Relaxed);
+}
+
+/// The kernel is none of Linux.
+#[must_use]
+pub fn is_foreign() -> bool {
+    FOREIGN.load(Relaxed)
+}
 
 /// States where the console ring is.
 pub fn set_console(gpa: u64) {

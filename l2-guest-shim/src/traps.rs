@@ -4,6 +4,7 @@
 use crate::{
     console, cpuid,
     entry::die,
+    flat,
     guest::{self, Gate, TRAPS, VcpuInfo},
     hw::{area::Area, call, copy, heap},
     hypercalls,
@@ -70,6 +71,7 @@ pub fn kernel_event(regs: &mut Regs, area: Area) {
             exception(regs, area, vector, Some(error & !ERROR_USER));
         }
         event::UD if cpuid::emulate(regs) => {}
+        event::GP if flat::emulate_load(regs, error) => {}
         ext::event::SYSCALL => reflected_syscall(regs, area),
         _ => exception(regs, area, vector, error_of(vector, error)),
     }
@@ -86,7 +88,7 @@ pub fn iret(regs: &mut Regs, area: Area) {
     let info = VcpuInfo::of(area);
     info.set_masked(regs.rflags & RFLAGS_IF == 0);
     // Only the selectors are in the kernel's words; it keeps other things beside CS.
-    (regs.cs, regs.ss) = (regs.cs & 0xffff, regs.ss & 0xffff);
+    (regs.cs, regs.ss) = (flat::ours(regs.cs & 0xffff), flat::ours(regs.ss & 0xffff));
     if regs.cs & 3 == 0 {
         (regs.cs, regs.ss) = (USER_CS.into(), USER_DS.into());
     } else {

@@ -137,8 +137,18 @@ pub mod callback {
     pub const EVENT: u16 = 0;
     pub const FAILSAFE: u16 = 1;
     pub const SYSCALL: u16 = 2;
+    pub const SYSENTER: u16 = 5;
+    pub const SYSCALL32: u16 = 7;
     /// Flag: events stay masked when the callback starts.
     pub const MASK_EVENTS: u16 = 1;
+}
+
+/// `grant_table_op` commands and status.
+pub mod grant {
+    pub const SETUP_TABLE: u64 = 2;
+    pub const OKAY: i16 = 0;
+    /// General error.
+    pub const BAD: i16 = -1;
 }
 
 /// `xen_version` commands.

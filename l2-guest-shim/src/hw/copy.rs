@@ -22,14 +22,16 @@ unsafe extern "C" {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadAddress;
 
-/// Lowest address that is the kernel's. What lies below is user memory or the hypervisor's hole;
-/// a kernel that passes it is confused, and the shim's own window must not be reached this way.
-const KERNEL_START: u64 = 0xffff_8880_0000_0000;
+/// End of the lower half, where user memory is and, of kernels other than Linux, the kernel too.
+const LOW_END: u64 = 1 << 47;
+/// Lowest address above the hypervisor's hole, which the shim's own window is a part of.
+const HIGH_START: u64 = 0xffff_8880_0000_0000;
 
 fn check(address: u64, len: usize) -> Result<(), BadAddress> {
     let end = address.checked_add(len as u64).ok_or(BadAddress)?;
     // The last page of the address space is never mapped.
-    if address >= KERNEL_START && end <= u64::MAX - 0xfff { Ok(()) } else { Err(BadAddress) }
+    let high = address >= HIGH_START && end <= u64::MAX - 0xfff;
+    if high || end <= LOW_END { Ok(()) } else { Err(BadAddress) }
 }
 
 /// Reads a `T` at `address`.

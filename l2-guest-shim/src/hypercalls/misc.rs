@@ -4,7 +4,7 @@
 use super::{Failure, Outcome, answer};
 use crate::{
     debug,
-    guest::{Gate, TRAPS, facts},
+    guest::{self, Gate, TRAPS, facts},
     hw::{area::Area, call, copy},
     traps::GATE_MASKS_EVENTS,
     xen::{
@@ -136,6 +136,8 @@ fn register_callback(at: u64, area: Area) -> Outcome {
             data.syscall_entry.store(address, Relaxed);
             data.syscall_flags.store(flags, Relaxed);
         }
+        // Other kernels than Linux demand these two as well; they are never called.
+        callback::SYSENTER | callback::SYSCALL32 if guest::is_foreign() => {}
         // 32-bit system calls come by INT 0x80; the kernel does without the other two.
         _ => return Err(Failure(ENOSYS)),
     }

@@ -6,6 +6,7 @@
 
 mod channels;
 mod descriptors;
+mod grants;
 mod memory;
 mod misc;
 mod mmu;
@@ -74,7 +75,7 @@ pub const TABLE: [Handler; nr::COUNT] = table! {
     SET_TIMER_OP => vcpu::set_timer_op,
     XEN_VERSION => misc::xen_version,
     CONSOLE_IO => misc::console_io,
-    GRANT_TABLE_OP => quiet_unknown,
+    GRANT_TABLE_OP => grants::grant_table_op,
     VM_ASSIST => misc::vm_assist,
     VCPU_OP => vcpu::vcpu_op,
     SET_SEGMENT_BASE => segments::set_segment_base,
