@@ -67,4 +67,5 @@ guest_program bench guest-bench
 for kind in cloud generic 6.12-cloud; do
     scripts/fetch-kernel.sh --kind "$kind"
 done
+scripts/fetch-grub.sh
 "$CARGO" test --quiet --package roost-tests

@@ -38,8 +38,10 @@ const LOWEST_KERNEL: u64 = 16 << 20;
 const LOW_END: u64 = 1 << 20;
 /// LVT timer: TSC-deadline mode.
 const TIMER_DEADLINE: u64 = 2 << 17;
-/// Present, writable, accessed, dirty. Never user: the kernel is none of user mode's business.
+/// Present, writable, accessed, dirty. Not user: Linux is none of user mode's business.
 const ENTRY: u64 = 0x63;
+/// Other kernels expect what Xen gives, under which they run at the privilege of user mode.
+const USER: u64 = 1 << 2;
 
 /// What the features of the kernel's notes may demand: how things are here, and that page tables
 /// are read-only for it, which we do not insist on.
@@ -344,16 +346,17 @@ fn fill_shared_info() {
 fn write_tables(layout: &Layout, base: u64) {
     let table = |number: u64| layout.tables + number * PAGE;
     memory::zero(layout.tables, layout.table_count() * PAGE);
-    let store = |table: u64, index: u64, value: u64| {
-        memory::store(table + 8 * index, &value.to_le_bytes());
+    let user = if guest::is_foreign() { USER } else { 0 };
+    let store = |table: u64, index: u64, address: u64| {
+        memory::store(table + 8 * index, &(address | ENTRY | user).to_le_bytes());
     };
-    store(table(0), base >> 39 & 511, table(1) | ENTRY);
-    store(table(1), base >> 30 & 511, table(2) | ENTRY);
+    store(table(0), base >> 39 & 511, table(1));
+    store(table(1), base >> 30 & 511, table(2));
     for number in 0..layout.l1_tables {
-        store(table(2), (base >> 21 & 511) + number, table(3 + number) | ENTRY);
+        store(table(2), (base >> 21 & 511) + number, table(3 + number));
     }
     for frame in 0..layout.mapped / PAGE {
-        store(table(3 + frame / 512), frame % 512, (frame * PAGE) | ENTRY);
+        store(table(3 + frame / 512), frame % 512, frame * PAGE);
     }
     memory::zero(layout.stack, PAGE);
 }

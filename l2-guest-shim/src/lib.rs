@@ -37,6 +37,8 @@ mod hw;
 #[cfg(target_os = "none")]
 mod hypercalls;
 #[cfg(target_os = "none")]
+mod m2p;
+#[cfg(target_os = "none")]
 mod regs;
 #[cfg(target_os = "none")]
 mod store;

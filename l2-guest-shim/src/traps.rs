@@ -7,7 +7,7 @@ use crate::{
     flat,
     guest::{self, Gate, TRAPS, VcpuInfo},
     hw::{area::Area, call, copy, heap},
-    hypercalls,
+    hypercalls, m2p,
     regs::Regs,
     userio,
     xen::nr,
@@ -66,6 +66,7 @@ pub fn kernel_event(regs: &mut Regs, area: Area) {
         return;
     }
     match vector {
+        event::PF if m2p::emulate_load(regs, area.cr2()) => {}
         event::PF => {
             VcpuInfo::of(area).set_cr2(area.cr2());
             exception(regs, area, vector, Some(error & !ERROR_USER));

@@ -52,6 +52,13 @@ pub fn guest_checks() -> PathBuf {
     existing(program, BUILD_GUEST_CHECKS)
 }
 
+/// Debian's PV GRUB as it is packaged, and with a menu.
+#[must_use]
+pub fn grub() -> [PathBuf; 2] {
+    let file = |name| existing(root().join("cache/grub-xen").join(name), "scripts/fetch-grub.sh");
+    [file("packaged"), file("menu.elf")]
+}
+
 /// A stock kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
