@@ -295,6 +295,15 @@ mod tests {
     }
 
     #[test]
+    fn other_kernels_than_linux_need_no_entry() {
+        let named = |name: &[u8]| note("Xen", 6, name);
+        let notes = XenNotes::parse(&named(b"GRUB\0"), Features::empty()).unwrap();
+        assert_eq!((notes.entry, notes.virt_base, notes.foreign), (None, 0, true));
+        let linux = XenNotes::parse(&named(b"linux\0"), Features::empty());
+        assert_eq!(linux, Err(NotesError::NotXen));
+    }
+
+    #[test]
     fn a_cut_hides_notes_and_nothing_else() {
         let notes = minimal();
         for len in 0..notes.len() {

@@ -162,9 +162,8 @@ impl Headers {
     pub fn parse(head: &[u8], allowed: &Range<u64>) -> Result<Self, HeaderError> {
         let first = head.first_chunk().ok_or(HeaderError::NotX86_64)?;
         let file = file_header(first)?;
-        let table = head
-            .get(file.e_phoff as usize..head_len(first)?)
-            .ok_or(HeaderError::ProgramHeaders)?;
+        let table =
+            head.get(file.e_phoff as usize..head_len(first)?).ok_or(HeaderError::ProgramHeaders)?;
         let mut headers = Self { entry: file.e_entry, segments: Vec::new(), notes: Vec::new() };
         let table = SegmentTable::new(LittleEndian, Class::ELF64, table);
         for (index, header) in table.iter().enumerate() {
