@@ -39,12 +39,14 @@ pub fn emulate_load(regs: &mut Regs, error: u16) -> bool {
         return false;
     }
     let selector = USER_DS;
-    // SAFETY: flat data, which is what all code here expects; a load of FS takes its base along,
-    // as the kernel's own would. GS stays as it is: its base is the kernel's.
     match operands >> 3 & 7 {
+        // SAFETY: flat data, which is what all code here expects.
         0 => unsafe { asm!("mov es, {:x}", in(reg) selector, options(nostack)) },
+        // SAFETY: likewise.
         3 => unsafe { asm!("mov ds, {:x}", in(reg) selector, options(nostack)) },
+        // SAFETY: likewise; the base goes along, as it would with the kernel's own load.
         4 => unsafe { asm!("mov fs, {:x}", in(reg) selector, options(nostack)) },
+        // GS stays as it is, base and all.
         5 => {}
         _ => return false,
     }
