@@ -4,8 +4,7 @@
 
 use crate::{
     entry::{self, end},
-    evtchn::Binding,
-    guest::{self, CONSOLE_PORT, Facts, PORTS, facts, first_vcpu_info},
+    guest::{self, Facts, facts, first_vcpu_info},
     hw::{area::Area, call, heap, memory},
     image::{
         self, Destination, LoadError, Loaded,
@@ -16,16 +15,16 @@ use crate::{
     },
     layout::Layout,
     regs::Regs,
-    store,
+    start_info,
     time::Clock,
     traps,
-    xen::{shared_info, start_info, vcpu_info},
+    xen::{shared_info, vcpu_info},
 };
 use arrayvec::ArrayVec;
 use core::{fmt, ops::Range, sync::atomic::Ordering::Relaxed};
 use pv_abi::{
     PAGE_SIZE,
-    ext::{self, Features, ShimBoot, Span, shutdown, window},
+    ext::{self, Features, ShimBoot, shutdown, window},
     msr::{self, arch, x2apic},
     selectors::{USER_CS, USER_DS},
 };
@@ -92,7 +91,7 @@ pub fn start(boot: &ShimBoot, index: usize) -> ! {
     let area = Area::of(index);
     fill_shared_info();
     write_tables(&layout, kernel.notes.virt_base);
-    write_start_info(boot, &kernel.notes, &layout);
+    start_info::write(boot, &kernel.notes, &layout);
     guest::set_console(layout.console);
     // Notes from here on: every upper-level store of the kernel comes through us.
     if !call::enable(Features::NOTES) {
@@ -359,61 +358,4 @@ fn write_tables(layout: &Layout, base: u64) {
         store(table(3 + frame / 512), frame % 512, frame * PAGE);
     }
     memory::zero(layout.stack, PAGE);
-}
-
-fn write_start_info(boot: &ShimBoot, notes: &XenNotes, layout: &Layout) {
-    for page in [layout.start_info, layout.store, layout.console] {
-        memory::zero(page, PAGE);
-    }
-    for frame in 0..boot.ram_pages {
-        memory::store(layout.p2m + 8 * frame, &frame.to_le_bytes());
-    }
-    let port = PORTS.lock().bind(Binding::Console, 0).unwrap_or(0);
-    CONSOLE_PORT.store(port, Relaxed);
-    let store_port = if notes.foreign { open_store(layout.store) } else { 0 };
-
-    let ramdisk = ramdisk(boot, notes, layout);
-    let word = |offset: usize, value: u64| {
-        memory::store(layout.start_info + offset as u64, &value.to_le_bytes());
-    };
-    memory::store(layout.start_info + start_info::MAGIC as u64, b"xen-3.0-x86_64");
-    word(start_info::NR_PAGES, boot.ram_pages);
-    word(start_info::SHARED_INFO, facts().shared_info);
-    let pfn = if notes.mod_start_pfn { start_info::SIF_MOD_START_PFN } else { 0 };
-    word(start_info::FLAGS, (pfn | start_info::SIF_VIRT_P2M_4TOOLS).into());
-    word(start_info::STORE_MFN, layout.store >> 12);
-    word(start_info::STORE_EVTCHN, store_port.into());
-    word(start_info::CONSOLE_MFN, layout.console >> 12);
-    word(start_info::CONSOLE_EVTCHN, port.into());
-    word(start_info::PT_BASE, notes.virt_base + layout.tables);
-    word(start_info::NR_PT_FRAMES, layout.table_count());
-    word(start_info::MFN_LIST, notes.virt_base + layout.p2m);
-    word(start_info::MOD_START, ramdisk);
-    word(start_info::MOD_LEN, boot.initrd.len);
-    let Span { gpa, len } = boot.cmdline;
-    // SAFETY: L1 placed the command line there, and the pieces written here lie elsewhere.
-    let cmdline = unsafe { memory::slice(gpa, len.min(start_info::CMD_LINE_SIZE as u64 - 1)) };
-    memory::store(layout.start_info + start_info::CMD_LINE as u64, cmdline);
-}
-
-/// A store for kernels that wait for its answers; Linux looks whether there is one. Answers its
-/// port.
-fn open_store(page: u64) -> u32 {
-    let port = PORTS.lock().bind(Binding::Store, 0).unwrap_or(0);
-    store::open(page, port);
-    port
-}
-
-/// Where the kernel finds its ramdisk: a frame number, or an address if it insists.
-fn ramdisk(boot: &ShimBoot, notes: &XenNotes, layout: &Layout) -> u64 {
-    if boot.initrd.len == 0 {
-        return 0;
-    }
-    if notes.mod_start_pfn {
-        return boot.initrd.gpa >> 12;
-    }
-    // SAFETY: L1 placed the file at the top of RAM; its new place is below.
-    let bytes = unsafe { memory::slice(boot.initrd.gpa, boot.initrd.len) };
-    memory::store(layout.ramdisk, bytes);
-    notes.virt_base + layout.ramdisk
 }

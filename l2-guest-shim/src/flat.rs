@@ -1,12 +1,17 @@
 //! The flat selectors of Xen's own descriptor table, which kernels other than Linux make use of.
-//! May: unsafe, guest-memory. Context: shim, IF = 0. Input: guest-controlled instruction bytes.
-#![expect(unsafe_code, reason = "loads data segment registers")]
+//! May: guest-memory. Context: shim, IF = 0. Input: guest-controlled instruction bytes.
 //!
 //! The CPU runs on L1's table, which does not reach that far. So a load of such a selector into a
 //! data segment register faults, and the selector that means the same here is loaded instead.
 
-use crate::{guest, hw::copy, regs::Regs};
-use core::arch::asm;
+use crate::{
+    guest,
+    hw::{
+        copy,
+        segment::{self, Segment},
+    },
+    regs::Regs,
+};
 use pv_abi::selectors::{USER_CS, USER_DS, USER32_CS};
 
 /// Flat 32-bit code, data, 64-bit code, at privilege 3.
@@ -38,14 +43,11 @@ pub fn emulate_load(regs: &mut Regs, error: u16) -> bool {
     if read < prefixes + 2 || operands >> 6 != 3 {
         return false;
     }
-    let selector = USER_DS;
     match operands >> 3 & 7 {
-        // SAFETY: flat data, which is what all code here expects.
-        0 => unsafe { asm!("mov es, {:x}", in(reg) selector, options(nostack)) },
-        // SAFETY: likewise.
-        3 => unsafe { asm!("mov ds, {:x}", in(reg) selector, options(nostack)) },
-        // SAFETY: likewise; the base goes along, as it would with the kernel's own load.
-        4 => unsafe { asm!("mov fs, {:x}", in(reg) selector, options(nostack)) },
+        0 => segment::load_flat(Segment::Es),
+        3 => segment::load_flat(Segment::Ds),
+        // The base goes along, as it would with the kernel's own load.
+        4 => segment::load_flat(Segment::Fs),
         // GS stays as it is, base and all.
         5 => {}
         _ => return false,

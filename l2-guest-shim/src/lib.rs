@@ -41,6 +41,8 @@ mod m2p;
 #[cfg(target_os = "none")]
 mod regs;
 #[cfg(target_os = "none")]
+mod start_info;
+#[cfg(target_os = "none")]
 mod store;
 #[cfg(target_os = "none")]
 mod traps;

@@ -6,3 +6,4 @@ pub mod call;
 pub mod copy;
 pub mod heap;
 pub mod memory;
+pub mod segment;
