@@ -2,7 +2,7 @@
 //! May: panic. Context: entry, irq-off.
 
 use crate::{
-    boot,
+    boot, guests,
     hw::{apic::vector, cpu::debug, percpu::Cpu, serial},
     log,
     stats::Reason,
@@ -22,6 +22,11 @@ pub fn handle(cpu: &Cpu, number: u8) -> Reason {
             cpu.apic.eoi();
             Reason::ConsoleInterrupt
         }
+        // Whoever sent it left something to find.
+        vector::KICK => {
+            cpu.apic.eoi();
+            Reason::Kick
+        }
         vector::SPURIOUS => Reason::OtherInterrupt,
         _ => {
             cpu.apic.eoi();
@@ -38,9 +43,7 @@ pub fn receive() {
         if count == 0 {
             return;
         }
-        if let Some(console) = boot::console() {
-            console.receive(&buffer[..count]);
-        }
+        guests::input(&buffer[..count]);
     }
 }
 

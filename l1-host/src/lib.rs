@@ -19,6 +19,8 @@ pub mod dev;
 #[cfg(any(test, feature = "tlb-model", feature = "dirty-check", feature = "flaws"))]
 pub mod flaw;
 #[cfg(target_os = "none")]
+mod guests;
+#[cfg(target_os = "none")]
 pub mod hw;
 #[cfg(target_os = "none")]
 mod interrupt;
@@ -27,6 +29,7 @@ pub mod log;
 pub mod memory;
 #[cfg(target_os = "none")]
 mod panic;
+pub mod sched;
 pub mod stats;
 pub mod vcpu;
 pub mod vm;

@@ -55,6 +55,19 @@ impl ExitStats {
         }
     }
 
+    /// Adds what another vCPU counted.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, count) in self.counts.iter_mut().zip(&other.counts) {
+            *sum += count;
+        }
+        for (sums, ticks) in self.ticks.iter_mut().zip(&other.ticks) {
+            for (sum, count) in sums.iter_mut().zip(ticks) {
+                *sum = sum.saturating_add(*count);
+            }
+        }
+        self.events += other.events;
+    }
+
     /// Exits for `reason`.
     #[must_use]
     pub fn count(&self, reason: usize) -> Option<u64> {

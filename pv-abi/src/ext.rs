@@ -50,6 +50,8 @@ bitflags::bitflags! {
         const NATIVE_GS = 1 << 8;
         /// [`call::SHARE`] and [`call::UNSHARE`]: pages that L1's devices may not use.
         const PRIVATE = 1 << 9;
+        /// [`call::VCPU_START`] to [`call::FLUSH_VCPUS`]: other vCPUs of the VM.
+        const SMP = 1 << 10;
     }
 }
 
@@ -103,8 +105,29 @@ pub mod call {
     /// Keep devices out of pages: (gpa, pages, [`CONVERT_ZERO`] or 0); 0, EINVAL, or one more than the
     /// number of the first page that is in use, in which case nothing changed.
     pub const UNSHARE: u64 = BASE + 15;
+    /// Start a vCPU that is off: (vCPU, entry, argument, cr3); 0 or EINVAL. It begins in supervisor
+    /// mode at the entry, with the argument in RDI, its number in RSI, no stack, and registers
+    /// as after reset.
+    pub const VCPU_START: u64 = BASE + 16;
+    /// Stop this vCPU: it is off when somebody else sees it so; does not return.
+    pub const VCPU_STOP: u64 = BASE + 17;
+    /// Ask whether a vCPU is on: (vCPU); 1 or 0, or EINVAL.
+    pub const VCPU_STATE: u64 = BASE + 18;
+    /// Request an interrupt of several vCPUs: (mask, vector); 0 or EINVAL. Bits of vCPUs that do not
+    /// exist are ignored.
+    pub const SEND_IPI: u64 = BASE + 19;
+    /// Flush translations of several vCPUs: (mask, address or [`FLUSH_ALL`]); 0. When it returns
+    /// none of them uses a translation from before: each that runs has flushed as by
+    /// [`crate::hypercall::TLB_FLUSH`] or [`crate::hypercall::TLB_INVLPG`], each that does not will
+    /// before it runs.
+    pub const FLUSH_VCPUS: u64 = BASE + 20;
+    /// Leave the rest of this vCPU's time slice to others: 0.
+    pub const YIELD: u64 = BASE + 21;
     /// The last number.
-    pub const LAST: u64 = UNSHARE;
+    pub const LAST: u64 = YIELD;
+
+    /// FLUSH_VCPUS: every address of every address space.
+    pub const FLUSH_ALL: u64 = u64::MAX;
 
     /// Pages that one conversion takes at most: 32 MiB.
     pub const CONVERT_MOST: u64 = 1 << 13;

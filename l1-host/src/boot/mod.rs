@@ -1,41 +1,29 @@
 //! Start-up: from the loader's hand-over to the first guest.
 //! May: alloc, panic. Context: boot.
 
+mod acpi;
+mod ap;
+pub mod cpus;
 mod pvh;
 
 use crate::{
     abi_flaw::{Flaw, planted},
-    backend::{self, Backend},
-    hw::{
-        apic::{self, LocalApic, vector},
-        clock::Clock,
-        cpu, exit,
-        features::Features,
-        percpu::{self, AreaFrames, Cpu},
-        physmap, serial, xstate,
-    },
-    interrupt, log,
+    guests,
+    hw::{clock::Clock, cpu, exit, features::Features, percpu::Cpu, physmap, serial},
+    log,
     memory::{self, heap, paging},
     report,
-    stats::{Report, Timing},
-    vcpu::stop::Stop,
-    vm::{build, console::Console},
+    vm::build,
 };
-use alloc::{string::String, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use alloc::string::String;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pv_abi::{
     addr::Hpa,
     bundle::{self, Bundle, Error as BundleError},
 };
-use spin::Once;
-use switcher::layout::{MAX_CPUS, area};
 
-/// The CPUs that are up.
-static CPUS: [Once<Cpu>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
-/// How many.
-static CPU_COUNT: AtomicUsize = AtomicUsize::new(0);
-/// The console of the guest that owns the serial port.
-static CONSOLE: Once<Arc<Console>> = Once::new();
+pub use cpus::cpu;
+
 /// TSC at start, and its ticks per microsecond.
 static START: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(1000)];
 /// Wall clock: seconds since 1970 when the TSC was START.
@@ -43,26 +31,6 @@ static WALL_SECONDS: AtomicU64 = AtomicU64::new(0);
 
 /// Most memory the boot-time heap takes; VMs bring their own.
 const HEAP_PAGES: u64 = 512;
-/// Pages of each stack of L1's own.
-const STACK_PAGES: u64 = 16;
-
-/// CPU `index`, if it is up.
-#[must_use]
-pub fn cpu(index: usize) -> Option<&'static Cpu> {
-    CPUS.get(index)?.get()
-}
-
-/// CPUs that are up.
-#[must_use]
-pub fn cpus() -> usize {
-    CPU_COUNT.load(Relaxed)
-}
-
-/// The console of the guest that owns the serial port.
-#[must_use]
-pub fn console() -> Option<&'static Arc<Console>> {
-    CONSOLE.get()
-}
 
 /// Microseconds since start at TSC `tsc`.
 #[must_use]
@@ -81,7 +49,7 @@ pub fn wall_ns_at_tsc_zero(clock: &Clock) -> u64 {
 }
 
 /// Ends L1 before a guest could start.
-fn refuse(code: u8, reason: core::fmt::Arguments<'_>) -> ! {
+pub fn refuse(code: u8, reason: core::fmt::Arguments<'_>) -> ! {
     report!("{reason}");
     exit::machine(code)
 }
@@ -113,8 +81,12 @@ fn start(info: &pvh::BootInfo) -> ! {
     };
     heap::add(heap_start, HEAP_PAGES << 12);
 
-    let (cpu, window) = match bring_up(info, &features) {
-        Ok(done) => done,
+    let mut processors = acpi::processors(info.rsdp);
+    if !ap::can_start(info.usable.iter()) {
+        processors.truncate(1);
+    }
+    let cpu = match cpus::first(info, &features, &processors) {
+        Ok(cpu) => cpu,
         Err(paging::NoMemory) => {
             refuse(bundle::exit::L1_FAILED, format_args!("L1 has too little memory to start"))
         }
@@ -130,7 +102,9 @@ fn start(info: &pvh::BootInfo) -> ! {
         Err(error) => refuse(bundle::exit::L1_FAILED, format_args!("{}", complaint(error))),
     };
     WALL_SECONDS.store(bundle.wall_seconds, Relaxed);
-    run_guests(cpu, &bundle, file, &window)
+    START[1].store((cpu.clock.tsc_hz / 1_000_000).max(1), Relaxed);
+    cpus::start_others(cpu, &processors);
+    run_guests(cpu, &bundle, file)
 }
 
 fn complaint(error: BundleError) -> &'static str {
@@ -139,52 +113,6 @@ fn complaint(error: BundleError) -> &'static str {
         BundleError::Version(_) => "the bundle was made by another version of the roost tool",
         BundleError::Encoding | BundleError::Blob => "the bundle is damaged",
     }
-}
-
-/// Builds L1's tables, switches to them, and makes the boot CPU fit for guests.
-fn bring_up(
-    info: &pvh::BootInfo,
-    features: &Features,
-) -> Result<(&'static Cpu, paging::Tree), paging::NoMemory> {
-    let devices = [LocalApic::physical_base(), apic::IO_APIC];
-    // The low megabyte stays readable: firmware tables are there.
-    let ram = core::iter::once(0..0x10_0000)
-        .chain(info.usable.iter().cloned())
-        .chain(info.module.iter().cloned());
-    let root = paging::build_root(&info.layout, ram, &devices, features)?;
-    let mut frames: AreaFrames = [Hpa(0); area::OWN_PAGES.len()];
-    for frame in &mut frames {
-        *frame = memory::take_zeroed().ok_or(paging::NoMemory)?;
-    }
-    let window = paging::build_window(&[frames], &info.layout)?;
-    root.link(switcher::layout::BASE, &window);
-    pvh::activate(&root);
-
-    let mut stacks = [0; 4];
-    for stack in &mut stacks {
-        let base = memory::take_pages(STACK_PAGES, 4096).ok_or(paging::NoMemory)?;
-        *stack = physmap::DIRECT_MAP + base.0 + STACK_PAGES * 4096;
-    }
-    let (block, gdt) = percpu::prepare(0, &frames, root.table, interrupt::l1_trap, stacks);
-    let bases = pvh::load_cpu(0, features);
-    let xcr0 = xstate::init(features);
-    let local_apic = LocalApic::enable(features);
-    let clock = Clock::calibrate(local_apic, features);
-    START[1].store((clock.tsc_hz / 1_000_000).max(1), Relaxed);
-    log!("clock: TSC {} kHz, {local_apic:?}, xcr0 {xcr0:#x}", clock.tsc_hz / 1000);
-
-    let cpu = CPUS[0].call_once(|| Cpu {
-        index: 0,
-        features: *features,
-        bases,
-        block,
-        gdt,
-        enter: pvh::enter(0),
-        apic: local_apic,
-        clock,
-    });
-    CPU_COUNT.store(1, Relaxed);
-    Ok((cpu, window))
 }
 
 /// What a guest's command line says of L1's checks of itself, if there are any.
@@ -204,63 +132,20 @@ fn choose_checks(cmdline: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &[u8], window: &paging::Tree) -> ! {
-    let [guest] = bundle.guests.as_slice() else {
-        refuse(bundle::exit::L1_FAILED, format_args!("this version of L1 runs exactly one guest"));
-    };
-    if let Err(error) = choose_checks(&guest.cmdline) {
-        refuse(bundle::exit::L1_FAILED, format_args!("{error}"));
+fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &'static [u8]) -> ! {
+    for guest in &bundle.guests {
+        if let Err(error) = choose_checks(&guest.cmdline) {
+            refuse(bundle::exit::L1_FAILED, format_args!("{error}"));
+        }
     }
     let context = build::Context {
         file,
-        window,
+        window: cpu.window,
         clock: cpu.clock,
         wall_seconds: bundle.wall_seconds,
         wall_tsc: START[0].load(Relaxed),
         physical_bits: cpu.features.physical_bits,
         largest_page: if cpu.features.pages_1g { 3 } else { 2 },
     };
-    let timing = if bundle.stats { Timing::On } else { Timing::Off };
-    let mut machine = match backend::build(guest, &context, cpu, timing) {
-        Ok(built) => built,
-        Err(error) => refuse(
-            bundle::exit::BOOT_FAILED,
-            format_args!("guest '{}' could not be started: {error}", guest.name),
-        ),
-    };
-    log!(
-        "guest '{}': {} MiB, {} MiB left to L1",
-        guest.name,
-        guest.memory >> 20,
-        memory::free_bytes() >> 20
-    );
-    CONSOLE.call_once(|| machine.console());
-    serial::CONSOLE.interrupt_on_receive();
-    interrupt::receive();
-    apic::route(serial::CONSOLE_IRQ, vector::CONSOLE, cpu.apic.id());
-
-    let stop = machine.run(cpu);
-    finish(cpu, &guest.name, machine.as_ref(), &stop, bundle.stats)
-}
-
-fn finish(cpu: &Cpu, name: &str, machine: &dyn Backend, stop: &Stop, stats: bool) -> ! {
-    log!("guest '{name}' {stop}");
-    if *stop != Stop::PowerOff {
-        report!("guest '{name}' {stop}");
-    }
-    if stop.is_death() {
-        machine.report_registers();
-    }
-    let violations = machine.violations();
-    if violations != 0 {
-        report!("L1 failed: {violations} entries of guest roots are not on the allow-list");
-        exit::machine(bundle::exit::L1_FAILED);
-    }
-    if stats {
-        let counters: Vec<(&str, u64)> = machine.counters(cpu);
-        let report =
-            Report { name, exits: machine.exits(), tsc_hz: cpu.clock.tsc_hz, counters: &counters };
-        log::raw(format_args!("{}{report}", bundle::STATS_PREFIX));
-    }
-    exit::machine(stop.exit_code())
+    guests::start(cpu, bundle, &context)
 }

@@ -10,6 +10,34 @@
     .asciz "Xen"
     .long pvh_start
 
+/* From 32-bit protected mode, on boot_gdt, to 64-bit code at \label, which follows. */
+    .macro ENTER_LONG_MODE label
+    movl $boot_pml4, %eax
+    movl %eax, %cr3
+    movl %cr4, %eax
+    orl $0x20, %eax             /* PAE */
+    movl %eax, %cr4
+    movl $0xc0000080, %ecx      /* EFER: SCE, LME, NXE */
+    rdmsr
+    orl $0x901, %eax
+    wrmsr
+    movl %cr0, %eax
+    andl $0x9fffffff, %eax      /* not CD, not NW: INIT sets both */
+    orl $0x80010000, %eax       /* PG, WP */
+    movl %eax, %cr0
+    ljmp $8, $\label
+
+    .code64
+\label:
+    movl $0x10, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %ss
+    xorl %eax, %eax
+    movl %eax, %fs
+    movl %eax, %gs
+    .endm
+
     .section .boot, "awx", @progbits
     .code32
     .global pvh_start
@@ -37,30 +65,8 @@ pvh_start:
     addl $8, %edi
     loop 2b
 
-    movl $boot_pml4, %eax
-    movl %eax, %cr3
-    movl %cr4, %eax
-    orl $0x20, %eax             /* PAE */
-    movl %eax, %cr4
-    movl $0xc0000080, %ecx      /* EFER: SCE, LME, NXE */
-    rdmsr
-    orl $0x901, %eax
-    wrmsr
-    movl %cr0, %eax
-    orl $0x80010000, %eax       /* PG, WP */
-    movl %eax, %cr0
     lgdt boot_gdt_pointer
-    ljmp $8, $boot64
-
-    .code64
-boot64:
-    movl $0x10, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %ss
-    xorl %eax, %eax
-    movl %eax, %fs
-    movl %eax, %gs
+    ENTER_LONG_MODE boot64
     movabsq $l1_main, %rax
     movabsq $l1_stack_top, %rsp
     movl %ebx, %edi
@@ -73,9 +79,49 @@ boot_gdt:
     .quad 0
     .quad 0x00af9b000000ffff    /* 64-bit code */
     .quad 0x00cf93000000ffff    /* data */
+    .quad 0x00cf9b000000ffff    /* 32-bit code */
 boot_gdt_pointer:
-    .word 23
+    .word 31
     .long boot_gdt
+
+/* An application processor starts in real mode at a page below 1 MiB to which this is copied, and goes
+ * the same way. Its root and stack are in `ap_root` and `ap_stack`. */
+    .global ap_trampoline
+    .global ap_trampoline_end
+    .code16
+ap_trampoline:
+    cli
+    cld
+    movw %cs, %ax
+    movw %ax, %ds
+    lgdtl ap_gdt_pointer - ap_trampoline
+    movl %cr0, %eax
+    orl $1, %eax
+    movl %eax, %cr0
+    ljmpl $24, $ap_start32
+ap_gdt_pointer:
+    .word 31
+    .long boot_gdt
+ap_trampoline_end:
+
+    .code32
+ap_start32:
+    movl $0x10, %eax
+    movl %eax, %ds
+    movl %eax, %ss
+    ENTER_LONG_MODE ap64
+    movabsq $ap_main, %rax
+    jmpq *%rax
+
+/* In L1's image, which the start-up tables and L1's own both map. */
+    .section .text.ap, "ax", @progbits
+ap_main:
+    movq ap_root(%rip), %rax
+    movq %rax, %cr3
+    movq ap_stack(%rip), %rsp
+    xorl %ebp, %ebp
+    callq l1_ap_main
+    ud2
 
     .section .boot.bss, "aw", @nobits
     .balign 4096

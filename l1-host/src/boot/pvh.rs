@@ -40,6 +40,8 @@ pub struct BootInfo {
     pub usable: Ranges,
     /// The boot module.
     pub module: Option<Range<u64>>,
+    /// The firmware's tables start here; 0 for none.
+    pub rsdp: u64,
     /// L1's own image.
     pub layout: ImageLayout,
     /// Where it was loaded, start-up code included.
@@ -120,7 +122,7 @@ fn read(start_info: u64) -> BootInfo {
         base: KERNEL_BASE,
     };
     let image_physical = 0x10_0000..layout.data.end - KERNEL_BASE;
-    BootInfo { usable, module, layout, image_physical }
+    BootInfo { usable, module, rsdp: info.rsdp, layout, image_physical }
 }
 
 /// Switches to L1's root.
@@ -132,8 +134,8 @@ pub fn activate(root: &Tree) {
 
 /// Loads CPU `index`'s descriptor tables and registers.
 pub fn load_cpu(index: usize, features: &Features) -> BaseAccess {
-    // SAFETY: the boot CPU is CPU 0, `percpu::prepare` has filled its area, and the root in CR3
-    // maps the window.
+    // SAFETY: this is CPU `index`: the boot CPU is 0, and another one was told its number as it was
+    // started. `percpu::prepare` has filled its area, and the root in CR3 maps the window.
     unsafe { percpu::load(index, features) }
 }
 

@@ -11,6 +11,8 @@ pub mod vector {
     pub const TIMER: u8 = 0x40;
     /// COM1 has received something.
     pub const CONSOLE: u8 = 0x41;
+    /// Another CPU has something for this one: a look at its queues is due.
+    pub const KICK: u8 = 0x42;
     /// The local APIC had nothing after all.
     pub const SPURIOUS: u8 = 0xff;
 }
@@ -29,6 +31,12 @@ const X2APIC_ENABLE: u64 = 1 << 10;
 const LVT_MASKED: u32 = 1 << 16;
 const LVT_TSC_DEADLINE: u32 = 2 << 17;
 const SOFTWARE_ENABLE: u32 = 1 << 8;
+const ICR_INIT: u32 = 5 << 8;
+const ICR_STARTUP: u32 = 6 << 8;
+const ICR_PENDING: u32 = 1 << 12;
+const ICR_ASSERT: u32 = 1 << 14;
+/// The upper half of the ICR, where registers are in memory.
+const ICR_HIGH: u32 = x2apic::ICR + 1;
 
 impl LocalApic {
     /// Enables this CPU's APIC. Its page must be mapped uncached if it is used through memory.
@@ -98,6 +106,36 @@ impl LocalApic {
         self.write(x2apic::LVT_TIMER, u32::from(vector::TIMER));
         self.write(x2apic::TIMER_DIVIDE, 0b1011);
         self.write(x2apic::TIMER_INITIAL, count);
+    }
+
+    /// Sends interrupt `vector` to the CPU with APIC id `destination`.
+    pub fn send(self, destination: u32, vector: u8) {
+        self.command(destination, ICR_ASSERT | u32::from(vector));
+    }
+
+    /// Resets the CPU with APIC id `destination`, which then waits for [`Self::send_startup`].
+    pub fn send_init(self, destination: u32) {
+        self.command(destination, ICR_ASSERT | ICR_INIT);
+    }
+
+    /// Starts a CPU that waits, in real mode, at physical page number `page`.
+    pub fn send_startup(self, destination: u32, page: u8) {
+        self.command(destination, ICR_ASSERT | ICR_STARTUP | u32::from(page));
+    }
+
+    fn command(self, destination: u32, command: u32) {
+        match self {
+            Self::X2apic => {
+                cpu::wrmsr(x2apic::ICR, u64::from(destination) << 32 | u64::from(command));
+            }
+            Self::Memory(_) => {
+                self.write(ICR_HIGH, destination << 24);
+                self.write(x2apic::ICR, command);
+                while self.read(x2apic::ICR) & ICR_PENDING != 0 {
+                    core::hint::spin_loop();
+                }
+            }
+        }
     }
 
     /// What is left of the count.

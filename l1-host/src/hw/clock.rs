@@ -37,10 +37,14 @@ impl Clock {
         let measured = (u128::from(tsc) * u128::from(PIT_HZ) / u128::from(INTERVAL)) as u64;
         let tsc_hz = stated_tsc_hz().unwrap_or(measured);
         let deadline = features.tsc_deadline;
-        if deadline {
+        Self { tsc_hz, apic_per_tsc: (u64::from(apic_count) << 32) / tsc.max(1), deadline }
+    }
+
+    /// Has this CPU's timer count as [`Self::arm`] expects it.
+    pub fn adopt(&self, apic: LocalApic) {
+        if self.deadline {
             apic.use_deadline();
         }
-        Self { tsc_hz, apic_per_tsc: (u64::from(apic_count) << 32) / tsc.max(1), deadline }
     }
 
     /// Nanoseconds in `ticks`.

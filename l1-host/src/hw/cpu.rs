@@ -102,8 +102,43 @@ pub fn clear_data_selectors() {
     }
 }
 
-/// Loads GS with `selector`, or does nothing and returns `None` if that would fault.
-pub fn load_gs_selector(selector: u16) -> Option<()> {
+/// DS, ES, FS and GS.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Selectors([u16; 4]);
+
+/// Reads the data selectors.
+#[must_use]
+pub fn selectors() -> Selectors {
+    let (ds, es, fs, gs): (u16, u16, u16, u16);
+    // SAFETY: reading a selector has no effect.
+    unsafe {
+        asm!(
+            "mov {ds:x}, ds", "mov {es:x}, es", "mov {fs:x}, fs", "mov {gs:x}, gs",
+            ds = out(reg) ds, es = out(reg) es, fs = out(reg) fs, gs = out(reg) gs,
+            options(nostack, nomem, preserves_flags),
+        );
+    }
+    Selectors([ds, es, fs, gs])
+}
+
+/// Loads the data selectors of a guest, which has loaded them before; one whose descriptor it has taken
+/// away since becomes null.
+pub fn load_selectors(&Selectors([ds, es, fs, gs]): &Selectors) {
+    let usable = |selector| if is_loadable(selector) { selector } else { 0 };
+    // SAFETY: each selector is null or names a readable segment that is present, so loading it
+    // cannot fault; L1 addresses nothing through these registers.
+    unsafe {
+        asm!(
+            "mov ds, {ds:x}", "mov es, {es:x}", "mov fs, {fs:x}", "mov gs, {gs:x}",
+            ds = in(reg) u32::from(usable(ds)), es = in(reg) u32::from(usable(es)),
+            fs = in(reg) u32::from(usable(fs)), gs = in(reg) u32::from(usable(gs)),
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// True if a data segment register can take `selector` without a fault.
+fn is_loadable(selector: u16) -> bool {
     const PRESENT: u32 = 1 << 15;
     let readable: u8;
     let mut rights = 0u32;
@@ -115,7 +150,12 @@ pub fn load_gs_selector(selector: u16) -> Option<()> {
             rights = inout(reg) rights, options(nostack, readonly),
         );
     }
-    if (readable == 0 || rights & PRESENT == 0) && selector & !3 != 0 {
+    readable != 0 && rights & PRESENT != 0 || selector & !3 == 0
+}
+
+/// Loads GS with `selector`, or does nothing and returns `None` if that would fault.
+pub fn load_gs_selector(selector: u16) -> Option<()> {
+    if !is_loadable(selector) {
         return None;
     }
     // SAFETY: the selector is null or names a readable segment that is present, so loading it

@@ -9,7 +9,8 @@ use super::{
     features::Features,
     physmap,
 };
-use core::sync::atomic::Ordering::Relaxed;
+use crate::memory::paging::Tree;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pv_abi::{addr::Hpa, msr::arch};
 use switcher::{
     CpuBlock, L1TrapFn,
@@ -44,8 +45,16 @@ pub struct Cpu {
     pub enter: Enter,
     /// Its local APIC.
     pub apic: LocalApic,
+    /// The id of that.
+    pub apic_id: u32,
     /// The rates of its clocks.
     pub clock: Clock,
+    /// The switcher window of its root: the half that is a VM's is that of the VM it runs.
+    pub window: Tree,
+    /// The VM whose vCPU ran here last, by its number; 0 for none.
+    pub last_vm: AtomicU64,
+    /// That vCPU, by its own.
+    pub last_vcpu: AtomicU64,
 }
 
 /// Frames of an area, in the order of [`area::OWN_PAGES`], for mapping.

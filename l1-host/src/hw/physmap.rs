@@ -7,8 +7,10 @@ use pv_abi::addr::Hpa;
 
 /// Where the direct map starts: PML4 slot 258.
 pub const DIRECT_MAP: u64 = 0xffff_8100_0000_0000;
-/// Bytes the slots of the direct map (258 to 263) can hold.
-pub const DIRECT_MAP_SIZE: u64 = 6 << 39;
+/// Bytes the slots of the direct map (258 to 262) can hold.
+pub const DIRECT_MAP_SIZE: u64 = 5 << 39;
+/// Where the stacks of all CPUs but the first lie: PML4 slot 263.
+pub const STACKS: u64 = 0xffff_8380_0000_0000;
 
 /// A frame as 64-bit words. Frames are shared with guests and hardware walkers, so L1 has no plain
 /// reference into any of them.

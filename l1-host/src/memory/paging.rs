@@ -111,6 +111,18 @@ impl Tree {
         frame(self.table)[index(address, self.level)].store(subtree.entry(), Relaxed);
     }
 
+    /// Another root with the same entries: what is mapped below them later is mapped in both.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn fork(&self) -> Result<Self, NoMemory> {
+        let copy = Self { table: take_zeroed().ok_or(NoMemory)?, ..*self };
+        for (to, from) in frame(copy.table).iter().zip(frame(self.table)) {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+        Ok(copy)
+    }
+
     /// The entry that links this tree from above.
     #[must_use]
     pub const fn entry(&self) -> u64 {

@@ -5,7 +5,10 @@
 //! before. Every few looks the log ends, and starts anew at the next, so that the guest comes to have
 //! large pages again meanwhile.
 
-use super::{Vcpu, stop::Stop};
+use super::{
+    Vcpu,
+    stop::{Leave, Stop},
+};
 use crate::{
     hw::physmap::Frame,
     memory::{self, heap},
@@ -155,13 +158,15 @@ impl Vcpu {
     }
 
     /// Looks at the log a last time, unless it has failed.
-    pub(super) fn end_dirty_check(&mut self, stop: Stop) -> Stop {
-        if self.dirty.hashes.is_empty() || matches!(stop, Stop::BrokenRule(_)) {
-            return stop;
+    pub(super) fn end_dirty_check(&mut self, leave: Leave) -> Leave {
+        let over =
+            matches!(leave, Leave::Stopped(Stop::BrokenRule(_)) | Leave::Waits | Leave::Preempted);
+        if self.dirty.hashes.is_empty() || over {
+            return leave;
         }
         let looked = self.dirty.look(&self.vm);
         self.vm.stop_dirty_log();
-        looked.err().unwrap_or(stop)
+        looked.err().map_or(leave, Leave::Stopped)
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Vcpu, stop::Stop};
 use crate::{
     abi_flaw::{Flaw, planted},
     hw::{percpu::Cpu, serial},
-    log,
+    log, sched,
     vm::{
         owner::{Owner, Refused},
         roots,
@@ -72,7 +72,8 @@ impl Vcpu {
             call::SET_CPUNODE if need(Features::DESCRIPTORS) => {
                 // Only the limit is of use to LSL; the rest is ours.
                 let limit = first & 0xffff | first >> 32 & 0xf_0000;
-                cpu.gdt.set_cpunode(tables::limit_descriptor(limit as u32));
+                self.cpunode = tables::limit_descriptor(limit as u32);
+                cpu.gdt.set_cpunode(self.cpunode);
                 0
             }
             call::READ_COUNTER => self.counter(cpu, first).unwrap_or(EINVAL),
@@ -80,6 +81,20 @@ impl Vcpu {
             call::SHARE if need(Features::PRIVATE) => self.convert(first, second, Owner::Shared),
             call::UNSHARE if need(Features::PRIVATE) => self.convert(first, second, Owner::Private),
             call::TAKE_IRQ if need(Features::AUTO_EOI) => self.take_interrupt(),
+            call::VCPU_START if need(Features::SMP) => self.start_other(first, second),
+            call::VCPU_STOP if need(Features::SMP) => {
+                self.stops = true;
+                self.apic.ask_for_attention();
+                0
+            }
+            call::VCPU_STATE if need(Features::SMP) => self.state_of(first),
+            call::SEND_IPI if need(Features::SMP) => self.send_ipis(first, second),
+            call::FLUSH_VCPUS if need(Features::SMP) => self.flush_vcpus(first, second),
+            call::YIELD => {
+                sched::give_up_slice(cpu);
+                self.apic.ask_for_attention();
+                0
+            }
             number if (call::BASE..=call::LAST).contains(&number) => EPERM,
             _ if planted(Flaw::UnknownCallsSucceed) => 0,
             _ => ENOSYS,
@@ -162,18 +177,13 @@ impl Vcpu {
         Some(match number {
             counter::EXITS => self.stats.total(),
             counter::EVENTS => self.stats.events,
-            counter::CR3_WRITES => 2 * self.stats.total() + direct_switches(cpu),
+            counter::CR3_WRITES => 2 * self.stats.total() + self.direct_switches(cpu),
             counter::FILLS => self.mmu.stats.fills,
             counter::FLUSHES => self.mmu.stats.flushes,
-            counter::DIRECT_SWITCHES => direct_switches(cpu),
+            counter::DIRECT_SWITCHES => self.direct_switches(cpu),
             number => self.stats.count(usize::try_from(number).ok()?)?,
         })
     }
-}
-
-/// Switches that never left the switcher.
-pub(super) fn direct_switches(cpu: &Cpu) -> u64 {
-    cpu.block.direct_to_smod.load(Relaxed) + cpu.block.direct_to_umod.load(Relaxed)
 }
 
 /// The text of guest bytes, without anything that could trouble a terminal.

@@ -10,6 +10,9 @@ use crate::{
 use pv_abi::{addr::Gva, event};
 use shadow_mmu::{Access, Outcome};
 
+/// How often other vCPUs are asked to come out before a fault finds no memory.
+const PATIENCE: u32 = 10_000;
+
 impl Vcpu {
     /// A page fault at `gva` with the hardware's error code.
     #[inline]
@@ -48,10 +51,19 @@ impl Vcpu {
 
     /// Drops shadow pages until some are free.
     pub(super) fn make_room(&mut self) {
-        self.vm.mmu.shrink();
-        self.vm.mmu.reclaim();
-        self.vm.mmu.entering(self.index);
-        self.vm.mmu.reclaim();
+        let mmu = &self.vm.mmu;
+        mmu.shrink();
+        // It holds no table now, and others that make room as well do not wait for it.
+        mmu.idle(self.index);
+        for _ in 0..PATIENCE {
+            mmu.reclaim();
+            if mmu.free_pages() != 0 {
+                break;
+            }
+            // Whoever runs its guest comes out, flushed, and passes a quiescent point.
+            shadow_mmu::TlbOps::flush_all(self.vm.env());
+        }
+        mmu.entering(self.index);
     }
 
     /// Gives a #PF to the guest.

@@ -3,6 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | `run` | the loop: enter, decode the exit, dispatch |
+//! | `switch` | on to a CPU and off again |
+//! | `remote` | what others may do to it: interrupts, flushes, waking |
 //! | `fault` | page faults |
 //! | `inject` | events and interrupts into the guest |
 //! | `syscall` | SYSCALL in either mode, ERETU, the hypercalls of the native ABI |
@@ -15,6 +17,8 @@
 //! | [`apic`] | the virtual local APIC |
 
 pub mod apic;
+#[cfg(target_os = "none")]
+pub mod remote;
 pub mod stop;
 
 #[cfg(target_os = "none")]
@@ -44,14 +48,17 @@ mod run;
 #[cfg(target_os = "none")]
 mod segments;
 #[cfg(target_os = "none")]
+mod smp;
+#[cfg(target_os = "none")]
 mod state;
+#[cfg(target_os = "none")]
+mod switch;
 #[cfg(target_os = "none")]
 mod syscall;
 mod tlb;
 
 #[cfg(target_os = "none")]
-pub use run::run;
-#[cfg(target_os = "none")]
 pub use state::Vcpu;
+pub use stop::Leave;
 #[cfg(all(target_os = "none", feature = "tlb-model"))]
 pub use tlb::flaw;

@@ -15,7 +15,6 @@ use pv_abi::{
     selectors::USER_CS,
 };
 use shadow_mmu::GuestMemory;
-use switcher::tables;
 
 /// Refused: #GP, or an error from the hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +93,13 @@ impl Msrs {
             // Enabled, x2APIC mode, and the boot CPU's flag.
             apic_base: 0xfee0_0c00 | if index == 0 { 0x100 } else { 0 },
         }
+    }
+}
+
+impl Msrs {
+    /// TSC_AUX, which lies in the CPU.
+    pub const fn tsc_aux(&self) -> u64 {
+        self.tsc_aux
     }
 }
 
@@ -269,6 +275,13 @@ impl Vcpu {
         Ok(())
     }
 
+    /// No PVCS is registered any more, and the vCPU is on no CPU.
+    pub(super) fn drop_pvcs(&mut self) {
+        self.vm.window.set_pvcs(self.index, None);
+        shadow_mmu::TlbOps::flush_all(self.vm.env());
+        self.set_pvcs(None);
+    }
+
     /// LINEAR_ADDRESS_RANGE: 0 restores the default; anything else must lie in it.
     fn set_range(&mut self, value: u64) -> Result<(), Refused> {
         let default = msr::DEFAULT_UPPER_SLOTS;
@@ -296,35 +309,27 @@ impl Vcpu {
         }
     }
 
-    /// One vCPU is the only destination there can be: itself, by shorthand or by its id.
+    /// Fixed and lowest priority, which goes to all that are named; vCPUs are started by hypercall, so
+    /// start-up messages reach nobody.
     fn send_ipi(&mut self, icr: u64) -> Result<(), Refused> {
-        let (vector, mode, shorthand) = (icr as u8, icr >> 8 & 7, icr >> 18 & 3);
-        let destination = icr >> 32;
-        let broadcast = 0xffff_ffff;
-        let to_self = match shorthand {
-            0 if icr >> 11 & 1 == 0 => destination == self.index as u64 || destination == broadcast,
-            0 => destination & 1 << self.index != 0 && destination >> 16 == 0,
-            1 | 2 => true,
-            _ => false,
-        };
-        // Fixed and lowest priority; start-up messages have nobody to start.
-        if to_self && matches!(mode, 0 | 1) {
-            self.apic.raise(vector);
+        let (vector, mode) = (icr as u8, icr >> 8 & 7);
+        if matches!(mode, 0 | 1) {
+            self.send_to(destinations(icr, self.index, self.vm.vcpus), vector);
         }
         Ok(())
     }
 
-    /// Puts this vCPU's guest registers into the CPU: after another vCPU ran there.
-    pub(super) fn load_registers(&self, cpu: &Cpu) {
-        self.publish(cpu);
-        if cpu.features.rdtscp {
-            cpu::wrmsr(arch::TSC_AUX, self.msrs.tsc_aux);
+    /// Requests interrupt `vector` of the vCPUs in `mask`, this one included if it is there.
+    pub(super) fn send_to(&mut self, mut mask: u64, vector: u8) {
+        while mask != 0 {
+            let index = mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            if index == self.index {
+                self.apic.raise(vector);
+            } else {
+                self.vm.post(index, vector);
+            }
         }
-        cpu.gdt.set_vcpu_index(self.index as u32);
-        for (slot, descriptor) in self.tls.iter().enumerate() {
-            cpu.gdt.set_tls(slot, *descriptor);
-        }
-        cpu.gdt.set_cpunode(tables::limit_descriptor(self.index as u32));
     }
 
     /// kvmclock: the page at `value` describes the TSC. Bit 0 enables.
@@ -353,6 +358,23 @@ impl Vcpu {
         clock[4..8].copy_from_slice(&((at_zero / 1_000_000_000) as u32).to_le_bytes());
         clock[8..12].copy_from_slice(&((at_zero % 1_000_000_000) as u32).to_le_bytes());
         self.vm.write_physical(Gpa(value), &clock).then_some(()).ok_or(Refused)
+    }
+}
+
+/// The vCPUs that the ICR value `icr` of vCPU `index` names, of `vcpus`: a bit for each.
+fn destinations(icr: u64, index: usize, vcpus: usize) -> u64 {
+    const BROADCAST: u64 = 0xffff_ffff;
+    let all = u64::MAX >> (64 - vcpus);
+    let (own, destination) = (1u64 << index, icr >> 32);
+    match icr >> 18 & 3 {
+        0 if destination == BROADCAST => all,
+        // Physical: an id.
+        0 if icr >> 11 & 1 == 0 => 1u64.checked_shl(destination as u32).unwrap_or(0) & all,
+        // Logical: a cluster of 16, and which of it.
+        0 => (destination & 0xffff).checked_shl(16 * (destination >> 16) as u32).unwrap_or(0) & all,
+        1 => own,
+        2 => all,
+        _ => all & !own,
     }
 }
 

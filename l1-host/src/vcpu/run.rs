@@ -2,78 +2,92 @@
 //! May: unsafe. Context: run-loop.
 #![expect(unsafe_code, reason = "this is where guests are entered")]
 
-use super::{Vcpu, state::Mode, stop::Stop};
+use super::{
+    Vcpu,
+    state::Mode,
+    stop::{Leave, Stop},
+};
 use crate::{
     hw::{cpu, percpu::Cpu},
-    interrupt,
+    interrupt, sched,
     stats::Reason,
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::event;
 use switcher::{Exit, exit, mode};
 
-/// Runs `vcpu` on `cpu` until its VM ends.
-pub fn run(cpu: &Cpu, vcpu: &mut Vcpu) -> Stop {
-    let first_root = vcpu.vm.first_root;
-    let loaded = vcpu.switch_root(first_root, true);
-    vcpu.load_registers(cpu);
-    let stop = match loaded {
-        Ok(()) => vcpu.run_loop(cpu),
-        Err(stop) => stop,
-    };
-    #[cfg(feature = "dirty-check")]
-    let stop = vcpu.end_dirty_check(stop);
-    cpu.block.scrub();
-    stop
-}
-
 impl Vcpu {
-    fn run_loop(&mut self, cpu: &Cpu) -> Stop {
+    /// Runs on `cpu` until something else is to run there.
+    pub fn run(&mut self, cpu: &Cpu) -> Leave {
+        self.load(cpu);
+        let loaded = self.take_first_root().map_or(Ok(()), |root| self.switch_root(root, true));
+        let leave = match loaded {
+            Ok(()) => self.run_loop(cpu),
+            Err(stop) => stop.into(),
+        };
+        #[cfg(feature = "dirty-check")]
+        let leave = self.end_dirty_check(leave);
+        self.unload(cpu);
+        leave
+    }
+
+    fn run_loop(&mut self, cpu: &Cpu) -> Leave {
         loop {
-            if let Err(stop) = self.prepare(cpu) {
-                return stop;
+            if let Err(leave) = self.prepare(cpu) {
+                return leave;
             }
             self.enter(cpu);
             let begin = self.stats.begin(cpu::tsc);
             match self.handle_exit(cpu) {
                 Ok(reason) => self.stats.record(reason, begin, cpu::tsc),
-                Err(stop) => return stop,
+                Err(stop) => return stop.into(),
             }
         }
     }
 
-    /// Everything that may have to happen before the guest goes on.
+    /// Everything that may have to happen before the guest goes on. If it succeeds the guest counts as
+    /// running.
     #[inline]
-    fn prepare(&mut self, cpu: &Cpu) -> Result<(), Stop> {
+    fn prepare(&mut self, cpu: &Cpu) -> Result<(), Leave> {
         if self.apic.needs_attention() {
             self.attend(cpu)?;
         }
         #[cfg(feature = "dirty-check")]
         self.check_dirty_log()?;
-        self.take_flush_requests();
-        if self.cr3_stale {
-            self.refresh_cr3(cpu);
+        loop {
+            self.take_flush_requests();
+            if self.cr3_stale {
+                self.refresh_cr3(cpu);
+            }
+            self.tlb.judge(&self.vm, &self.mmu)?;
+            // Who asks for a flush from here on waits until the guest is left again.
+            self.remote.enter();
+            if !self.has_flush_requests() {
+                return Ok(());
+            }
+            self.remote.leave();
         }
-        self.tlb.judge(&self.vm, &self.mmu)
     }
 
-    /// Timer, waiting, interrupts.
+    /// Timer, waiting, interrupts, and whether it may stay on this CPU.
     #[cold]
-    fn attend(&mut self, cpu: &Cpu) -> Result<(), Stop> {
-        if self.apic.deadline() != self.armed {
-            self.arm_timer(cpu);
+    fn attend(&mut self, cpu: &Cpu) -> Result<(), Leave> {
+        if self.vm.is_ending() {
+            return Err(Leave::Ended);
         }
+        if self.stops {
+            return Err(Leave::Off);
+        }
+        self.poll_sources();
         if self.halted {
-            self.wait(cpu);
+            self.wait(cpu)?;
+        } else if sched::must_yield(cpu) {
+            return Err(Leave::Preempted);
         }
+        sched::arm(cpu, self.apic.deadline());
         self.inject_interrupt(cpu)?;
         self.apic.attended();
         Ok(())
-    }
-
-    fn arm_timer(&mut self, cpu: &Cpu) {
-        self.armed = self.apic.deadline();
-        cpu.clock.arm(cpu.apic, self.armed);
     }
 
     fn refresh_cr3(&mut self, cpu: &Cpu) {
@@ -86,27 +100,38 @@ impl Vcpu {
     }
 
     /// Waits until an interrupt can be delivered.
-    fn wait(&mut self, cpu: &Cpu) {
+    ///
+    /// # Errors
+    /// It is to leave the CPU: another is ready, or the VM ends.
+    fn wait(&mut self, cpu: &Cpu) -> Result<(), Leave> {
         self.vm.mmu.idle(self.index);
-        loop {
+        while self.apic.deliverable().is_none() {
+            if self.vm.is_ending() {
+                return Err(Leave::Ended);
+            }
+            sched::arm(cpu, self.apic.deadline());
+            if !sched::halt(cpu) {
+                return Err(Leave::Waits);
+            }
+            sched::tick(cpu);
             self.poll_sources();
-            if self.apic.deliverable().is_some() {
-                break;
-            }
-            if self.apic.deadline() != self.armed {
-                self.arm_timer(cpu);
-            }
-            cpu::halt();
-            // It may have been the timer, and early.
-            self.armed = None;
         }
         self.vm.mmu.entering(self.index);
         self.halted = false;
+        Ok(())
     }
 
     /// Turns what has happened outside into interrupt requests.
     fn poll_sources(&mut self) {
         self.apic.poll_timer(cpu::tsc());
+        self.remote.take_requests(|vector| self.apic.raise(vector));
+        // Devices interrupt the first vCPU.
+        if self.index == 0 {
+            self.poll_devices();
+        }
+    }
+
+    fn poll_devices(&mut self) {
         if let Some(vector) = self.vm.console.poll() {
             self.apic.raise(vector);
         }
@@ -134,6 +159,7 @@ impl Vcpu {
         // 3. `sysret` is set only where RCX, R11 and RIP were checked (`hypercall`, `eretu`).
         // 4. RFLAGS and selectors were sanitized wherever they were set from guest values.
         unsafe { switcher::enter::enter(cpu.enter, &mut self.context) };
+        self.remote.leave();
         self.unload_debug();
         self.context.sysret = 0;
         self.mode = if cpu.block.mode.load(Relaxed) & mode::SUPERVISOR != 0 {
@@ -165,15 +191,13 @@ impl Vcpu {
             Exit::Exception(vector, error) => self.exception(cpu, vector, error),
             Exit::Interrupt(vector) => {
                 let reason = interrupt::handle(cpu, vector);
-                self.poll_sources();
                 if reason == Reason::Timer {
                     // It has fired: for this deadline, for one that is no more, or early, for it
                     // counts coarser than the TSC and not as far.
-                    self.armed = None;
-                    if self.apic.deadline().is_some() {
-                        self.arm_timer(cpu);
-                    }
+                    sched::timer_fired(cpu);
+                    sched::tick(cpu);
                 }
+                self.apic.ask_for_attention();
                 Ok(reason)
             }
             // The IRET to the guest refused what it was to load: its #GP, #NP or #SS in the context

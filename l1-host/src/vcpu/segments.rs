@@ -56,6 +56,7 @@ impl Vcpu {
     /// LOAD_LDT: copies `entries` descriptors at `gva` into this vCPU's table.
     pub(super) fn load_ldt(&mut self, cpu: &Cpu, gva: Gva, entries: u64) -> u64 {
         if entries == 0 {
+            self.ldt_entries = 0;
             cpu::load_ldt(0);
             return 0;
         }
@@ -81,6 +82,7 @@ impl Vcpu {
                 slot.store(sanitize_ldt(u64::from_le_bytes(*descriptor)), Relaxed);
             }
         }
+        self.ldt_entries = entries;
         cpu.gdt.set_ldt(self.index, entries);
         cpu::load_ldt(tables::LDT_SELECTOR);
         0

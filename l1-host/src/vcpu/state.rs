@@ -4,25 +4,29 @@
 #[cfg(feature = "dirty-check")]
 use super::dirty::DirtyCheck;
 use super::{
-    apic::VirtualApic, debug::DebugRegisters, extension::direct_switches, pvcs::PvcsPage,
-    registers::Msrs, tlb::Tlb,
+    apic::VirtualApic, debug::DebugRegisters, pvcs::PvcsPage, registers::Msrs, remote::Remote,
+    switch::Saved, tlb::Tlb,
 };
 use crate::{
     hw::{percpu::Cpu, physmap::Frame},
+    memory::{self, paging::NoMemory},
     report,
     stats::{ExitStats, Timing},
     vm::{Vm, build::Start},
 };
 use alloc::{sync::Arc, vec::Vec};
-use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use pv_abi::{
-    addr::{Gpa, Gva},
+    addr::{Gfn, Gpa, Gva},
     event::RFLAGS_FORCED,
     ext::{Features, notes},
     selectors::{USER_CS, USER_DS},
 };
 use shadow_mmu::{Access, VcpuMmu, tlb::Cr3Pair};
-use switcher::{Context, mode};
+use switcher::{Context, mode, tables::limit_descriptor};
 
 /// The guest's mode, numbered as in the switcher's mode word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +38,14 @@ pub enum Mode {
     Supervisor = mode::SUPERVISOR,
 }
 
-/// A virtual CPU. Owned by the CPU that runs it.
+/// Numbers that were given to vCPUs.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// A virtual CPU. Owned by the CPU that runs it; while none does, by a run queue or its [`Remote`].
 #[derive(Debug)]
 pub struct Vcpu {
+    /// A number that no other vCPU of any VM ever has.
+    pub(super) id: u64,
     /// Number in its VM.
     pub index: usize,
     /// Its VM.
@@ -57,9 +66,19 @@ pub struct Vcpu {
     inhibitors: u32,
     pub(super) msrs: Msrs,
     pub(super) apic: VirtualApic,
-    /// Deadline the CPU's timer is armed for.
-    pub(super) armed: Option<u64>,
+    /// What others want of it.
+    pub(super) remote: Arc<Remote>,
+    /// What lies in the CPU's registers while it is on one.
+    pub(super) saved: Saved,
     pub(super) halted: bool,
+    /// The guest has stopped this vCPU.
+    pub(super) stops: bool,
+    /// The root table it starts with.
+    first_root: Option<Gfn>,
+    /// The descriptor in the CPU-number slot.
+    pub(super) cpunode: u64,
+    /// Entries of the local descriptor table that is loaded.
+    pub(super) ldt_entries: u64,
     pub(super) tls: [u64; 3],
     /// Copies of the local descriptor table, page by page.
     pub(super) ldt: Vec<pv_abi::addr::Hpa>,
@@ -76,23 +95,16 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// vCPU `index` of `vm`, about to start at `start`.
-    #[must_use]
-    pub fn new(cpu: &Cpu, vm: Arc<Vm>, index: usize, start: Start, timing: Timing) -> Self {
-        let context = Context {
-            rip: start.rip,
-            rsp: start.rsp,
-            rdi: start.rdi,
-            rsi: start.rsi,
-            cs: USER_CS.into(),
-            ss: USER_DS.into(),
-            rflags: RFLAGS_FORCED,
-            ..Context::default()
-        };
+    /// vCPU `index` of `vm`, which is off.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn new(cpu: &Cpu, vm: Arc<Vm>, index: usize, timing: Timing) -> Result<Self, NoMemory> {
         let ring = vm.kind.ring(index).and_then(|gfn| vm.env().page(gfn));
-        Self {
+        Ok(Self {
+            id: NUMBERS.fetch_add(1, Relaxed),
             index,
-            context,
+            context: Context::default(),
             mode: Mode::Supervisor,
             mmu: VcpuMmu::new(index),
             tlb: Tlb::new(cpu),
@@ -104,8 +116,13 @@ impl Vcpu {
             inhibitors: mode::NO_PVCS,
             msrs: Msrs::new(index),
             apic: VirtualApic::new(index as u32),
-            armed: None,
+            remote: vm.remotes()[index].clone(),
+            saved: Saved::new()?,
             halted: false,
+            stops: false,
+            first_root: None,
+            cpunode: limit_descriptor(index as u32),
+            ldt_entries: 0,
             tls: [0; 3],
             ldt: Vec::new(),
             debug: DebugRegisters::default(),
@@ -117,7 +134,60 @@ impl Vcpu {
             #[cfg(feature = "dirty-check")]
             dirty: DirtyCheck::new(&vm),
             vm,
+        })
+    }
+
+    /// Makes it one that starts at `start`, as after a reset. Its counters go on, and so does its note
+    /// ring.
+    pub fn reset(&mut self, start: Start) {
+        self.context = Context {
+            rip: start.rip,
+            rsp: start.rsp,
+            rdi: start.rdi,
+            rsi: start.rsi,
+            cs: USER_CS.into(),
+            ss: USER_DS.into(),
+            rflags: RFLAGS_FORCED,
+            ..Context::default()
+        };
+        self.mode = Mode::Supervisor;
+        self.first_root = Some(start.root);
+        if self.pvcs.is_some() {
+            self.drop_pvcs();
         }
+        self.inhibitors = mode::NO_PVCS;
+        self.msrs = Msrs::new(self.index);
+        self.apic = VirtualApic::new(self.index as u32);
+        self.saved.reset();
+        (self.halted, self.stops) = (false, false);
+        (self.tls, self.ldt_entries) = ([0; 3], 0);
+        self.cpunode = limit_descriptor(self.index as u32);
+        self.debug = DebugRegisters::default();
+        self.last_fault = None;
+        self.cr3_stale = true;
+    }
+
+    /// Its VM has ended.
+    pub fn dismantle(&mut self) {
+        self.vm.mmu.unload_root(&mut self.mmu);
+        for page in self.ldt.drain(..) {
+            memory::give(page.0..page.0 + 4096);
+        }
+    }
+
+    /// The side of it that all CPUs see.
+    pub fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// When its timer fires, as a TSC value.
+    pub const fn deadline(&self) -> Option<u64> {
+        self.apic.deadline()
+    }
+
+    /// The root that it is to load before it first runs.
+    pub(super) fn take_first_root(&mut self) -> Option<Gfn> {
+        self.first_root.take()
     }
 
     /// Its exits.
@@ -126,12 +196,12 @@ impl Vcpu {
     }
 
     /// Everything else that was counted.
-    pub fn counters(&self, cpu: &Cpu) -> Vec<(&'static str, u64)> {
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let mmu = &self.mmu.stats;
         let mut counters = alloc::vec![
             ("exits", self.stats.total()),
             ("events", self.stats.events),
-            ("direct_switches", direct_switches(cpu)),
+            ("direct_switches", self.all_direct_switches()),
             ("fills", mmu.fills),
             ("large_fills", mmu.large_fills),
             ("faults_mapped", mmu.mapped),
@@ -221,21 +291,40 @@ impl Vcpu {
         self.apic.ask_for_attention();
     }
 
+    /// Others have asked for a flush since it last noticed.
+    #[inline]
+    pub(super) fn has_flush_requests(&self) -> bool {
+        self.remote.flushes() != self.flushes_seen
+    }
+
     /// Notices flushes that others asked for.
     #[inline]
     pub(super) fn take_flush_requests(&mut self) {
-        let requests = self.vm.env().flush_requests();
+        let requests = self.remote.flushes();
         if requests != self.flushes_seen {
             self.flushes_seen = requests;
-            self.tlb.flush_requested();
-            self.cr3_stale = true;
+            self.flush_as_requested();
         }
+    }
+
+    #[inline(never)]
+    fn flush_as_requested(&mut self) {
+        let (all, addresses) = self.remote.take_flushes();
+        if all {
+            self.flush_everything();
+        } else {
+            for gva in addresses {
+                self.invlpg(gva);
+            }
+        }
+        self.tlb.flush_requested();
+        self.cr3_stale = true;
     }
 
     /// Forgets them, as a flaw.
     #[cfg(feature = "dirty-check")]
     pub(super) fn forget_flush_requests(&mut self) {
-        self.flushes_seen = self.vm.env().flush_requests();
+        self.flushes_seen = self.remote.flushes();
     }
 
     /// Drains the note ring (rule N1). Nothing else may look at the guest's tables before.

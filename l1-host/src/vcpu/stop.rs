@@ -5,6 +5,27 @@ use alloc::string::String;
 use core::fmt;
 use pv_abi::bundle::exit;
 
+/// Why a vCPU leaves the CPU it was on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// Its slice is over, and another waits.
+    Preempted,
+    /// It waits for an interrupt, and another is ready.
+    Waits,
+    /// It has stopped itself.
+    Off,
+    /// It ends its VM.
+    Stopped(Stop),
+    /// Its VM has ended.
+    Ended,
+}
+
+impl From<Stop> for Leave {
+    fn from(stop: Stop) -> Self {
+        Self::Stopped(stop)
+    }
+}
+
 /// The end of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {

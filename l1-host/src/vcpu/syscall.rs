@@ -177,8 +177,7 @@ impl Vcpu {
                 (self.read_msr(cpu, first as u32).unwrap_or(0), Reason::HypercallMsr)
             }
             hypercall::TLB_FLUSH => {
-                self.tlb.asked(Request::All);
-                self.flush_all();
+                self.flush_everything();
                 (0, Reason::Flush)
             }
             hypercall::TLB_FLUSH_CURRENT if planted(Flaw::FlushForgotten) => (0, Reason::Flush),
@@ -273,6 +272,12 @@ impl Vcpu {
             Err(RootError::NotRam) if self.mmu.roots().is_some() => Ok(Retried::Ignored),
             Err(_) => Err(Stop::TripleFault("no page table could be loaded")),
         }
+    }
+
+    /// The guest asked for a flush of everything.
+    pub(super) fn flush_everything(&mut self) {
+        self.tlb.asked(Request::All);
+        self.flush_all();
     }
 
     /// Flushes every translation of this vCPU.

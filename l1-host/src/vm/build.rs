@@ -75,6 +75,8 @@ pub struct Start {
     pub rdi: u64,
     /// Second argument.
     pub rsi: u64,
+    /// Root table.
+    pub root: Gfn,
 }
 
 /// What building needs beside the description.
@@ -83,7 +85,7 @@ pub struct Context<'a> {
     /// The bundle file.
     pub file: &'a [u8],
     /// The shared half of the switcher window.
-    pub window: &'a Tree,
+    pub window: Tree,
     /// The clocks' rates.
     pub clock: Clock,
     /// Seconds since 1970 at `wall_tsc`.
@@ -182,7 +184,6 @@ fn stock(
         frames.end,
         Some(window),
         Some(Gfn(frames.bitmap)),
-        Gfn(frames.empty_root),
     )?;
     let area = ext::window::VCPU_AREA;
     let start = Start {
@@ -190,6 +191,7 @@ fn stock(
         rsp: area + ext::window::area::STACK_TOP,
         rdi: ext::window::BOOT,
         rsi: 0,
+        root: Gfn(frames.empty_root),
     };
     Ok((vm, start))
 }
@@ -228,23 +230,14 @@ fn native(
     };
     copy(&ram, NativeBoot::GPA.0, boot.as_bytes());
     identity_tables(&ram, guest.memory);
-    let root = NativeBoot::TABLES.gfn();
-    let vm = finish(
-        guest,
-        context,
-        Kind::Native,
-        ram,
-        ram_pages.next_multiple_of(BLOCK),
-        None,
-        None,
-        root,
-    )?;
+    let frames = ram_pages.next_multiple_of(BLOCK);
+    let vm = finish(guest, context, Kind::Native, ram, frames, None, None)?;
     let rdi = u64::from(planted(Flaw::StartRegister));
-    Ok((vm, Start { rip: image.entry, rsp: 0, rdi, rsi: NativeBoot::GPA.0 }))
+    let root = NativeBoot::TABLES.gfn();
+    Ok((vm, Start { rip: image.entry, rsp: 0, rdi, rsi: NativeBoot::GPA.0, root }))
 }
 
 /// The MMU, the switcher window and the object around them.
-#[expect(clippy::too_many_arguments, reason = "the two kinds of guest meet here")]
 fn finish(
     guest: &Guest,
     context: &Context<'_>,
@@ -253,7 +246,6 @@ fn finish(
     frames: u64,
     vm_window: Option<VmWindow>,
     bitmap: Option<Gfn>,
-    first_root: Gfn,
 ) -> Result<Arc<Vm>, Error> {
     let vcpus = guest.vcpus as usize;
     let pages = pool_pages(frames);
@@ -265,7 +257,7 @@ fn finish(
     let pool = memory::take_pages(pages.into(), 4096).ok_or_else(|| no_memory(pool_bytes))?;
     physmap::zero(pool, pool_bytes);
 
-    let switcher_window = SwitcherWindow::new(context.window, vcpus)?;
+    let switcher_window = SwitcherWindow::new(&context.window, vcpus)?;
     let mut fixed: Vec<_> = vm_window.iter().flat_map(VmWindow::entries).collect();
     fixed.push((switcher::layout::SLOT, switcher_window.entry(), true));
     let default =
@@ -279,9 +271,9 @@ fn finish(
         reserved_slots: 256..272,
         largest: context.largest_page,
     };
-    let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap), config, vcpus);
+    let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap, vcpus), config, vcpus);
     let name = guest.name.clone();
-    Ok(Arc::new(Vm::new(name, kind, vcpus, mmu, switcher_window, vm_window, first_root)))
+    Ok(Arc::new(Vm::new(name, kind, vcpus, mmu, switcher_window, vm_window)))
 }
 
 fn no_memory(asked: u64) -> Error {

@@ -5,11 +5,12 @@ use super::{
     dirty_flaw::{Flaw, planted},
     ram::GuestRam,
 };
-use crate::hw::physmap::{Frame, frame, table};
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering::{AcqRel, Acquire},
+use crate::{
+    hw::physmap::{Frame, frame, table},
+    vcpu::remote::{Remote, shoot_down},
 };
+use alloc::{boxed::Box, sync::Arc};
+use core::sync::atomic::{AtomicU64, Ordering::AcqRel};
 use pv_abi::{
     PAGE_SIZE,
     addr::{Gfn, Gpa, Hpa},
@@ -28,15 +29,29 @@ pub struct VmEnv {
     pool_pages: u32,
     /// First guest frame of the table bitmap, if the guest is shown one.
     bitmap: Option<Gfn>,
-    /// Counts requests to flush everything; a vCPU that has seen fewer flushes as it enters.
-    flushes: AtomicU64,
+    /// What all CPUs see of the vCPUs.
+    pub remotes: Box<[Arc<Remote>]>,
 }
 
 impl VmEnv {
-    /// An environment over `ram` with `pool_pages` zeroed frames at `pool` for tables.
+    /// An environment over `ram` with `pool_pages` zeroed frames at `pool` for tables, and of `vcpus`
+    /// vCPUs.
     #[must_use]
-    pub fn new(ram: GuestRam, pool: Hpa, pool_pages: u32, bitmap: Option<Gfn>) -> Self {
-        Self { ram, pool, pool_pages, bitmap, flushes: AtomicU64::new(0) }
+    pub fn new(
+        ram: GuestRam,
+        pool: Hpa,
+        pool_pages: u32,
+        bitmap: Option<Gfn>,
+        vcpus: usize,
+    ) -> Self {
+        let remotes = (0..vcpus).map(|_| Arc::default()).collect();
+        Self { ram, pool, pool_pages, bitmap, remotes }
+    }
+
+    /// Where the tables lie.
+    #[must_use]
+    pub const fn pool(&self) -> (Hpa, u32) {
+        (self.pool, self.pool_pages)
     }
 
     /// The page of guest memory at `gfn`.
@@ -44,13 +59,6 @@ impl VmEnv {
     #[must_use]
     pub fn page(&self, gfn: Gfn) -> Option<&'static Frame> {
         self.ram.host_frame(gfn).map(frame)
-    }
-
-    /// How often everything was to be flushed.
-    #[inline]
-    #[must_use]
-    pub fn flush_requests(&self) -> u64 {
-        self.flushes.load(Acquire)
     }
 
     #[inline]
@@ -126,6 +134,9 @@ impl TablePool for VmEnv {
 
 impl TlbOps for VmEnv {
     fn flush_all(&self) {
-        self.flushes.fetch_add(1, AcqRel);
+        for remote in &self.remotes {
+            remote.flush_translations();
+        }
+        shoot_down(self.remotes.iter().map(|remote| &**remote));
     }
 }

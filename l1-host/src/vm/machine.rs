@@ -2,11 +2,13 @@
 //! May: nothing. Context: any.
 
 use super::{
-    console::Console, env::VmEnv, owner::Owners, vm_window::VmWindow, window::SwitcherWindow,
+    console::Console, env::VmEnv, lifecycle::End, owner::Owners, vm_window::VmWindow,
+    window::SwitcherWindow,
 };
 use crate::{
     abi_flaw::{Flaw, planted},
     dev::bus::{Bus, NativeBus},
+    vcpu::remote::Remote,
 };
 use alloc::{string::String, sync::Arc};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -16,6 +18,9 @@ use pv_abi::{
 };
 use shadow_mmu::Mmu;
 use spin::Mutex;
+
+/// The weight of a guest that says nothing of it.
+const DEFAULT_WEIGHT: u32 = 100;
 
 /// What kind of guest runs in a VM.
 #[derive(Clone, Copy, Debug)]
@@ -37,15 +42,22 @@ impl Kind {
     }
 }
 
+/// Numbers that were given to VMs.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
 /// A virtual machine: what its vCPUs share.
 #[derive(Debug)]
 pub struct Vm {
+    /// A number that no other VM ever has.
+    pub id: u64,
     /// The name the user gave it.
     pub name: String,
     /// What runs in it.
     pub kind: Kind,
     /// Its vCPUs' number.
     pub vcpus: usize,
+    /// Its share of the processors, 100 for an ordinary one.
+    pub weight: u32,
     /// Its memory and page tables.
     pub mmu: Mmu<VmEnv>,
     /// Its half of the switcher window.
@@ -58,8 +70,7 @@ pub struct Vm {
     pub owners: Owners,
     /// Its devices.
     pub bus: Mutex<Bus>,
-    /// The root table its vCPUs start with.
-    pub first_root: Gfn,
+    pub(super) end: End,
     features: AtomicU32,
     /// Text whose supervisor SYSCALLs are hypercalls under SYSCALL_REFLECTION.
     reflect: [AtomicU64; 2],
@@ -75,7 +86,6 @@ impl Vm {
         mmu: Mmu<VmEnv>,
         window: SwitcherWindow,
         vm_window: Option<VmWindow>,
-        first_root: Gfn,
     ) -> Self {
         let owners = Owners::new(mmu.env().ram.end());
         let features = match kind {
@@ -83,9 +93,11 @@ impl Vm {
             Kind::Native => Features::empty(),
         };
         Self {
+            id: NUMBERS.fetch_add(1, Relaxed),
             name,
             kind,
             vcpus,
+            weight: DEFAULT_WEIGHT,
             mmu,
             window,
             vm_window,
@@ -95,10 +107,15 @@ impl Vm {
                 Kind::Stock(_) => Bus::Empty,
                 Kind::Native => Bus::Native(NativeBus::default()),
             }),
-            first_root,
+            end: End::default(),
             features: AtomicU32::new(features.bits()),
             reflect: [AtomicU64::new(0), AtomicU64::new(0)],
         }
+    }
+
+    /// What all CPUs see of its vCPUs.
+    pub fn remotes(&self) -> &[Arc<Remote>] {
+        &self.env().remotes
     }
 
     /// Its memory.

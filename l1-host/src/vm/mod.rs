@@ -13,6 +13,8 @@ pub mod dirty_flaw;
 #[cfg(target_os = "none")]
 pub mod env;
 #[cfg(target_os = "none")]
+mod lifecycle;
+#[cfg(target_os = "none")]
 mod machine;
 #[cfg(target_os = "none")]
 pub mod roots;

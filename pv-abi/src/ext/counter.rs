@@ -55,11 +55,13 @@ pub enum Reason {
     Halt,
     /// CPUID itself, where it traps.
     Cpuid,
+    /// Another CPU's interrupt: a flush, an interrupt request or a guest's end waits for this one.
+    Kick,
 }
 
 impl Reason {
     /// All, in the order of their numbers, each with the name that statistics use.
-    pub const ALL: [(Self, &str); 24] = [
+    pub const ALL: [(Self, &str); 25] = [
         (Self::PageFaultFilled, "page_fault_filled"),
         (Self::PageFaultReflected, "page_fault_reflected"),
         (Self::Mmio, "mmio"),
@@ -84,6 +86,7 @@ impl Reason {
         (Self::HypercallMsr, "hypercall_msr"),
         (Self::Halt, "halt"),
         (Self::Cpuid, "cpuid"),
+        (Self::Kick, "kick"),
     ];
 
     /// The counter of this reason.

@@ -1,0 +1,93 @@
+//! Starts the other processors: INIT, STARTUP, and the way of `pvh.S` into Rust.
+//! May: unsafe. Context: boot.
+#![expect(unsafe_code, reason = "code that is copied, and what assembly reads")]
+
+use super::cpus;
+use crate::hw::{cpu, percpu::Cpu, physmap};
+use core::{
+    ops::Range,
+    slice,
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Release},
+    },
+};
+use pv_abi::addr::Hpa;
+
+unsafe extern "C" {
+    static ap_trampoline: u8;
+    static ap_trampoline_end: u8;
+}
+
+/// Where a processor starts: a page below 1 MiB that firmware leaves alone.
+const TRAMPOLINE: u64 = 0x8000;
+
+/// Root of the processor that is being started, for `pvh.S`.
+#[unsafe(no_mangle)]
+static ap_root: AtomicU64 = AtomicU64::new(0);
+/// Its stack.
+#[unsafe(no_mangle)]
+static ap_stack: AtomicU64 = AtomicU64::new(0);
+/// Its number.
+static INDEX: AtomicU64 = AtomicU64::new(0);
+/// The TSC when it was started: it must not have one that is behind.
+static STARTED: AtomicU64 = AtomicU64::new(0);
+
+/// Milliseconds that a processor has to come up.
+const PATIENCE: u64 = 1000;
+
+/// True if the trampoline's page is RAM.
+#[must_use]
+pub fn can_start<'a>(mut usable: impl Iterator<Item = &'a Range<u64>>) -> bool {
+    usable.any(|range| range.start <= TRAMPOLINE && TRAMPOLINE + 0x1000 <= range.end)
+}
+
+/// Puts the trampoline where processors start.
+pub fn prepare() {
+    // SAFETY: the two labels of `pvh.S` enclose the trampoline, in the start-up image, which the
+    // direct map shows as it does all RAM below 4 GiB.
+    let code = unsafe {
+        let start = &raw const ap_trampoline as u64;
+        let len = &raw const ap_trampoline_end as u64 - start;
+        slice::from_raw_parts((physmap::DIRECT_MAP + start) as *const u8, len as usize)
+    };
+    physmap::write(Hpa(TRAMPOLINE), code);
+}
+
+/// Starts the processor with APIC id `id` as CPU `index`, by `boot`; false if it does not come up.
+#[must_use]
+pub fn start(boot: &Cpu, index: usize, id: u32, root: Hpa, stack: u64) -> bool {
+    let millisecond = boot.clock.tsc_hz / 1000;
+    ap_root.store(root.0, Release);
+    ap_stack.store(stack, Release);
+    INDEX.store(index as u64, Release);
+    STARTED.store(cpu::tsc(), Release);
+    boot.apic.send_init(id);
+    wait(10 * millisecond, || false);
+    for _ in 0..2 {
+        boot.apic.send_startup(id, (TRAMPOLINE >> 12) as u8);
+        if wait(millisecond, || super::cpu(index).is_some()) {
+            return true;
+        }
+    }
+    wait(PATIENCE * millisecond, || super::cpu(index).is_some())
+}
+
+/// Waits for `done`, `ticks` at most.
+fn wait(ticks: u64, done: impl Fn() -> bool) -> bool {
+    let start = cpu::tsc();
+    while cpu::tsc().wrapping_sub(start) < ticks {
+        if done() {
+            return true;
+        }
+        core::hint::spin_loop();
+    }
+    done()
+}
+
+/// Called by `pvh.S` on the processor that was started, on its own root and stack.
+#[unsafe(no_mangle)]
+extern "C" fn l1_ap_main() -> ! {
+    let in_step = cpu::tsc() >= STARTED.load(Acquire);
+    cpus::other(INDEX.load(Acquire) as usize, in_step)
+}

@@ -1,0 +1,191 @@
+//! Makes CPUs fit for guests: the first one, and those that it starts.
+//! May: alloc, take-frame. Context: boot.
+
+use super::{acpi::Processors, ap, pvh};
+use crate::{
+    hw::{
+        apic::{self, LocalApic},
+        clock::Clock,
+        features::Features,
+        percpu::{self, AreaFrames, Cpu},
+        physmap::{DIRECT_MAP, STACKS},
+        xstate,
+    },
+    interrupt, log,
+    memory::{
+        self,
+        paging::{
+            self, NoMemory, Tree,
+            bits::{D, NX, W},
+        },
+    },
+    sched,
+};
+use alloc::vec::Vec;
+use core::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Release},
+};
+use pv_abi::addr::Hpa;
+use spin::Once;
+use switcher::layout::{self, MAX_CPUS, area};
+
+/// The CPUs that are up.
+static CPUS: [Once<Cpu>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+/// How many.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// What those that are started later need.
+static SEATS: Once<Vec<Seat>> = Once::new();
+
+/// Pages of each stack that an IST vector goes on with.
+const IST_PAGES: u64 = 16;
+/// Pages of the stack of each CPU but the first.
+const STACK_PAGES: u64 = 32;
+/// Bytes from one such stack to the next: what is between them stays unmapped.
+const STACK_STRIDE: u64 = 0x4_0000;
+
+/// What a CPU is given before it starts.
+#[derive(Debug)]
+struct Seat {
+    frames: AreaFrames,
+    /// L1's root as this CPU has it: all the same but for the VM's half of the switcher window.
+    root: Tree,
+    window: Tree,
+}
+
+/// CPU `index`, if it is up.
+#[must_use]
+pub fn cpu(index: usize) -> Option<&'static Cpu> {
+    CPUS.get(index)?.get()
+}
+
+/// CPUs that are up.
+#[must_use]
+pub fn count() -> usize {
+    COUNT.load(Acquire)
+}
+
+/// Builds L1's tables, switches to them, and makes the boot CPU fit for guests.
+///
+/// # Errors
+/// [`NoMemory`].
+pub fn first(
+    info: &pvh::BootInfo,
+    features: &Features,
+    processors: &Processors,
+) -> Result<&'static Cpu, NoMemory> {
+    let devices = [LocalApic::physical_base(), apic::IO_APIC];
+    // The low megabyte stays readable: firmware tables are there.
+    let ram = core::iter::once(0..0x10_0000)
+        .chain(info.usable.iter().cloned())
+        .chain(info.module.iter().cloned());
+    let root = paging::build_root(&info.layout, ram, &devices, features)?;
+    let mut areas = Vec::new();
+    for index in 0..processors.len().max(1) {
+        areas.push(area_frames()?);
+        if index > 0 {
+            let base = STACKS + index as u64 * STACK_STRIDE;
+            for page in 0..STACK_PAGES {
+                let frame = memory::take_zeroed().ok_or(NoMemory)?;
+                root.map(base + page * 4096, frame, 1, W | D | NX)?;
+            }
+        }
+    }
+    let shared = paging::build_window(&areas, &info.layout)?;
+    let seats = areas.into_iter().map(|frames| seat(frames, &root, &shared));
+    let seats = SEATS.try_call_once(|| seats.collect())?;
+    pvh::activate(&seats[0].root);
+    let cpu = bring_up(0, &seats[0], features, None)?;
+    log!(
+        "clock: TSC {} kHz, {:?}, xcr0 {:#x}",
+        cpu.clock.tsc_hz / 1000,
+        cpu.apic,
+        xstate::enabled()
+    );
+    Ok(cpu)
+}
+
+fn area_frames() -> Result<AreaFrames, NoMemory> {
+    let mut frames: AreaFrames = [Hpa(0); area::OWN_PAGES.len()];
+    for frame in &mut frames {
+        *frame = memory::take_zeroed().ok_or(NoMemory)?;
+    }
+    Ok(frames)
+}
+
+fn seat(frames: AreaFrames, root: &Tree, shared: &Tree) -> Result<Seat, NoMemory> {
+    let (root, window) = (root.fork()?, shared.fork()?);
+    root.link(layout::BASE, &window);
+    Ok(Seat { frames, root, window })
+}
+
+/// Starts the processors that are not `boot`; those that do not come up are told of.
+pub fn start_others(boot: &Cpu, processors: &Processors) {
+    if processors.len() < 2 {
+        return;
+    }
+    ap::prepare();
+    let seats = SEATS.get().expect("the first CPU has made them");
+    let own = boot.apic.id();
+    for &id in processors.iter().filter(|&&id| id != own) {
+        let index = count();
+        let stack = STACKS + index as u64 * STACK_STRIDE + STACK_PAGES * 4096;
+        if !ap::start(boot, index, id, seats[index].root.table, stack) {
+            log!("the processor with APIC id {id} does not start: L1 goes on without it");
+        }
+    }
+    log!("{} CPUs", count());
+}
+
+/// A processor that was started, as CPU `index`: `in_step` if its TSC is not behind.
+pub fn other(index: usize, in_step: bool) -> ! {
+    let (Some(boot), Some(seats)) = (cpu(0), SEATS.get()) else {
+        panic!("CPU {index} was started before the first one was up")
+    };
+    match bring_up(index, &seats[index], &boot.features, Some(boot.clock)) {
+        Ok(cpu) => {
+            if !in_step {
+                log!("cpu {index}: its TSC is behind: clocks of guests may go backwards");
+            }
+            sched::run(cpu)
+        }
+        Err(NoMemory) => panic!("no memory for the stacks of CPU {index}"),
+    }
+}
+
+/// Makes this CPU fit for guests. The first one measures its `clock`.
+fn bring_up(
+    index: usize,
+    seat: &Seat,
+    features: &Features,
+    clock: Option<Clock>,
+) -> Result<&'static Cpu, NoMemory> {
+    let mut stacks = [0; 4];
+    for stack in &mut stacks {
+        let base = memory::take_pages(IST_PAGES, 4096).ok_or(NoMemory)?;
+        *stack = DIRECT_MAP + base.0 + IST_PAGES * 4096;
+    }
+    let (block, gdt) =
+        percpu::prepare(index, &seat.frames, seat.root.table, interrupt::l1_trap, stacks);
+    let bases = pvh::load_cpu(index, features);
+    xstate::init(features);
+    let apic = LocalApic::enable(features);
+    let clock = clock.unwrap_or_else(|| Clock::calibrate(apic, features));
+    clock.adopt(apic);
+    let cpu = CPUS[index].call_once(|| Cpu {
+        index,
+        features: *features,
+        bases,
+        block,
+        gdt,
+        enter: pvh::enter(index),
+        apic,
+        apic_id: apic.id(),
+        clock,
+        window: seat.window,
+        last_vm: AtomicU64::new(0),
+        last_vcpu: AtomicU64::new(0),
+    });
+    COUNT.fetch_max(index + 1, Release);
+    Ok(cpu)
+}

@@ -1,0 +1,201 @@
+//! The loop of a CPU, and what it keeps for itself.
+//! May: nothing. Context: irq-off.
+
+use super::{queue::Queues, timers::Timers};
+use crate::{
+    boot::{self, cpus},
+    guests,
+    hw::{apic::vector, cpu, percpu::Cpu},
+    vcpu::{Leave, Vcpu},
+    vm::Vm,
+};
+use alloc::{
+    boxed::Box,
+    sync::{Arc, Weak},
+};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use spin::Mutex;
+use switcher::layout::MAX_CPUS;
+
+/// vCPUs that are ready.
+static QUEUES: Queues<Box<Vcpu>> = Queues::new();
+/// What each CPU keeps for itself.
+static LOCALS: [Local; MAX_CPUS] = [const { Local::new() }; MAX_CPUS];
+
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+/// A slice of a guest with weight 100: so many parts of a second.
+const SLICES: u64 = 200;
+/// By how much a parked vCPU's deadline may be missed so that several share an interrupt: so many
+/// parts of a second.
+const SLACK: u64 = 20_000;
+
+/// A parked vCPU: its VM and its number.
+type Sleeper = (Weak<Vm>, usize);
+
+#[derive(Debug)]
+struct Local {
+    /// When the timer fires.
+    armed: AtomicU64,
+    /// When the slice of what runs ends.
+    slice_end: AtomicU64,
+    /// The next deadline of a parked vCPU, slack included.
+    parked: AtomicU64,
+    sleepers: Mutex<Timers<Sleeper>>,
+}
+
+impl Local {
+    const fn new() -> Self {
+        Self {
+            armed: AtomicU64::new(NEVER),
+            slice_end: AtomicU64::new(0),
+            parked: AtomicU64::new(NEVER),
+            sleepers: Mutex::new(Timers::new()),
+        }
+    }
+}
+
+/// Runs what is ready, for ever.
+pub fn run(cpu: &'static Cpu) -> ! {
+    loop {
+        match QUEUES.pop(cpu.index) {
+            Some(vcpu) => run_one(cpu, vcpu),
+            None => {
+                arm(cpu, None);
+                halt(cpu);
+                tick(cpu);
+            }
+        }
+    }
+}
+
+/// Halts until an interrupt has come; false, and at once, if something is ready to run.
+pub fn halt(cpu: &Cpu) -> bool {
+    let idle = QUEUES.begin_idle(cpu.index);
+    if idle {
+        cpu::halt();
+        QUEUES.end_idle(cpu.index);
+        // It may have been the timer.
+        timer_fired(cpu);
+    }
+    idle
+}
+
+fn run_one(cpu: &'static Cpu, mut vcpu: Box<Vcpu>) {
+    let local = &LOCALS[cpu.index];
+    let slice = cpu.clock.tsc_hz / SLICES * u64::from(vcpu.vm.weight) / 100;
+    local.slice_end.store(cpu::tsc().saturating_add(slice), Relaxed);
+    let leave = vcpu.run(cpu);
+    match leave {
+        Leave::Preempted => {
+            vcpu.remote().queued();
+            QUEUES.push(cpu.index, vcpu);
+        }
+        Leave::Waits => park(cpu, vcpu),
+        Leave::Off => vcpu.vm.clone().switched_off(vcpu),
+        Leave::Stopped(stop) => {
+            let vm = vcpu.vm.clone();
+            vm.end(stop, vcpu.index);
+            retire(vcpu);
+        }
+        Leave::Ended => retire(vcpu),
+    }
+}
+
+/// Nobody owns the vCPU until something wakes it.
+fn park(cpu: &Cpu, vcpu: Box<Vcpu>) {
+    let (vm, index) = (vcpu.vm.clone(), vcpu.index);
+    if let Some(deadline) = vcpu.deadline() {
+        let local = &LOCALS[cpu.index];
+        let mut sleepers = local.sleepers.lock();
+        sleepers.add(deadline, (Arc::downgrade(&vm), index));
+        local.parked.store(next(cpu, &sleepers), Relaxed);
+    }
+    if let Some(ready) = vm.park(vcpu) {
+        wake(ready);
+    }
+}
+
+fn next(cpu: &Cpu, sleepers: &Timers<Sleeper>) -> u64 {
+    sleepers.next().map_or(NEVER, |deadline| deadline.saturating_add(cpu.clock.tsc_hz / SLACK))
+}
+
+/// A vCPU of a guest that has ended.
+pub fn retire(vcpu: Box<Vcpu>) {
+    let vm = vcpu.vm.clone();
+    if vm.retire(vcpu) {
+        guests::ended(&vm);
+    }
+}
+
+/// Queues a vCPU that is ready, where it ran before or where nothing runs.
+pub fn wake(vcpu: Box<Vcpu>) {
+    vcpu.remote().queued();
+    let cpu = QUEUES.place(vcpu.remote().last_cpu());
+    QUEUES.push(cpu, vcpu);
+    // An idle CPU begins, a busy one starts to count the slice of what it runs.
+    kick(cpu);
+}
+
+/// Has CPU `index` look at its queue and its vCPU.
+pub fn kick(index: usize) {
+    if let (Some(own), Some(other)) = (boot::cpu(0), cpus::cpu(index)) {
+        own.apic.send(other.apic_id, vector::KICK);
+    }
+}
+
+/// Another vCPU waits for this very CPU.
+#[inline]
+pub fn is_wanted(cpu: &Cpu) -> bool {
+    QUEUES.is_wanted(cpu.index)
+}
+
+/// What runs on `cpu` has had its slice, and another waits.
+pub fn must_yield(cpu: &Cpu) -> bool {
+    is_wanted(cpu) && cpu::tsc() >= LOCALS[cpu.index].slice_end.load(Relaxed)
+}
+
+/// What runs on `cpu` leaves the rest of its slice to others.
+pub fn give_up_slice(cpu: &Cpu) {
+    LOCALS[cpu.index].slice_end.store(0, Relaxed);
+}
+
+/// The timer has fired.
+pub fn timer_fired(cpu: &Cpu) {
+    LOCALS[cpu.index].armed.store(NEVER, Relaxed);
+}
+
+/// Wakes the parked vCPUs whose time has come.
+pub fn tick(cpu: &Cpu) {
+    let local = &LOCALS[cpu.index];
+    let now = cpu::tsc();
+    if now < local.parked.load(Acquire) {
+        return;
+    }
+    let due = {
+        let mut sleepers = local.sleepers.lock();
+        let due = sleepers.take_due(now);
+        local.parked.store(next(cpu, &sleepers), Release);
+        due
+    };
+    for (vm, index) in due {
+        if let Some(vm) = vm.upgrade() {
+            vm.wake_if_due(index, now);
+        }
+    }
+}
+
+/// Arms the timer for whatever comes first: `deadline` of the vCPU that runs, the end of its slice if
+/// another waits, or the deadline of a parked one.
+pub fn arm(cpu: &Cpu, deadline: Option<u64>) {
+    let local = &LOCALS[cpu.index];
+    let slice = if is_wanted(cpu) { local.slice_end.load(Relaxed) } else { NEVER };
+    let first = deadline.unwrap_or(NEVER).min(slice).min(local.parked.load(Relaxed));
+    if local.armed.load(Relaxed) != first {
+        local.armed.store(first, Relaxed);
+        cpu.clock.arm(cpu.apic, (first != NEVER).then_some(first));
+    }
+}

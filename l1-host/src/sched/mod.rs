@@ -1,0 +1,17 @@
+//! Runs vCPUs on CPUs: queues with time slices, waking, idling.
+//! May: nothing. Context: irq-off.
+//!
+//! A vCPU that runs has its CPU until its slice is over and another waits, or until it waits itself
+//! and another is ready. One that waits while nothing else is ready stays where it is, registers and
+//! all, and the CPU halts under it.
+
+pub mod queue;
+pub mod timers;
+
+#[cfg(target_os = "none")]
+mod cpu;
+
+#[cfg(target_os = "none")]
+pub use cpu::{
+    arm, give_up_slice, halt, is_wanted, kick, must_yield, retire, run, tick, timer_fired, wake,
+};

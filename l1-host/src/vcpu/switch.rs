@@ -1,0 +1,126 @@
+//! Brings a vCPU onto a CPU and takes it off again: everything of it that stays in the CPU's registers
+//! while L1 runs.
+//! May: msr. Context: irq-off.
+//!
+//! L1 uses none of these registers, so exits neither save nor restore them.
+
+use super::Vcpu;
+use crate::{
+    hw::{
+        cpu::{self, Selectors},
+        percpu::Cpu,
+        xstate,
+    },
+    memory::paging::NoMemory,
+};
+use core::sync::atomic::Ordering::Relaxed;
+use pv_abi::msr::arch;
+use switcher::tables;
+
+/// What a vCPU that is on no CPU would have in its registers.
+#[derive(Debug)]
+pub struct Saved {
+    xstate: xstate::Area,
+    selectors: Selectors,
+    fs_base: u64,
+    gs_base: u64,
+    /// Direct switches while it was on a CPU.
+    direct: u64,
+    /// The CPU's counter of them when it came there.
+    direct_at_load: u64,
+}
+
+impl Saved {
+    /// As after reset.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn new() -> Result<Self, NoMemory> {
+        Ok(Self {
+            xstate: xstate::Area::new()?,
+            selectors: Selectors::default(),
+            fs_base: 0,
+            gs_base: 0,
+            direct: 0,
+            direct_at_load: 0,
+        })
+    }
+
+    /// Back to what it was at first; counters go on.
+    pub fn reset(&mut self) {
+        self.xstate.reset();
+        self.selectors = Selectors::default();
+        (self.fs_base, self.gs_base) = (0, 0);
+    }
+}
+
+impl Vcpu {
+    /// Brings it onto `cpu`.
+    pub(super) fn load(&mut self, cpu: &Cpu) {
+        self.remote.arrive(cpu.index);
+        if cpu.last_vm.swap(self.vm.id, Relaxed) != self.vm.id {
+            cpu.block.scrub();
+            self.vm.window.show_in(&cpu.window);
+        }
+        if cpu.last_vcpu.swap(self.id, Relaxed) != self.id {
+            // Tags are this vCPU's own numbers: another's translations may be under them here, and
+            // its own of long ago.
+            self.tlb.flush_requested();
+        }
+        self.load_registers(cpu);
+        self.saved.xstate.restore();
+        cpu::load_selectors(&self.saved.selectors);
+        cpu.bases.set_fs(self.saved.fs_base);
+        cpu.bases.set_gs(self.saved.gs_base);
+        self.saved.direct_at_load = direct_switches(cpu);
+        self.cr3_stale = true;
+        // Whatever was left for it meanwhile.
+        self.apic.ask_for_attention();
+        self.vm.mmu.entering(self.index);
+    }
+
+    /// Takes it off `cpu`.
+    pub(super) fn unload(&mut self, cpu: &Cpu) {
+        self.vm.mmu.idle(self.index);
+        self.saved.selectors = cpu::selectors();
+        self.saved.fs_base = cpu.bases.fs();
+        self.saved.gs_base = cpu.bases.gs();
+        self.saved.xstate.save();
+        self.saved.direct = self.direct_switches(cpu);
+        cpu::clear_data_selectors();
+        cpu::load_ldt(0);
+    }
+
+    /// Puts its guest registers into the CPU: after another vCPU ran there.
+    fn load_registers(&self, cpu: &Cpu) {
+        self.publish(cpu);
+        if cpu.features.rdtscp {
+            cpu::wrmsr(arch::TSC_AUX, self.msrs.tsc_aux());
+        }
+        cpu.gdt.set_vcpu_index(self.index as u32);
+        for (slot, descriptor) in self.tls.iter().enumerate() {
+            cpu.gdt.set_tls(slot, *descriptor);
+        }
+        cpu.gdt.set_cpunode(self.cpunode);
+        if self.ldt_entries == 0 {
+            cpu::load_ldt(0);
+        } else {
+            cpu.gdt.set_ldt(self.index, self.ldt_entries);
+            cpu::load_ldt(tables::LDT_SELECTOR);
+        }
+    }
+
+    /// Switches that never left the switcher, while it is on `cpu`.
+    pub(super) fn direct_switches(&self, cpu: &Cpu) -> u64 {
+        self.saved.direct + (direct_switches(cpu) - self.saved.direct_at_load)
+    }
+
+    /// The same when it has ended.
+    pub(super) const fn all_direct_switches(&self) -> u64 {
+        self.saved.direct
+    }
+}
+
+fn direct_switches(cpu: &Cpu) -> u64 {
+    cpu.block.direct_to_smod.load(Relaxed) + cpu.block.direct_to_umod.load(Relaxed)
+}
