@@ -160,7 +160,7 @@ fn memory_map(ram: &Ram) -> Vec<hvm_memmap_table_entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_abi::bundle::{Backend, Blob, Guest, Image, Kind};
+    use pv_abi::bundle::{Backend, Blob, ConsoleMode, Guest, Image, Kind, Restart};
     use std::io::Write;
     use vm_memory::ByteValued;
 
@@ -210,8 +210,18 @@ mod tests {
         let image = Image { entry: 0, segments: vec![] };
         let kind = Kind::Native { image, module: Some(Blob::default()) };
         let (backend, cmdline) = (Backend::Auto, String::new());
-        let guest = Guest { name: "g".into(), kind, cmdline, memory, vcpus: 1, backend };
-        Bundle { guests: vec![guest], stats: false, wall_seconds: 0 }.encode().unwrap()
+        let guest = Guest {
+            name: "g".into(),
+            kind,
+            cmdline,
+            memory,
+            vcpus: 1,
+            backend,
+            weight: 100,
+            restart: Restart::Never,
+        };
+        let console = ConsoleMode::Focus;
+        Bundle { guests: vec![guest], stats: false, console, wall_seconds: 0 }.encode().unwrap()
     }
 
     #[test]

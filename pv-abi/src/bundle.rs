@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// First bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"RoostBdl";
 /// Version of header and encoding.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
 pub const HEADER: usize = 16;
 
@@ -85,6 +85,27 @@ pub struct Guest {
     pub vcpus: u32,
     /// Who runs it.
     pub backend: Backend,
+    /// Its share of the processors against the other guests', within [`WEIGHTS`].
+    pub weight: u32,
+    /// What follows its end.
+    pub restart: Restart,
+}
+
+/// Weights that a guest may have.
+pub const WEIGHTS: core::ops::RangeInclusive<u32> = 1..=1000;
+/// The weight of a guest for which none is named.
+pub const DEFAULT_WEIGHT: u32 = 100;
+
+/// What follows a guest's end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restart {
+    /// Nothing.
+    #[default]
+    Never,
+    /// It is started again if it died or asked for it.
+    OnFailure,
+    /// It is started again, even if it powered itself off.
+    Always,
 }
 
 /// Who runs a guest.
@@ -99,6 +120,16 @@ pub enum Backend {
     Assisted,
 }
 
+/// How guests share the console, COM1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsoleMode {
+    /// One guest at a time has it; keys switch.
+    #[default]
+    Focus,
+    /// Whole lines of all guests, each after its guest's name.
+    Prefix,
+}
+
 /// Everything L1 is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
@@ -106,6 +137,8 @@ pub struct Bundle {
     pub guests: Vec<Guest>,
     /// Time each exit, and print counters and histograms to the log when a guest ends.
     pub stats: bool,
+    /// How they share the console.
+    pub console: ConsoleMode,
     /// Seconds since 1970 at start, from the tool's clock.
     pub wall_seconds: u64,
 }
@@ -236,8 +269,11 @@ mod tests {
                 memory: 1 << 25,
                 vcpus: 1,
                 backend: Backend::Auto,
+                weight: 250,
+                restart: Restart::OnFailure,
             }],
             stats: true,
+            console: ConsoleMode::Prefix,
             wall_seconds: 7,
         }
     }

@@ -3,6 +3,7 @@
 use crate::{process, progress};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use serde::Deserialize;
 use std::{
     fs::{self, OpenOptions},
     io::ErrorKind,
@@ -12,9 +13,11 @@ use std::{
 };
 
 /// What the user asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Choice {
     /// KVM where it works, else TCG
+    #[default]
     Auto,
     /// QEMU's emulator; works everywhere
     Tcg,

@@ -4,7 +4,7 @@ use crate::elf::Program;
 use anyhow::{Context, Result, ensure};
 use pv_abi::{
     PAGE_SIZE,
-    bundle::{Backend, Blob, Bundle, Guest, Image, Kind, Segment},
+    bundle::{Backend, Blob, Bundle, ConsoleMode, Guest, Image, Kind, Restart, Segment},
 };
 use std::{
     fs::File,
@@ -19,7 +19,7 @@ const LARGEST: u64 = (2 << 30) - (128 << 20);
 const FAR: u64 = 1 << 62;
 
 /// A file to pack as it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
     /// Where it is.
     pub path: PathBuf,
@@ -44,6 +44,19 @@ pub enum Payload {
 /// Everything that goes into the bundle.
 #[derive(Clone, Debug)]
 pub struct Contents {
+    /// The guests, in the order in which they start.
+    pub guests: Vec<GuestContents>,
+    /// Whether L1 prints statistics.
+    pub stats: bool,
+    /// How the guests share the console.
+    pub console: ConsoleMode,
+    /// Seconds since 1970.
+    pub wall_seconds: u64,
+}
+
+/// What one guest brings.
+#[derive(Clone, Debug)]
+pub struct GuestContents {
     /// The guest's name, for messages.
     pub name: String,
     /// What it runs.
@@ -58,21 +71,24 @@ pub struct Contents {
     pub vcpus: u32,
     /// Who runs it.
     pub backend: Backend,
-    /// Whether L1 prints statistics.
-    pub stats: bool,
-    /// Seconds since 1970.
-    pub wall_seconds: u64,
+    /// Its share of the processors.
+    pub weight: u32,
+    /// What follows its end.
+    pub restart: Restart,
 }
 
 impl Contents {
-    /// Bytes of the files that [`Self::write`] copies.
+    /// Bytes that [`Self::write`] copies, at most.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        let kernel = match &self.payload {
-            Payload::Stock { kernel, .. } => kernel.len,
-            Payload::Native(_) => 0,
+        let bytes = |guest: &GuestContents| {
+            let kernel = match &guest.payload {
+                Payload::Stock { kernel, .. } => kernel.len,
+                Payload::Native(_) => 0,
+            };
+            kernel + guest.initrd.as_ref().map_or(0, |file| file.len)
         };
-        kernel + self.initrd.as_ref().map_or(0, |file| file.len)
+        self.guests.iter().map(bytes).sum()
     }
 
     /// Writes the bundle to `out`, calling `progress` with the bytes just written, and returns its
@@ -89,7 +105,7 @@ impl Contents {
         let header = encode(&self.bundle(&mut layout))?;
         ensure!(
             layout.end <= LARGEST,
-            "kernel and initrd take {} MiB, more than L1 can be given (1920 MiB): use smaller ones",
+            "kernels and initrds take {} MiB, more than L1 can be given (1920 MiB): use smaller ones",
             layout.end >> 20
         );
         out.write_all(&header).context(FULL)?;
@@ -102,6 +118,17 @@ impl Contents {
     }
 
     fn bundle<'a>(&'a self, layout: &mut Layout<'a>) -> Bundle {
+        Bundle {
+            guests: self.guests.iter().map(|guest| guest.describe(layout)).collect(),
+            stats: self.stats,
+            console: self.console,
+            wall_seconds: self.wall_seconds,
+        }
+    }
+}
+
+impl GuestContents {
+    fn describe<'a>(&'a self, layout: &mut Layout<'a>) -> Guest {
         let kind = match &self.payload {
             Payload::Stock { shim, kernel } => Kind::Stock {
                 shim: layout.image(shim),
@@ -113,27 +140,28 @@ impl Contents {
                 module: self.initrd.as_ref().map(|file| layout.place(Source::File(file))),
             },
         };
-        let guest = Guest {
+        Guest {
             name: self.name.clone(),
             kind,
             cmdline: self.cmdline.clone(),
             memory: self.memory,
             vcpus: self.vcpus,
             backend: self.backend,
-        };
-        Bundle { guests: vec![guest], stats: self.stats, wall_seconds: self.wall_seconds }
+            weight: self.weight,
+            restart: self.restart,
+        }
     }
 }
 
 const FULL: &str = "cannot write the boot module: make room in the temporary folder or set TMPDIR";
 
 fn encode(bundle: &Bundle) -> Result<Vec<u8>> {
-    // The only failure is a description of more than 4 GiB; the command line is far shorter.
-    bundle.encode().map_err(|error| anyhow::anyhow!("cannot describe the guest: {error:?}"))
+    // The only failure is a description of more than 4 GiB; command lines are far shorter.
+    bundle.encode().map_err(|error| anyhow::anyhow!("cannot describe the guests: {error:?}"))
 }
 
 /// Where a blob's bytes come from.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Source<'a> {
     Bytes(&'a [u8]),
     File(&'a Packed),
@@ -170,7 +198,7 @@ impl Source<'_> {
     }
 }
 
-/// Gives every blob its place, page-aligned, in the order asked for.
+/// Gives every blob its place, page-aligned, in the order asked for; guests share what is the same.
 #[derive(Debug)]
 struct Layout<'a> {
     blobs: Vec<(Blob, Source<'a>)>,
@@ -183,6 +211,9 @@ impl<'a> Layout<'a> {
     }
 
     fn place(&mut self, source: Source<'a>) -> Blob {
+        if let Some((blob, _)) = self.blobs.iter().find(|(_, placed)| *placed == source) {
+            return *blob;
+        }
         let offset = self.end.next_multiple_of(PAGE_SIZE as u64);
         let blob = Blob { offset, len: source.len() };
         self.end = offset + blob.len;
@@ -230,7 +261,7 @@ mod tests {
     }
 
     fn contents(payload: Payload, initrd: Option<Packed>) -> Contents {
-        Contents {
+        let guest = GuestContents {
             name: "guest".into(),
             payload,
             initrd,
@@ -238,7 +269,13 @@ mod tests {
             memory: 64 << 20,
             vcpus: 1,
             backend: Backend::Shadow,
+            weight: 300,
+            restart: Restart::Always,
+        };
+        Contents {
+            guests: vec![guest],
             stats: true,
+            console: ConsoleMode::Prefix,
             wall_seconds: 1_700_000_000,
         }
     }
@@ -257,10 +294,12 @@ mod tests {
 
         let read = Bundle::decode(&file).unwrap();
         assert!(read.stats);
+        assert_eq!(read.console, ConsoleMode::Prefix);
         assert_eq!(read.wall_seconds, 1_700_000_000);
         let [guest] = &read.guests[..] else { panic!("one guest") };
         assert_eq!((guest.name.as_str(), guest.cmdline.as_str()), ("guest", "quiet"));
         assert_eq!((guest.memory, guest.vcpus), (64 << 20, 1));
+        assert_eq!((guest.weight, guest.restart), (300, Restart::Always));
         assert_eq!(guest.backend, Backend::Shadow);
         let Kind::Stock { shim, kernel, initrd } = &guest.kind else { panic!("stock") };
         let bytes = |blob: &Blob| {
@@ -287,6 +326,27 @@ mod tests {
         };
         assert_eq!(image.segments.len(), 2);
         assert_eq!(&file.get_ref()[module.offset as usize..], b"module");
+    }
+
+    #[test]
+    fn guests_share_what_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = packed(&dir.path().join("k"), &[7; 5000]);
+        let other = packed(&dir.path().join("i"), &[9; 5000]);
+        let mut all = contents(Payload::Stock { shim: program(), kernel }, Some(other));
+        let mut one = Cursor::new(Vec::new());
+        all.write(&mut one, |_| ()).unwrap();
+        all.guests.push(GuestContents { name: "second".into(), ..all.guests[0].clone() });
+        let mut two = Cursor::new(Vec::new());
+        all.write(&mut two, |_| ()).unwrap();
+        assert_eq!(one.get_ref().len(), two.get_ref().len());
+        let read = Bundle::decode(two.get_ref()).unwrap();
+        assert_eq!(read.guests[0].kind, read.guests[1].kind);
+        let Kind::Stock { kernel, initrd: Some(initrd), .. } = &read.guests[1].kind else {
+            panic!("stock with a ramdisk")
+        };
+        assert_ne!(kernel, initrd, "as long as each other, but not the same");
+        assert_eq!(read.guests[1].name, "second");
     }
 
     #[test]

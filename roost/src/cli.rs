@@ -1,11 +1,13 @@
 //! Defines the command line.
 
 use crate::{
-    accel,
+    accel::{self, Clock},
     memory::{Size, parse_size},
+    plan::{MOST_CPUS, MOST_VCPUS, MachinePlan},
 };
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use pv_abi::bundle::Backend;
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
+use pv_abi::bundle::{Backend, ConsoleMode};
+use serde::Deserialize;
 use std::{path::PathBuf, str::FromStr};
 
 /// Runs paravirtual guests on machines that offer no VMX or SVM.
@@ -20,7 +22,7 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Boot a guest; its console is on standard input and output
+    /// Boot guests; their console is on standard input and output
     #[command(after_help = RUN_STATUS)]
     Run(RunArgs),
     /// Say whether this machine can run Roost, and why not
@@ -50,29 +52,40 @@ Exit status:
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Kernel: a stock x86-64 Linux with Xen PV support, or an ELF that speaks the native ABI
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "config",
+        value_hint = ValueHint::FilePath
+    )]
+    pub kernel: Option<PathBuf>,
+    /// Run the guests that FILE describes (docs/running.md), in place of --kernel and what goes with it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub kernel: PathBuf,
+    pub config: Option<PathBuf>,
     /// Initial ramdisk, or the module of a native guest
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub initrd: Option<PathBuf>,
     /// Kernel command line
-    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
-    pub append: String,
-    /// Guest memory, e.g. 512M or 2G; a plain number is MiB
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
-    pub memory: Size,
-    /// Virtual CPUs of the guest
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub cpus: u32,
-    /// Who runs the guest
-    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
-    pub backend: BackendChoice,
-    /// CPUs of the machine that L1 runs on
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub l1_cpus: u32,
-    /// How QEMU runs L1; auto takes KVM where it works
-    #[arg(long, value_enum, default_value_t = accel::Choice::Auto)]
-    pub accel: accel::Choice,
+    #[arg(long, value_name = "STR", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// Guest memory, e.g. 512M or 2G; a plain number is MiB [default: 512M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<Size>,
+    /// Virtual CPUs of the guest [default: 1]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_VCPUS.into()))]
+    pub vcpus: Option<u32>,
+    /// Who runs the guest [default: auto]
+    #[arg(long, value_enum)]
+    pub backend: Option<BackendChoice>,
+    /// CPUs of the machine that L1 runs on [default: 1]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_CPUS.into()))]
+    pub cpus: Option<u32>,
+    /// How several guests share the console [default: focus at a terminal, else prefix]
+    #[arg(long, value_enum)]
+    pub console: Option<ConsoleChoice>,
+    /// How QEMU runs L1; auto takes KVM where it works [default: auto]
+    #[arg(long, value_enum)]
+    pub accel: Option<accel::Choice>,
     /// QEMU's CPU model [default: max with TCG, host with KVM]
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
@@ -97,9 +110,9 @@ pub struct RunArgs {
     /// QEMU to use [default: qemu-system-x86_64 from PATH]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
     pub qemu: Option<PathBuf>,
-    /// QEMU machine type
-    #[arg(long, value_name = "TYPE", default_value = "q35")]
-    pub machine: String,
+    /// QEMU machine type [default: q35]
+    #[arg(long, value_name = "TYPE")]
+    pub machine: Option<String>,
     /// Start nothing: write L1's boot module to FILE, for another machine monitor, and print the
     /// memory that its machine needs, in MiB
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -109,8 +122,45 @@ pub struct RunArgs {
     pub verbose: bool,
 }
 
+impl RunArgs {
+    /// The machine that the options tell.
+    #[must_use]
+    pub fn machine(&self) -> MachinePlan {
+        MachinePlan {
+            memory: None,
+            cpus: self.cpus.unwrap_or(1),
+            accel: self.accel.unwrap_or_default(),
+            cpu: self.cpu.clone(),
+            clock: if self.icount { Clock::Instructions } else { Clock::Host },
+            kind: self.machine.clone().unwrap_or_else(|| "q35".into()),
+            stats: self.stats.clone(),
+            console: self.console.map(ConsoleMode::from),
+        }
+    }
+}
+
+/// How guests share the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleChoice {
+    /// One guest at a time has it; Ctrl-] and a key switch
+    Focus,
+    /// Whole lines of all guests, each after its guest's name
+    Prefix,
+}
+
+impl From<ConsoleChoice> for ConsoleMode {
+    fn from(choice: ConsoleChoice) -> Self {
+        match choice {
+            ConsoleChoice::Focus => Self::Focus,
+            ConsoleChoice::Prefix => Self::Prefix,
+        }
+    }
+}
+
 /// Who runs the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BackendChoice {
     /// The provider's hypervisor (L0) where it offers that, else L1
     Auto,
@@ -304,7 +354,7 @@ mod tests {
 
     #[test]
     fn append_may_start_with_a_hyphen() {
-        assert_eq!(run(&["--append", "--x y"]).append, "--x y");
+        assert_eq!(run(&["--append", "--x y"]).append.unwrap(), "--x y");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Holds a run's files in a temporary folder, of which only a useful log outlives the run.
 
-use crate::cli::{RunArgs, StatsTo};
+use crate::{cli::StatsTo, plan::Plan};
 use anyhow::{Context, Result, ensure};
 use std::{
     fs::{self, OpenOptions},
@@ -20,18 +20,18 @@ impl Folder {
     ///
     /// # Errors
     /// Says which place cannot be written.
-    pub fn create(args: &RunArgs) -> Result<Self> {
-        if let Some(StatsTo::Json(file)) = &args.stats {
+    pub fn create(plan: &Plan, named_log: Option<&Path>) -> Result<Self> {
+        if let Some(StatsTo::Json(file)) = &plan.machine.stats {
             check_writable("--stats=json", file)?;
         }
-        if let Some(log) = &args.l1_log {
+        if let Some(log) = named_log {
             check_writable("--l1-log", log)?;
         }
         let temporary = tempfile::Builder::new()
             .prefix("roost-")
             .tempdir()
             .context("cannot make a temporary folder: check TMPDIR")?;
-        Ok(Self { temporary, named_log: args.l1_log.clone() })
+        Ok(Self { temporary, named_log: named_log.map(Into::into) })
     }
 
     /// For files that nobody needs later.

@@ -1,6 +1,7 @@
 //! Parses memory sizes, and says how much memory L1 needs beside its guest's.
 
-use std::fs;
+use serde::{Deserialize, Deserializer, de::Error};
+use std::{fmt, fs};
 
 /// Bytes in a MiB.
 pub const MIB: u64 = 1 << 20;
@@ -14,6 +15,31 @@ const SHADOW_DIVISOR: u64 = 32;
 /// Bytes, as given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
+
+impl<'de> Deserialize<'de> for Size {
+    /// Text as on the command line, or a number of MiB.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size such as \"512M\" or \"2G\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Size, E> {
+                parse_size(text).map_err(E::custom)
+            }
+
+            fn visit_i64<E: Error>(self, mib: i64) -> Result<Size, E> {
+                parse_size(&mib.to_string()).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
 
 /// Parses `512M`, `2G`, `65536K` (binary units) or a plain number of MiB.
 ///

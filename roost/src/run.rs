@@ -1,8 +1,8 @@
-//! `roost run`: checks everything first, then boots L1 with one guest.
+//! `roost run`: checks everything first, then boots L1 with its guests.
 
 use crate::{
-    accel::{self, Kvm},
-    bundle::{Contents, Payload},
+    accel::{self, Clock, Kvm},
+    bundle::{Contents, GuestContents, Payload},
     cli::{RunArgs, StatsTo},
     folder::Folder,
     images::Images,
@@ -10,6 +10,7 @@ use crate::{
     log::Log,
     memory::{self, mib},
     outcome::{Evidence, Outcome, SilentEnd},
+    plan::Plan,
     preflight::{self, GuestFiles},
     process, progress,
     qemu::{self, Console, Machine},
@@ -29,32 +30,33 @@ use std::{
 /// The guest's clock at start when instructions are counted, so that runs repeat exactly.
 const COUNTED_WALL_SECONDS: u64 = 1_767_225_600;
 
-/// Runs a guest and says how it ended.
+/// Runs guests and says how it ended.
 ///
 /// # Errors
 /// Something is wrong before the start; one line says what and what to do.
 pub fn run(args: &RunArgs) -> Result<Outcome> {
-    let guest = preflight::check(args)?;
+    let plan = Plan::of(args)?;
+    let guests = preflight::check(&plan)?;
     let images = Images::find();
     let l1 = images.l1()?;
-    let contents = contents(args, guest, &images)?;
+    let contents = contents(&plan, guests, &images)?;
     let qemu = qemu::find(args.qemu.as_deref())?;
     qemu::version(&qemu)?;
-    let accel = accel::settle(args.accel, preflight::clock(args), || Kvm::probe(&qemu))?;
-    let folder = Folder::create(args)?;
+    let accel = accel::settle(plan.machine.accel, plan.machine.clock, || Kvm::probe(&qemu))?;
+    let folder = Folder::create(&plan, args.l1_log.as_deref())?;
     let bundle = write_bundle(&contents, &folder.bundle())?;
     let machine = Machine {
-        kind: args.machine.clone(),
+        kind: plan.machine.kind.clone(),
         accel,
-        cpu: args.cpu.clone(),
-        cpus: args.l1_cpus,
-        memory: contents.memory + memory::l1_need(contents.memory, bundle),
+        cpu: plan.machine.cpu.clone(),
+        cpus: plan.machine.cpus,
+        memory: preflight::machine_memory(&plan, bundle)?,
         l1,
         bundle: folder.bundle(),
         log: folder.log(),
         console: Console::Plain,
     };
-    boot(args, &qemu, machine, folder)
+    boot(args, &plan, &qemu, machine, folder)
 }
 
 /// Writes the boot module to the file of `--pack` and prints the memory that L1's machine needs.
@@ -62,31 +64,43 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
 /// # Errors
 /// As for [`run`], or the file cannot be written.
 pub fn pack(args: &RunArgs) -> Result<()> {
-    let guest = preflight::check(args)?;
-    let contents = contents(args, guest, &Images::find())?;
+    let plan = Plan::of(args)?;
+    let guests = preflight::check(&plan)?;
+    let contents = contents(&plan, guests, &Images::find())?;
     let to = args.pack.as_deref().unwrap_or(Path::new(""));
     let bundle = write_bundle(&contents, to)?;
-    println!("{}", (contents.memory + memory::l1_need(contents.memory, bundle)) / memory::MIB);
+    println!("{}", preflight::machine_memory(&plan, bundle)? / memory::MIB);
     Ok(())
 }
 
-fn contents(args: &RunArgs, guest: GuestFiles, images: &Images) -> Result<Contents> {
-    let payload = match guest.kernel {
-        Kernel::Native(program) => Payload::Native(program),
-        Kernel::Stock => Payload::Stock { shim: images.shim()?, kernel: guest.kernel_file },
-    };
-    let name = args.kernel.file_name().unwrap_or(args.kernel.as_os_str());
+fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<Contents> {
+    let mut guests = Vec::new();
+    for (guest, files) in plan.guests.iter().zip(files) {
+        let payload = match files.kernel {
+            Kernel::Native(program) => Payload::Native(program),
+            Kernel::Stock => Payload::Stock { shim: images.shim()?, kernel: files.kernel_file },
+        };
+        guests.push(GuestContents {
+            name: guest.name.clone(),
+            payload,
+            initrd: files.initrd,
+            cmdline: guest.append.clone(),
+            memory: guest.memory,
+            vcpus: guest.vcpus,
+            backend: guest.backend,
+            weight: guest.weight,
+            restart: guest.restart,
+        });
+    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(Contents {
-        name: name.to_string_lossy().into_owned(),
-        payload,
-        initrd: guest.initrd,
-        cmdline: args.append.clone(),
-        memory: args.memory.0,
-        vcpus: args.cpus,
-        backend: args.backend.into(),
-        stats: args.stats.is_some(),
-        wall_seconds: if args.icount { COUNTED_WALL_SECONDS } else { now.as_secs() },
+        guests,
+        stats: plan.machine.stats.is_some(),
+        console: plan.console(io::stdin().is_terminal()),
+        wall_seconds: match plan.machine.clock {
+            Clock::Instructions => COUNTED_WALL_SECONDS,
+            Clock::Host => now.as_secs(),
+        },
     })
 }
 
@@ -99,17 +113,25 @@ fn write_bundle(contents: &Contents, to: &Path) -> Result<u64> {
 }
 
 /// Starts QEMU, waits for its end and tells the user what they should know.
-fn boot(args: &RunArgs, qemu: &Path, mut machine: Machine, folder: Folder) -> Result<Outcome> {
+fn boot(
+    args: &RunArgs,
+    plan: &Plan,
+    qemu: &Path,
+    mut machine: Machine,
+    folder: Folder,
+) -> Result<Outcome> {
     let events = match io::stdin().is_terminal() {
         true => Some(EventPipes::create(folder.path())?),
         false => None,
     };
     if let Some(events) = &events {
-        eprintln!("roost: Ctrl-C goes to the guest; Ctrl-a x quits");
+        let others =
+            if plan.guests.len() > 1 { "Ctrl-] ? shows how to reach the others; " } else { "" };
+        eprintln!("roost: Ctrl-C goes to the guest; {others}Ctrl-a x quits");
         machine.console = Console::Terminal(events.base().into());
     }
     if args.verbose {
-        explain(qemu, &machine, args.memory.0);
+        explain(qemu, &machine, plan);
     }
     let mut command = Command::new(qemu);
     command.args(machine.arguments());
@@ -123,23 +145,25 @@ fn boot(args: &RunArgs, qemu: &Path, mut machine: Machine, folder: Folder) -> Re
     let reset = events.is_none_or(EventPipes::machine_reset);
     let silent_end = if reset { SilentEnd::Reset } else { SilentEnd::Quit };
     let outcome = Outcome::of(ended, Evidence { l1_spoke: log.spoke, silent_end });
-    report(args, &outcome, &log, folder);
+    report(plan, &outcome, &log, folder);
     Ok(outcome)
 }
 
-fn explain(qemu: &Path, machine: &Machine, guest: u64) {
-    let l1 = mib(machine.memory - guest);
-    eprintln!("roost: memory {} = guest {} + L1 {l1}", mib(machine.memory), mib(guest));
+fn explain(qemu: &Path, machine: &Machine, plan: &Plan) {
+    let guests: String =
+        plan.guests.iter().map(|guest| format!("guest {} + ", mib(guest.memory))).collect();
+    let l1 = mib(machine.memory - plan.guest_memory());
+    eprintln!("roost: memory {} = {guests}L1 {l1}", mib(machine.memory));
     let arguments = machine.arguments();
     let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
     eprintln!("roost: {} {}", qemu.display(), words.join(" "));
 }
 
-fn report(args: &RunArgs, outcome: &Outcome, log: &Log, folder: Folder) {
+fn report(plan: &Plan, outcome: &Outcome, log: &Log, folder: Folder) {
     for line in &log.reports {
         eprintln!("roost: {line}");
     }
-    if let Some(to) = &args.stats
+    if let Some(to) = &plan.machine.stats
         && let Err(why) = show_stats(to, log.stats.as_deref())
     {
         eprintln!("roost: {why:#}");

@@ -81,11 +81,12 @@ fn memory() {
 #[test]
 fn cpus() {
     let bench = bench();
-    refused(&bench.run(&["--cpus", "0"]), &["--cpus 1"]);
-    refused(&bench.run(&["--cpus", "2"]), &["this version runs one vCPU"]);
-    refused(&bench.run(&["--l1-cpus", "0"]), &["--l1-cpus 1"]);
-    refused(&bench.run(&["--l1-cpus", "4"]), &["this version runs one vCPU"]);
+    misspelt(&bench.run(&["--cpus", "0"]), &["'0'", "--cpus", "1..=64"]);
+    misspelt(&bench.run(&["--cpus", "65"]), &["'65'", "--cpus", "1..=64"]);
+    misspelt(&bench.run(&["--vcpus", "0"]), &["'0'", "--vcpus", "1..=32"]);
+    misspelt(&bench.run(&["--vcpus", "33"]), &["'33'", "--vcpus", "1..=32"]);
     misspelt(&bench.run(&["--cpus", "two"]), &["'two'"]);
+    refused(&bench.run(&["--cpus", "2", "--icount"]), &["--cpus 2", "--icount", "drop one"]);
 }
 
 #[test]

@@ -158,8 +158,9 @@ fn numbers_and_words() {
     run_refused(&folder, &["--memory", "63M"], &["--memory", "63 MiB is too small", "64 MiB"]);
     run_refused(&folder, &["--memory", "900000G"], &["--memory", "too much", "use less"]);
     run_misspelt(&folder, &["--memory", "much"], &["--memory", "'much'", "512M or 2G"]);
-    run_refused(&folder, &["--cpus", "0"], &["--cpus 0", "use --cpus 1"]);
-    run_refused(&folder, &["--cpus", "3"], &["--cpus 3", "use --cpus 1"]);
+    run_misspelt(&folder, &["--cpus", "0"], &["--cpus", "1..=64"]);
+    run_misspelt(&folder, &["--vcpus", "33"], &["--vcpus", "1..=32"]);
+    run_refused(&folder, &["--cpus", "3", "--icount"], &["--cpus 3", "drop one"]);
     run_misspelt(&folder, &["--cpus", "-1"], &["'-1'"]);
     run_misspelt(&folder, &["--cpus", "1.5"], &["--cpus", "'1.5'"]);
     run_refused(&folder, &["--append", &"x".repeat(5000)], &["--append", "at most 1023"]);

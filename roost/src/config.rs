@@ -1,0 +1,263 @@
+//! Reads a configuration file: a machine and its guests (docs/running.md).
+//! Input: a file the user named; any bytes.
+
+use crate::{
+    accel::{self, Clock},
+    cli::{BackendChoice, ConsoleChoice, RunArgs, StatsTo},
+    files,
+    memory::Size,
+    plan::{DEFAULT_MEMORY, GuestPlan, MOST_CPUS, MOST_VCPUS, MachinePlan, Origin, Plan},
+};
+use anyhow::{Result, anyhow, bail, ensure};
+use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, WEIGHTS};
+use serde::Deserialize;
+use std::{
+    collections::HashMap,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+use toml::Spanned;
+
+/// The longest name of a guest, bytes.
+const LONGEST_NAME: usize = 32;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    machine_memory: Option<Size>,
+    cpus: Option<Spanned<Bounded<1, MOST_CPUS>>>,
+    accel: Option<Spanned<accel::Choice>>,
+    cpu: Option<Spanned<String>>,
+    icount: Option<Spanned<bool>>,
+    machine: Option<Spanned<String>>,
+    stats: Option<Spanned<Stats>>,
+    console: Option<Spanned<ConsoleChoice>>,
+    #[serde(default)]
+    guest: Vec<Guest>,
+}
+
+/// A `[[guest]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Guest {
+    name: Spanned<Name>,
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+    #[serde(default)]
+    append: String,
+    memory: Option<Size>,
+    vcpus: Option<Bounded<1, MOST_VCPUS>>,
+    weight: Option<Bounded<{ *WEIGHTS.start() }, { *WEIGHTS.end() }>>,
+    #[serde(default)]
+    restart: RestartChoice,
+    backend: Option<BackendChoice>,
+}
+
+/// A number from `LOW` to `HIGH`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "i64")]
+struct Bounded<const LOW: u32, const HIGH: u32>(u32);
+
+impl<const LOW: u32, const HIGH: u32> TryFrom<i64> for Bounded<LOW, HIGH> {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        let fits = u32::try_from(number).ok().filter(|number| (LOW..=HIGH).contains(number));
+        fits.map(Self).ok_or_else(|| format!("{number} is out of range: use {LOW} to {HIGH}"))
+    }
+}
+
+/// A guest's name: it appears in messages, before lines of output, and in statistics as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+struct Name(String);
+
+impl TryFrom<String> for Name {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let plain = |byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(plain) {
+            return Err(format!(
+                "a name has 1 to {LONGEST_NAME} printable ASCII characters, no \" and no \\: \
+                 choose another"
+            ));
+        }
+        Ok(Self(name))
+    }
+}
+
+/// Where statistics go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Stats(StatsTo);
+
+impl TryFrom<String> for Stats {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self).map_err(|_| "write \"table\" or \"json:FILE\"")
+    }
+}
+
+/// What follows a guest's end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RestartChoice {
+    #[default]
+    Never,
+    OnFailure,
+    Always,
+}
+
+impl From<RestartChoice> for Restart {
+    fn from(choice: RestartChoice) -> Self {
+        match choice {
+            RestartChoice::Never => Self::Never,
+            RestartChoice::OnFailure => Self::OnFailure,
+            RestartChoice::Always => Self::Always,
+        }
+    }
+}
+
+/// The plan in `path`; options of `args` say what the file leaves open.
+///
+/// # Errors
+/// The file is no configuration, or an option contradicts it. Files that it names are not looked at.
+pub fn read(path: &Path, args: &RunArgs) -> Result<Plan> {
+    let text = String::from_utf8(files::read("configuration", path)?)
+        .map_err(|_| anyhow!("configuration {} is not text in UTF-8", path.display()))?;
+    let source = Source { path, text: &text };
+    let file: File = toml::from_str(&text).map_err(|error| source.complaint(&error))?;
+    no_guest_options(args, path)?;
+    let machine = source.machine(&file, args)?;
+    let guests = source.guests(file.guest)?;
+    Ok(Plan { guests, machine, origin: Origin::File(path.into()) })
+}
+
+/// What a `[[guest]]` says cannot be said for all.
+fn no_guest_options(args: &RunArgs, path: &Path) -> Result<()> {
+    let given = [
+        ("kernel", args.kernel.is_some()),
+        ("initrd", args.initrd.is_some()),
+        ("append", args.append.is_some()),
+        ("memory", args.memory.is_some()),
+        ("vcpus", args.vcpus.is_some()),
+        ("backend", args.backend.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((name, _)) => bail!(
+            "--{name} cannot be used with --config: set `{name}` of a [[guest]] in {}",
+            path.display()
+        ),
+    }
+}
+
+/// A file's text, to say where in it something is.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn line(&self, span: &Range<usize>) -> usize {
+        self.text.bytes().take(span.start).filter(|&byte| byte == b'\n').count() + 1
+    }
+
+    /// One line for what the parser found.
+    fn complaint(&self, error: &toml::de::Error) -> anyhow::Error {
+        let lines: Vec<_> = error.message().lines().map(str::trim).collect();
+        let words = lines
+            .join(", ")
+            .replace("expected a sequence", "expected [[guest]] tables")
+            .replace("expected i64", "expected a whole number");
+        let shown = self.path.display();
+        let Some(span) = error.span() else { return anyhow!("{shown}: {words}") };
+        let line = self.line(&span);
+        match self.text.lines().nth(line - 1).and_then(|text| text.split_once('=')) {
+            Some((key, _)) => anyhow!("{shown} line {line} ({}): {words}", key.trim()),
+            None => anyhow!("{shown} line {line}: {words}"),
+        }
+    }
+
+    /// A path as the file means it.
+    fn resolve(&self, path: &Path) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    fn machine(&self, file: &File, args: &RunArgs) -> Result<MachinePlan> {
+        let usual = args.machine();
+        let stats = self.choose("stats", &file.stats, args.stats.is_some())?;
+        let stats = stats.map(|Stats(to)| match to {
+            StatsTo::Json(path) => StatsTo::Json(self.resolve(&path)),
+            StatsTo::Table => StatsTo::Table,
+        });
+        let clock = self.choose("icount", &file.icount, args.icount)?;
+        let clock = clock.map(|count| if count { Clock::Instructions } else { Clock::Host });
+        let cpus = self.choose("cpus", &file.cpus, args.cpus.is_some())?;
+        let accel = self.choose("accel", &file.accel, args.accel.is_some())?;
+        let kind = self.choose("machine", &file.machine, args.machine.is_some())?;
+        let console = self.choose("console", &file.console, args.console.is_some())?;
+        Ok(MachinePlan {
+            memory: file.machine_memory.map(|size| size.0),
+            cpus: cpus.map_or(usual.cpus, |cpus| cpus.0),
+            accel: accel.unwrap_or(usual.accel),
+            cpu: self.choose("cpu", &file.cpu, args.cpu.is_some())?.or(usual.cpu),
+            clock: clock.unwrap_or(usual.clock),
+            kind: kind.unwrap_or(usual.kind),
+            stats: stats.or(usual.stats),
+            console: console.map(ConsoleMode::from).or(usual.console),
+        })
+    }
+
+    /// The value in the file; an option may only say what the file does not.
+    fn choose<T: Clone>(
+        &self,
+        name: &str,
+        value: &Option<Spanned<T>>,
+        given: bool,
+    ) -> Result<Option<T>> {
+        let Some(value) = value else { return Ok(None) };
+        ensure!(
+            !given,
+            "{} line {} sets `{name}`: drop --{name} or that line",
+            self.path.display(),
+            self.line(&value.span())
+        );
+        Ok(Some(value.get_ref().clone()))
+    }
+
+    fn guests(&self, guests: Vec<Guest>) -> Result<Vec<GuestPlan>> {
+        let shown = self.path.display();
+        ensure!(
+            !guests.is_empty(),
+            "{shown} has no guest: add a [[guest]] with a name and a kernel"
+        );
+        let mut lines = HashMap::new();
+        for guest in &guests {
+            let line = self.line(&guest.name.span());
+            if let Some(first) = lines.insert(guest.name.get_ref(), line) {
+                let Name(name) = guest.name.get_ref();
+                bail!("{shown} line {line}: name '{name}' is that of line {first}: choose another");
+            }
+        }
+        Ok(guests.into_iter().map(|guest| self.guest(guest)).collect())
+    }
+
+    fn guest(&self, guest: Guest) -> GuestPlan {
+        GuestPlan {
+            name: guest.name.into_inner().0,
+            kernel: self.resolve(&guest.kernel),
+            initrd: guest.initrd.map(|path| self.resolve(&path)),
+            append: guest.append,
+            memory: guest.memory.map_or(DEFAULT_MEMORY, |size| size.0),
+            vcpus: guest.vcpus.map_or(1, |vcpus| vcpus.0),
+            weight: guest.weight.map_or(DEFAULT_WEIGHT, |weight| weight.0),
+            restart: guest.restart.into(),
+            backend: guest.backend.map(Backend::from).unwrap_or_default(),
+        }
+    }
+}
