@@ -2,9 +2,9 @@
 //! May: alloc, take-frame. Context: boot; run-loop at the end of a guest.
 
 use crate::{
-    assisted,
     backend::{self, Built},
     boot::{self, cpus},
+    console::{self, Action, GuestId},
     hw::{
         apic::{self, vector},
         exit,
@@ -17,7 +17,6 @@ use crate::{
     vm::{
         Vm,
         build::{Context, Start},
-        console::Console,
         roots,
     },
 };
@@ -39,8 +38,8 @@ static RUNNING: AtomicUsize = AtomicUsize::new(0);
 static WORST: AtomicU8 = AtomicU8::new(bundle::exit::POWEROFF);
 /// Exits are timed, and told of when a guest ends.
 static STATS: Once<bool> = Once::new();
-/// The guest that owns the serial port: its console, and itself if L1 runs it.
-static CONSOLE: Mutex<Option<(Arc<Console>, Weak<Vm>)>> = Mutex::new(None);
+/// The guests that L1 runs, by their places at the console.
+static GUESTS: Mutex<Vec<(GuestId, Weak<Vm>)>> = Mutex::new(Vec::new());
 
 /// Ends L1 because a guest could not be started.
 fn refuse(guest: &Guest, error: &dyn core::fmt::Display) -> ! {
@@ -55,20 +54,26 @@ pub fn start(cpu: &'static Cpu, bundle: &Bundle, context: &Context<'_>) -> ! {
     let stats = *STATS.call_once(|| bundle.stats);
     let timing = if stats { Timing::On } else { Timing::Off };
     RUNNING.store(bundle.guests.len(), Relaxed);
+    console::mux().set_mode(bundle.console);
     let mut ready = Vec::new();
     for guest in &bundle.guests {
         match backend::build(guest, context, bundle.guests.len()) {
             Ok(Built::Shadow(vm, start)) => {
                 tell(guest);
-                own_console(&vm.console, Arc::downgrade(&vm));
+                let id = console::mux().add(&guest.name, vm.console.clone());
+                GUESTS.lock().push((id, Arc::downgrade(&vm)));
                 ready.push((guest, vm, start));
             }
             Ok(Built::Assisted(mut machine)) => {
                 tell(guest);
-                own_console(&machine.console, Weak::new());
+                let id = console::mux().add(&guest.name, machine.console.clone());
                 listen(cpu);
                 let stop = machine.run(cpu);
-                finish_assisted(&guest.name, &machine, &stop);
+                tell_end(id, &guest.name, &stop);
+                if stats {
+                    tell_stats(&guest.name, &ExitStats::new(Timing::Off), &machine.counters());
+                }
+                one_less(stop.exit_code());
             }
             Err(error) => refuse(guest, &error),
         }
@@ -106,11 +111,6 @@ fn launch(
     Ok(())
 }
 
-/// The first guest owns the serial port.
-fn own_console(console: &Arc<Console>, vm: Weak<Vm>) {
-    CONSOLE.lock().get_or_insert_with(|| (console.clone(), vm));
-}
-
 /// Listens to the serial port from now on.
 fn listen(cpu: &Cpu) {
     serial::CONSOLE.interrupt_on_receive();
@@ -118,12 +118,14 @@ fn listen(cpu: &Cpu) {
     apic::route(serial::CONSOLE_IRQ, vector::CONSOLE, cpu.apic_id);
 }
 
-/// Passes what was typed on to the guest that owns the serial port.
+/// Passes what was typed on to the consoles, and does what the user asks for there.
 pub fn input(bytes: &[u8]) {
-    let owner = CONSOLE.lock().clone();
-    if let Some((console, vm)) = owner {
-        console.receive(bytes);
-        if let Some(vm) = vm.upgrade() {
+    let actions = console::mux().input(bytes);
+    let guests = GUESTS.lock().clone();
+    for (id, vm) in guests.iter().filter_map(|(id, vm)| Some((*id, vm.upgrade()?))) {
+        if actions.contains(&Action::Stop(id)) {
+            vm.end(Stop::Killed, 0);
+        } else {
             vm.kick(0);
         }
     }
@@ -132,7 +134,12 @@ pub fn input(bytes: &[u8]) {
 /// The last vCPU of `vm` does not run any more.
 pub fn ended(vm: &Arc<Vm>) {
     let Some((stop, index, vcpus)) = vm.how_it_ended() else { return };
-    tell_end(&vm.name, &stop);
+    let id = GUESTS
+        .lock()
+        .iter()
+        .find(|(_, other)| other.as_ptr() == Arc::as_ptr(vm))
+        .map(|&(id, _)| id);
+    tell_end(id.unwrap_or(GuestId(0)), &vm.name, &stop);
     if stop.is_death()
         && let Some(vcpu) = vcpus.iter().find(|vcpu| vcpu.index == index)
     {
@@ -164,15 +171,8 @@ pub fn ended(vm: &Arc<Vm>) {
     one_less(stop.exit_code());
 }
 
-fn finish_assisted(name: &str, machine: &assisted::Machine, stop: &Stop) {
-    tell_end(name, stop);
-    if STATS.get() == Some(&true) {
-        tell_stats(name, &ExitStats::new(Timing::Off), &machine.counters());
-    }
-    one_less(stop.exit_code());
-}
-
-fn tell_end(name: &str, stop: &Stop) {
+fn tell_end(id: GuestId, name: &str, stop: &Stop) {
+    console::mux().ended(id, stop);
     log!("guest '{name}' {stop}");
     if *stop != Stop::PowerOff {
         report!("guest '{name}' {stop}");
@@ -189,6 +189,7 @@ fn tell_stats(name: &str, exits: &ExitStats, counters: &[(&str, u64)]) {
 fn one_less(code: u8) {
     let worst = WORST.fetch_max(code, AcqRel).max(code);
     if RUNNING.fetch_sub(1, AcqRel) == 1 {
+        console::mux().finish();
         exit::machine(worst);
     }
 }

@@ -35,7 +35,7 @@ pub fn handle(cpu: &Cpu, number: u8) -> Reason {
     }
 }
 
-/// Moves what the serial port has into the console of the guest that owns it.
+/// Gives what the serial port has to the guests' consoles.
 pub fn receive() {
     let mut buffer = [0; 64];
     loop {

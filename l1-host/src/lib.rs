@@ -15,6 +15,7 @@ pub mod assisted;
 mod backend;
 #[cfg(target_os = "none")]
 pub mod boot;
+pub mod console;
 pub mod dev;
 #[cfg(any(test, feature = "tlb-model", feature = "dirty-check", feature = "flaws"))]
 pub mod flaw;

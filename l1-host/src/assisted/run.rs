@@ -8,7 +8,8 @@ use super::{
     devices::Request,
 };
 use crate::{
-    hw::{cpu, percpu::Cpu, serial},
+    console,
+    hw::{cpu, percpu::Cpu},
     vcpu::stop::Stop,
 };
 use alloc::{format, vec::Vec};
@@ -149,7 +150,7 @@ impl Machine {
                     let mut value = [0; 4];
                     self.client.read_bytes(at, &mut value[..size_bytes]);
                     match self.devices.write(port, size, u32::from_le_bytes(value)) {
-                        Some(Request::Transmit(byte)) => serial::CONSOLE.write(&[byte]),
+                        Some(Request::Transmit(byte)) => console::write(&self.console, &[byte]),
                         Some(Request::PowerOff) => return Err(Stop::PowerOff),
                         Some(Request::Reboot) => return Err(Stop::Reboot),
                         None => {}

@@ -5,7 +5,8 @@
 use super::{Vcpu, access::GuestFault, cpuid, state::Mode, stop::Stop, tlb::Request};
 use crate::{
     abi_flaw::{Flaw, planted},
-    hw::{percpu::Cpu, serial},
+    console,
+    hw::percpu::Cpu,
     stats::Reason,
 };
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
@@ -197,7 +198,7 @@ impl Vcpu {
             self.apic.raise(vector);
         }
         if let Some(byte) = effect.transmit {
-            serial::CONSOLE.write(&[byte]);
+            console::write(&self.vm.console, &[byte]);
         }
     }
 

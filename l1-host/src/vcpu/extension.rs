@@ -4,7 +4,8 @@
 use super::{Vcpu, stop::Stop};
 use crate::{
     abi_flaw::{Flaw, planted},
-    hw::{percpu::Cpu, serial},
+    console,
+    hw::percpu::Cpu,
     log, sched,
     vm::{
         owner::{Owner, Refused},
@@ -57,7 +58,7 @@ impl Vcpu {
                 0
             }
             call::CONSOLE_WRITE if need(Features::CONSOLE) => {
-                self.with_bytes(first, second, |bytes| serial::CONSOLE.write(bytes))
+                self.with_bytes(first, second, |bytes| console::write(&self.vm.console, bytes))
             }
             call::CONSOLE_READ if need(Features::CONSOLE) => self.console_read(first, second),
             call::CONSOLE_VECTOR if need(Features::CONSOLE) => {

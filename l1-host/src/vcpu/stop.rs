@@ -41,6 +41,8 @@ pub enum Stop {
     TripleFault(&'static str),
     /// It executed something L1 does not emulate.
     Unsupported(&'static str),
+    /// The user has stopped it.
+    Killed,
     /// L0, which ran it, does so no longer; the text says why.
     Provider(String),
     /// A check of L1 itself found a rule broken; the text says which.
@@ -58,9 +60,11 @@ impl Stop {
             Self::BootFailed(_) => exit::BOOT_FAILED,
             #[cfg(any(feature = "tlb-model", feature = "dirty-check"))]
             Self::BrokenRule(_) => exit::L1_FAILED,
-            Self::Crash(_) | Self::TripleFault(_) | Self::Unsupported(_) | Self::Provider(_) => {
-                exit::GUEST_DIED
-            }
+            Self::Crash(_)
+            | Self::TripleFault(_)
+            | Self::Unsupported(_)
+            | Self::Killed
+            | Self::Provider(_) => exit::GUEST_DIED,
         }
     }
 
@@ -85,6 +89,7 @@ impl fmt::Display for Stop {
             Self::BootFailed(text) => write!(f, "could not be started: {text}"),
             Self::TripleFault(how) => write!(f, "died: triple fault: {how}"),
             Self::Unsupported(what) => write!(f, "died: {what} is not emulated"),
+            Self::Killed => write!(f, "was stopped by its user"),
             Self::Provider(why) => write!(f, "was stopped: {why}"),
             #[cfg(any(feature = "tlb-model", feature = "dirty-check"))]
             Self::BrokenRule(text) => write!(f, "was stopped: L1 broke rule {text}"),

@@ -1,6 +1,5 @@
 //! Virtual machines.
 
-pub mod console;
 pub mod owner;
 pub mod ram;
 
@@ -25,5 +24,6 @@ pub mod window;
 #[cfg(target_os = "none")]
 mod window_log;
 
+pub use crate::console;
 #[cfg(target_os = "none")]
 pub use machine::{Kind, Vm};

@@ -1,9 +1,10 @@
-//! A guest's console: output goes straight to the serial port, input waits in a queue.
+//! A guest's end of its console: input waits in a queue, output has an address.
 //! May: nothing. Context: irq-off. Input: guest-controlled vector, user's keystrokes.
 
+use super::GuestId;
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 /// Bytes of input that may wait; more are dropped, as a terminal drops them.
 const DEPTH: usize = 4096;
@@ -15,9 +16,21 @@ pub struct Console {
     arrived: AtomicBool,
     /// Interrupt vector that tells the guest of input; 0 for none.
     pub vector: AtomicU8,
+    /// Whose it is, once the guest is known to the multiplexer.
+    guest: Once<GuestId>,
 }
 
 impl Console {
+    /// Whose it is; `None` before the guest was added to the multiplexer.
+    #[must_use]
+    pub fn guest(&self) -> Option<GuestId> {
+        self.guest.get().copied()
+    }
+
+    pub(super) fn belong_to(&self, guest: GuestId) {
+        self.guest.call_once(|| guest);
+    }
+
     /// Queues input.
     pub fn receive(&self, bytes: &[u8]) {
         let mut input = self.input.lock();
