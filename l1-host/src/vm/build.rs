@@ -273,7 +273,7 @@ fn finish(
     };
     let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap, vcpus), config, vcpus);
     let name = guest.name.clone();
-    Ok(Arc::new(Vm::new(name, kind, vcpus, mmu, switcher_window, vm_window)))
+    Ok(Arc::new(Vm::new(name, kind, vcpus, guest.weight, mmu, switcher_window, vm_window)))
 }
 
 fn no_memory(asked: u64) -> Error {

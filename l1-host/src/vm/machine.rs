@@ -19,9 +19,6 @@ use pv_abi::{
 use shadow_mmu::Mmu;
 use spin::Mutex;
 
-/// The weight of a guest that says nothing of it.
-const DEFAULT_WEIGHT: u32 = 100;
-
 /// What kind of guest runs in a VM.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -83,6 +80,7 @@ impl Vm {
         name: String,
         kind: Kind,
         vcpus: usize,
+        weight: u32,
         mmu: Mmu<VmEnv>,
         window: SwitcherWindow,
         vm_window: Option<VmWindow>,
@@ -97,7 +95,7 @@ impl Vm {
             name,
             kind,
             vcpus,
-            weight: DEFAULT_WEIGHT,
+            weight,
             mmu,
             window,
             vm_window,
