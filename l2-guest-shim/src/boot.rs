@@ -57,8 +57,9 @@ struct Kernel {
     memory: Range<u64>,
 }
 
-/// Starts the guest on vCPU `index`, the first.
-pub fn start(boot: &ShimBoot, index: usize) -> ! {
+/// Starts the guest, on the first vCPU.
+pub fn start(boot: &ShimBoot) -> ! {
+    let index = 0;
     memory::set_end(boot.end_pages);
     guest::init(Facts {
         vcpus: boot.vcpus,
@@ -67,6 +68,7 @@ pub fn start(boot: &ShimBoot, index: usize) -> ! {
         shared_info: boot.spare.gpa,
         message: boot.spare.gpa + PAGE,
         grant_table: boot.spare.gpa + 2 * PAGE,
+        areas: boot.areas.gpa,
         clock: Clock::new(boot.tsc_hz, boot.wall_tsc, boot.wall_ns),
     });
     if boot.magic != ShimBoot::MAGIC || boot.version >> 16 != ext::VERSION >> 16 {
@@ -78,11 +80,12 @@ pub fn start(boot: &ShimBoot, index: usize) -> ! {
         | Features::DESCRIPTORS
         | Features::AUTO_EOI
         | Features::CONSOLE
+        | Features::SMP
         | Features::NATIVE_GS;
     // First say which SYSCALLs are ours: with reflection on, all others are the kernel's.
     let reflect = call::wrmsr(ext::msr::REFLECT_START, window::BASE)
         && call::wrmsr(ext::msr::REFLECT_END, window::TABLE_BITMAP);
-    if !reflect || !call::enable(wanted) || !register(boot, index) {
+    if !reflect || !call::enable(wanted) || !register(index) {
         refuse(format_args!("L1 does not offer what the shim needs"));
     }
 
@@ -102,10 +105,12 @@ pub fn start(boot: &ShimBoot, index: usize) -> ! {
     guest::roots::load(root);
 
     let data = area.data();
-    data.index.store(index as u32, Relaxed);
     data.root.store(root, Relaxed);
+    data.up.store(1, Relaxed);
+    for vcpu in 0..boot.vcpus {
+        Area::of(vcpu as usize).data().vcpu_info.store(first_vcpu_info(vcpu), Relaxed);
+    }
     data.kernel_sp.store(kernel.notes.virt_base + layout.stack + PAGE, Relaxed);
-    data.vcpu_info.store(first_vcpu_info(index as u32), Relaxed);
     data.kernel_mode.store(1, Relaxed);
     let regs = Regs {
         rip: kernel.entry,
@@ -124,11 +129,12 @@ fn refuse(text: fmt::Arguments<'_>) -> ! {
     end(shutdown::BOOT_FAILED, text)
 }
 
-/// Registers the vCPU's entries with L1; false if something was refused.
-fn register(boot: &ShimBoot, index: usize) -> bool {
+/// Registers the entries of vCPU `index`, which is this one, with L1; false if something was refused.
+pub fn register(index: usize) -> bool {
     let entries = entry::entries(index);
-    let pvcs = boot.areas.gpa + (index * window::area::OWN_PAGES) as u64 * PAGE;
+    let pvcs = facts().areas + (index * window::area::OWN_PAGES) as u64 * PAGE;
     let data = Area::of(index).data();
+    data.index.store(index as u32, Relaxed);
     data.retu.store(entries.retu, Relaxed);
     data.retu_prefault.store(entries.retu_prefault, Relaxed);
     data.leave.store(entries.leave, Relaxed);

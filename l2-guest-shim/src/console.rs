@@ -3,31 +3,39 @@
 
 use crate::{
     guest::{self, CONSOLE_PORT},
-    hw::{call, memory},
+    hw::{area::Area, call, memory},
     xen::console::{IN, IN_CONS, IN_PROD, IN_SIZE, OUT, OUT_CONS, OUT_PROD, OUT_SIZE},
 };
 use core::sync::atomic::{
     AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
+use spin::Mutex;
 
 fn index(offset: u64) -> Option<&'static AtomicU32> {
     memory::word32(guest::console() + offset)
 }
 
-fn notify() {
+/// One vCPU at a time moves what is in the ring.
+static MOVING: Mutex<()> = Mutex::new(());
+
+fn notify(area: Area) {
     let port = CONSOLE_PORT.load(Relaxed);
     if port != 0 {
-        guest::raise(port);
+        guest::raise(port, area);
     }
 }
 
 /// The kernel has put output into the ring, or taken input out of it.
-pub fn kick() {
-    if drain().is_some_and(|moved| moved > 0) {
-        notify();
+pub fn kick(area: Area) {
+    let moved = {
+        let _moving = MOVING.lock();
+        drain()
+    };
+    if moved.is_some_and(|moved| moved > 0) {
+        notify(area);
     }
-    input();
+    input(area);
 }
 
 /// Moves output to L1, straight from the ring.
@@ -52,7 +60,8 @@ fn drain() -> Option<u32> {
 }
 
 /// Moves input from L1 into the ring, as much as fits.
-pub fn input() {
+pub fn input(area: Area) {
+    let moving = MOVING.lock();
     let (Some(cons), Some(prod)) = (index(IN_CONS), index(IN_PROD)) else { return };
     let mut at = prod.load(Relaxed);
     let before = at;
@@ -72,6 +81,7 @@ pub fn input() {
     }
     if at != before {
         prod.store(at, Release);
-        notify();
+        drop(moving);
+        notify(area);
     }
 }

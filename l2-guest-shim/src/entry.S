@@ -279,9 +279,13 @@ shim_entry_text_end:
     add \reg, \base
     .endm
 
-/* Start: RDI = boot block, RSI = vCPU index, stack set up by L1. */
+/* Start: RDI = boot block, RSI = vCPU index. */
     .global shim_start
 shim_start:
+    mov rax, rsi
+    shl rax, {STRIDE_SHIFT}
+    movabs rsp, {VCPU_AREA} + {STACK_TOP}
+    add rsp, rax
     xor ebp, ebp
     call shim_main
     ud2

@@ -8,7 +8,7 @@ use crate::{
         area::{Area, VcpuData},
         call, memory,
     },
-    hypercalls,
+    hypercalls::{self, smp},
     regs::Regs,
     traps,
     xen::{nr, vcpu_info},
@@ -95,6 +95,7 @@ global_asm!(
 );
 
 unsafe extern "C" {
+    static shim_start: u8;
     static shim_syscall: u8;
     static shim_event: u8;
     static shim_entry_text: u8;
@@ -172,7 +173,16 @@ pub fn enter_kernel(regs: &Regs, index: usize) -> ! {
 extern "C" fn shim_main(boot: u64, index: u64) -> ! {
     // SAFETY: L1 maps the boot block there, read-only, before the shim starts.
     let block = unsafe { &*(boot as *const ext::ShimBoot) };
-    boot::start(block, index as usize)
+    match index {
+        0 => boot::start(block),
+        _ => smp::start(index as usize),
+    }
+}
+
+/// Where a vCPU starts.
+#[must_use]
+pub fn start() -> u64 {
+    &raw const shim_start as u64
 }
 
 #[unsafe(no_mangle)]

@@ -3,13 +3,14 @@
 
 use crate::{
     evtchn::Ports,
-    hw::{area::Area, memory},
+    hw::{area::Area, call, memory},
     time::Clock,
+    traps::UPCALL_VECTOR,
     xen::{shared_info, vcpu_info},
 };
 use core::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Relaxed},
+    Ordering::{AcqRel, Relaxed, SeqCst},
 };
 use pv_abi::ext::window::MAX_VCPUS;
 use spin::{Mutex, Once};
@@ -69,6 +70,8 @@ pub struct Facts {
     pub shared_info: u64,
     /// Guest-physical address of the grant table, a page.
     pub grant_table: u64,
+    /// Guest-physical address of the vCPUs' areas.
+    pub areas: u64,
     /// A page for messages to L1.
     pub message: u64,
     /// The clock.
@@ -231,17 +234,26 @@ impl VcpuInfo {
     }
 
     /// Marks word `selector` of the pending bitmap, then the whole: the order the kernel's own
-    /// look relies on.
-    pub fn select(self, selector: u32) {
+    /// look relies on. True if nothing was pending before.
+    pub fn select(self, selector: u32) -> bool {
         if let Some(word) = memory::word(self.field(vcpu_info::PENDING_SEL)) {
             word.fetch_or(1 << selector, AcqRel);
         }
-        self.byte(vcpu_info::UPCALL_PENDING).store(1, Relaxed);
+        self.byte(vcpu_info::UPCALL_PENDING).swap(1, SeqCst) == 0
     }
 }
 
-/// Raises `port`: its pending bit, and if it is not masked the vCPU it is bound to.
-pub fn raise(port: u32) {
+/// Marks word `selector` for vCPU `vcpu`, and tells it if it is not `area`'s.
+fn tell(vcpu: u32, selector: u32, area: Area) {
+    let target = Area::of(vcpu as usize);
+    if VcpuInfo::of(target).select(selector) && target != area {
+        call::send_ipi(1 << vcpu, UPCALL_VECTOR);
+    }
+}
+
+/// Raises `port`, on the vCPU of `area`: its pending bit, and if it is not masked the vCPU it is bound
+/// to.
+pub fn raise(port: u32, area: Area) {
     let Ok(bound) = PORTS.lock().get(port) else { return };
     let (selector, bit) = (port / 64, 1u64 << (port % 64));
     let word =
@@ -251,13 +263,20 @@ pub fn raise(port: u32) {
     else {
         return;
     };
-    if pending.fetch_or(bit, AcqRel) & bit == 0 && mask.load(Relaxed) & bit == 0 {
-        VcpuInfo::of(Area::of(bound.vcpu as usize)).select(selector);
+    if pending.fetch_or(bit, SeqCst) & bit != 0 {
+        return;
+    }
+    if mask.load(SeqCst) & bit == 0 {
+        tell(bound.vcpu, selector, area);
+    }
+    let target = Area::of(bound.vcpu as usize);
+    if target.data().polls.load(SeqCst) != 0 && target != area {
+        call::send_ipi(1 << bound.vcpu, UPCALL_VECTOR);
     }
 }
 
-/// The kernel unmasks `port`: raises it again if it is pending.
-pub fn unmask(port: u32, vcpu: u32) {
+/// The kernel unmasks `port` on the vCPU of `area`: raises it again if it is pending.
+pub fn unmask(port: u32, vcpu: u32, area: Area) {
     let (selector, bit) = (port / 64, 1u64 << (port % 64));
     let word =
         |offset: usize| memory::word(facts().shared_info + offset as u64 + u64::from(selector) * 8);
@@ -266,8 +285,8 @@ pub fn unmask(port: u32, vcpu: u32) {
     else {
         return;
     };
-    mask.fetch_and(!bit, AcqRel);
-    if pending.load(Relaxed) & bit != 0 {
-        VcpuInfo::of(Area::of(vcpu as usize)).select(selector);
+    mask.fetch_and(!bit, SeqCst);
+    if pending.load(SeqCst) & bit != 0 {
+        tell(vcpu, selector, area);
     }
 }

@@ -5,11 +5,15 @@
 //! bytes. The answer to any is an error, an answer of this type with a name: what is looked for
 //! is not there, and what is to be changed may not be.
 
-use crate::{guest, hw::memory};
+use crate::{
+    guest,
+    hw::{area::Area, memory},
+};
 use core::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use spin::Mutex;
 use zerocopy::IntoBytes;
 
 /// Bytes of either ring.
@@ -32,6 +36,8 @@ const ERROR: u32 = 16;
 /// Guest-physical address of the ring's page; 0 if there is no store.
 static PAGE: AtomicU64 = AtomicU64::new(0);
 static PORT: AtomicU32 = AtomicU32::new(0);
+/// One vCPU at a time serves.
+static SERVING: Mutex<()> = Mutex::new(());
 /// Bytes of the last request that are still to come.
 static BODY: AtomicU32 = AtomicU32::new(0);
 
@@ -42,10 +48,14 @@ pub fn open(page: u64, port: u32) {
 }
 
 /// The kernel has put a request, or a part of one, into the ring, or taken an answer out.
-pub fn kick() {
+pub fn kick(area: Area) {
     let page = PAGE.load(Relaxed);
-    if page != 0 && serve(page) == Some(true) {
-        guest::raise(PORT.load(Relaxed));
+    let served = || {
+        let _serving = SERVING.lock();
+        serve(page)
+    };
+    if page != 0 && served() == Some(true) {
+        guest::raise(PORT.load(Relaxed), area);
     }
 }
 

@@ -23,6 +23,8 @@ use pv_abi::{
 pub const TIMER_VECTOR: u8 = 0xf0;
 /// Vector of console input.
 pub const CONSOLE_VECTOR: u8 = 0xf1;
+/// Vector by which another vCPU says that events are pending.
+pub const UPCALL_VECTOR: u8 = 0xf2;
 
 /// Code selector that the kernel sees for itself: privilege 0.
 pub const KERNEL_CS: u64 = (USER_CS & !3) as u64;
@@ -39,7 +41,7 @@ pub const ERROR_USER: u16 = 1 << 2;
 pub fn user_event(regs: &mut Regs, area: Area) {
     let (vector, error) = area.take_event();
     if vector > event::INT80 {
-        interrupt(vector);
+        interrupt(vector, area);
         area.data().kernel_mode.store(0, Relaxed);
         deliver_pending(regs, area);
         return;
@@ -62,7 +64,7 @@ pub fn user_event(regs: &mut Regs, area: Area) {
 pub fn kernel_event(regs: &mut Regs, area: Area) {
     let (vector, error) = area.take_event();
     if vector > event::INT80 {
-        interrupt(vector);
+        interrupt(vector, area);
         deliver_pending(regs, area);
         return;
     }
@@ -148,23 +150,12 @@ fn reflected_syscall(regs: &mut Regs, area: Area) {
 
 /// Delivers to the kernel whatever is due before `regs` goes on.
 fn deliver_pending(regs: &mut Regs, area: Area) {
-    while area.interrupt_waits() {
-        match call::take_interrupt() {
-            Some(vector) => interrupt(vector),
-            None => break,
-        }
-    }
+    take_interrupts(area);
     let info = VcpuInfo::of(area);
     if info.pending() && !info.masked() {
         let data = area.data();
-        let gate = Gate {
-            address: data.event_callback.load(Relaxed),
-            flags: if data.event_flags.load(Relaxed) & crate::xen::callback::MASK_EVENTS != 0 {
-                GATE_MASKS_EVENTS
-            } else {
-                0
-            },
-        };
+        // Whatever flags the callback was registered with.
+        let gate = Gate { address: data.event_callback.load(Relaxed), flags: GATE_MASKS_EVENTS };
         if gate.address != 0 {
             bounce(regs, area, gate, None);
         }
@@ -172,16 +163,27 @@ fn deliver_pending(regs: &mut Regs, area: Area) {
 }
 
 /// An interrupt from L1 becomes a pending event channel.
-fn interrupt(vector: u8) {
+fn interrupt(vector: u8, area: Area) {
     match vector {
         TIMER_VECTOR => {
-            let port = Area::of(0).data().timer_port.load(Relaxed);
+            let port = area.data().timer_port.load(Relaxed);
             if port != 0 {
-                guest::raise(port);
+                guest::raise(port, area);
             }
         }
-        CONSOLE_VECTOR => console::input(),
+        CONSOLE_VECTOR => console::input(area),
+        // What is pending is delivered on the way out.
         _ => {}
+    }
+}
+
+/// Takes every interrupt that waits in L1.
+pub fn take_interrupts(area: Area) {
+    while area.interrupt_waits() {
+        match call::take_interrupt() {
+            Some(vector) => interrupt(vector, area),
+            None => break,
+        }
     }
 }
 

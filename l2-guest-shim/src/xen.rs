@@ -139,8 +139,6 @@ pub mod callback {
     pub const SYSCALL: u16 = 2;
     pub const SYSENTER: u16 = 5;
     pub const SYSCALL32: u16 = 7;
-    /// Flag: events stay masked when the callback starts.
-    pub const MASK_EVENTS: u16 = 1;
 }
 
 /// `grant_table_op` commands and status.

@@ -123,8 +123,11 @@ pub mod call {
     pub const FLUSH_VCPUS: u64 = BASE + 20;
     /// Leave the rest of this vCPU's time slice to others: 0.
     pub const YIELD: u64 = BASE + 21;
+    /// Wait until an interrupt could be delivered, whatever the virtual interrupt flag says, and leave
+    /// that flag as it is: 0.
+    pub const WAIT_IRQ: u64 = BASE + 22;
     /// The last number.
-    pub const LAST: u64 = YIELD;
+    pub const LAST: u64 = WAIT_IRQ;
 
     /// FLUSH_VCPUS: every address of every address space.
     pub const FLUSH_ALL: u64 = u64::MAX;

@@ -91,6 +91,10 @@ impl Vcpu {
             call::VCPU_STATE if need(Features::SMP) => self.state_of(first),
             call::SEND_IPI if need(Features::SMP) => self.send_ipis(first, second),
             call::FLUSH_VCPUS if need(Features::SMP) => self.flush_vcpus(first, second),
+            call::WAIT_IRQ => {
+                self.halt();
+                0
+            }
             call::YIELD => {
                 sched::give_up_slice(cpu);
                 self.apic.ask_for_attention();

@@ -42,8 +42,6 @@ pub struct VcpuData {
     reserved: [u8; 5],
     /// Number of the vCPU.
     pub index: AtomicU32,
-    /// Flags of the event callback.
-    pub event_flags: AtomicU16,
     /// Flags of the system call callback.
     pub syscall_flags: AtomicU16,
     /// The kernel's event callback.
@@ -64,6 +62,12 @@ pub struct VcpuData {
     pub io_bitmap: AtomicU64,
     /// See `io_bitmap`.
     pub io_ports: AtomicU32,
+    /// The kernel wants this vCPU to run: between its VCPUOP_up and VCPUOP_down.
+    pub up: AtomicU8,
+    /// It waits for a port that may be masked.
+    pub polls: AtomicU8,
+    /// TSC value that the kernel's timer is armed for; 0 for none.
+    pub deadline: AtomicU64,
 }
 
 /// A vCPU's area. Handlers get it from `entry.S`.

@@ -132,6 +132,55 @@ pub fn counter(index: u64) -> u64 {
     call(ext::call::READ_COUNTER, index, 0, 0)
 }
 
+/// Starts vCPU `index` at `entry` with `argument`, on the root table in frame `root`; false if L1 refused.
+#[must_use]
+pub fn start_vcpu(index: u32, entry: u64, argument: u64, root: u64) -> bool {
+    let result: u64;
+    // SAFETY: as in `call`; RSI is the fourth argument. What runs there is the shim's own start, on
+    // the other vCPU's stack.
+    unsafe {
+        asm!(
+            "xchg rbx, {first}",
+            "syscall",
+            "xchg rbx, {first}",
+            first = inout(reg) u64::from(index) => _,
+            inlateout("rax") ext::call::VCPU_START => result,
+            in("r10") entry,
+            in("rdx") argument,
+            in("rsi") root << 12,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+/// Requests interrupt `vector` of the vCPUs in `mask`.
+pub fn send_ipi(mask: u64, vector: u8) {
+    call(ext::call::SEND_IPI, mask, vector.into(), 0);
+}
+
+/// Flushes all translations of the vCPUs in `mask`.
+pub fn flush_vcpus(mask: u64) {
+    call(ext::call::FLUSH_VCPUS, mask, ext::call::FLUSH_ALL, 0);
+}
+
+/// Flushes one address on the vCPUs in `mask`.
+pub fn flush_address_of(mask: u64, address: u64) {
+    call(ext::call::FLUSH_VCPUS, mask, address, 0);
+}
+
+/// Waits until an interrupt could be taken; IF stays 0.
+pub fn wait_interrupt() {
+    call(ext::call::WAIT_IRQ, 0, 0, 0);
+}
+
+/// Leaves the rest of the time slice to others.
+pub fn yield_slice() {
+    call(ext::call::YIELD, 0, 0, 0);
+}
+
 /// Ends the VM.
 pub fn shutdown(reason: u64, gpa: u64, len: u64) -> ! {
     call(ext::call::SHUTDOWN, reason, gpa, len);

@@ -32,18 +32,18 @@ pub extern "C" fn event_channel_op(
         BIND_VCPU => bind_vcpu(at),
         CLOSE => close(at),
         STATUS => status(at),
-        UNMASK => unmask(at),
+        UNMASK => unmask(at, area),
         _ => Err(Failure(ENOSYS)),
     })
 }
 
-fn send(at: u64, _: Area) -> Outcome {
+fn send(at: u64, area: Area) -> Outcome {
     let port: u32 = copy::read(at)?;
     let bound = PORTS.lock().get(port).map_err(Failure)?;
     match bound.binding {
-        Binding::Console => console::kick(),
-        Binding::Store => store::kick(),
-        Binding::Ipi => guest::raise(port),
+        Binding::Console => console::kick(area),
+        Binding::Store => store::kick(area),
+        Binding::Ipi => guest::raise(port, area),
         Binding::Virq(_) | Binding::Free => return Err(Failure(EINVAL)),
     }
     Ok(0)
@@ -113,9 +113,9 @@ fn status(at: u64) -> Outcome {
     Ok(0)
 }
 
-fn unmask(at: u64) -> Outcome {
+fn unmask(at: u64, area: Area) -> Outcome {
     let port: u32 = copy::read(at)?;
     let bound = PORTS.lock().get(port).map_err(Failure)?;
-    guest::unmask(port, bound.vcpu);
+    guest::unmask(port, bound.vcpu, area);
     Ok(0)
 }

@@ -127,10 +127,7 @@ fn register_callback(at: u64, area: Area) -> Outcome {
     let (kind, flags) = (head as u16, (head >> 16) as u16);
     let data = area.data();
     match kind {
-        callback::EVENT => {
-            data.event_callback.store(address, Relaxed);
-            data.event_flags.store(flags, Relaxed);
-        }
+        callback::EVENT => data.event_callback.store(address, Relaxed),
         callback::FAILSAFE => data.failsafe_callback.store(address, Relaxed),
         callback::SYSCALL => {
             data.syscall_entry.store(address, Relaxed);

@@ -55,7 +55,7 @@ fn pair(operations: u64, count: u64, done: u64, area: Area) -> i64 {
 fn frequent(address: u64, area: Area) -> bool {
     let Ok([command, first]) = copy::read_pair(address) else { return false };
     match command as u32 {
-        INVLPG_LOCAL | INVLPG_ALL => call::flush_address(first),
+        INVLPG_LOCAL => call::flush_address(first),
         NEW_BASEPTR if first < facts().end_pages => load(first, area),
         NEW_USER_BASEPTR => {}
         _ => return false,
@@ -102,11 +102,13 @@ fn one([command, first, second]: Operation, area: Area) -> Outcome {
         NEW_BASEPTR => load(frame()?, area),
         // The kernel's own root serves both modes; its lower half is the user root's.
         NEW_USER_BASEPTR => {}
-        TLB_FLUSH_LOCAL | TLB_FLUSH_ALL => call::flush(),
-        INVLPG_LOCAL | INVLPG_ALL => call::flush_address(first),
-        TLB_FLUSH_MULTI if names(second, area)? => call::flush(),
-        INVLPG_MULTI if names(second, area)? => call::flush_address(first),
-        TLB_FLUSH_MULTI | INVLPG_MULTI | FLUSH_CACHE => {}
+        TLB_FLUSH_LOCAL => call::flush(),
+        INVLPG_LOCAL => call::flush_address(first),
+        TLB_FLUSH_ALL => call::flush_vcpus(u64::MAX),
+        INVLPG_ALL => call::flush_address_of(u64::MAX, first),
+        TLB_FLUSH_MULTI => call::flush_vcpus(copy::read(second)?),
+        INVLPG_MULTI => call::flush_address_of(copy::read(second)?, first),
+        FLUSH_CACHE => {}
         SET_LDT => {
             if !call::load_ldt(first, second & 0xffff_ffff) {
                 return Err(Failure(EINVAL));
@@ -115,10 +117,4 @@ fn one([command, first, second]: Operation, area: Area) -> Outcome {
         _ => return Err(Failure(ENOSYS)),
     }
     Ok(0)
-}
-
-/// True if the vCPU mask at `address` names this vCPU.
-fn names(address: u64, area: Area) -> Result<bool, Failure> {
-    let mask: u64 = copy::read(address)?;
-    Ok(mask >> area.data().index.load(Relaxed) & 1 != 0)
 }

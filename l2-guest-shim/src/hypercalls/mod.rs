@@ -14,6 +14,7 @@ mod mmuext;
 mod multicall;
 mod sched;
 mod segments;
+pub mod smp;
 mod vcpu;
 
 use crate::{

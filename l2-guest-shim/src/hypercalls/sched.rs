@@ -6,20 +6,26 @@ use crate::{
     entry::end,
     guest::{VcpuInfo, facts},
     hw::{area::Area, call, copy, memory},
+    traps,
     xen::{
         errno::{EINVAL, ENOSYS},
         schedop::{BLOCK, POLL, SHUTDOWN, YIELD},
         shared_info, shutdown,
     },
 };
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{
+    Ordering::{Relaxed, SeqCst},
+    fence,
+};
 use pv_abi::{ext, msr::arch};
 
 /// `sched_op(command, argument)`.
 pub extern "C" fn sched_op(command: u64, at: u64, _: u64, _: u64, _: u64, area: Area) -> i64 {
     answer(match command {
-        // Nobody else wants this vCPU's CPU; events are looked at on the way out.
-        YIELD => Ok(0),
+        YIELD => {
+            call::yield_slice();
+            Ok(0)
+        }
         BLOCK => {
             block(area);
             Ok(0)
@@ -35,6 +41,8 @@ pub extern "C" fn sched_op(command: u64, at: u64, _: u64, _: u64, _: u64, area: 
 fn block(area: Area) {
     let info = VcpuInfo::of(area);
     info.set_masked(false);
+    // Whoever raises an event from here on finds events open, and tells.
+    fence(SeqCst);
     if !info.pending() {
         area.data().halt.store(1, Relaxed);
     }
@@ -48,21 +56,36 @@ fn poll(at: u64, area: Area) -> Outcome {
     if count > 128 {
         return Err(Failure(EINVAL));
     }
+    // Whoever raises one of the ports from here on tells, masked or not.
+    area.data().polls.store(1, SeqCst);
+    let result = poll_ports(list, count, timeout, area);
+    area.data().polls.store(0, Relaxed);
+    result
+}
+
+fn poll_ports(list: u64, count: u64, timeout: u64, area: Area) -> Outcome {
     for number in 0..count {
         let port: u32 = copy::read(list.wrapping_add(4 * number))?;
         let word =
             facts().shared_info + shared_info::EVTCHN_PENDING as u64 + u64::from(port / 64) * 8;
         let pending =
-            memory::word(word).is_some_and(|word| word.load(Relaxed) >> (port % 64) & 1 != 0);
+            memory::word(word).is_some_and(|word| word.load(SeqCst) >> (port % 64) & 1 != 0);
         if pending {
             return Ok(0);
         }
     }
-    if timeout != 0 {
-        call::wrmsr(arch::TSC_DEADLINE, facts().clock.tsc_at(timeout));
+    // Any interrupt ends the wait; the kernel looks again.
+    let deadline = area.data().deadline.load(Relaxed);
+    let end = if timeout == 0 { u64::MAX } else { facts().clock.tsc_at(timeout).max(1) };
+    let sooner = deadline == 0 || end < deadline;
+    if timeout != 0 && sooner {
+        call::wrmsr(arch::TSC_DEADLINE, end);
     }
-    // Any event ends the wait; the kernel looks again.
-    area.data().halt.store(1, Relaxed);
+    call::wait_interrupt();
+    traps::take_interrupts(area);
+    if timeout != 0 && sooner {
+        call::wrmsr(arch::TSC_DEADLINE, deadline);
+    }
     Ok(0)
 }
 

@@ -1,7 +1,7 @@
 //! Virtual CPUs: their info areas and timers.
 //! May: guest-memory. Context: shim, IF = 0. Input: guest-controlled.
 
-use super::{Failure, Outcome, answer};
+use super::{Failure, Outcome, answer, smp};
 use crate::{
     guest::{VcpuInfo, facts},
     hw::{area::Area, call, copy, memory},
@@ -9,8 +9,9 @@ use crate::{
         errno::{EINVAL, ENOENT, ENOSYS},
         shared_info::VCPU_INFO_SIZE,
         vcpuop::{
-            GET_RUNSTATE_INFO, IS_UP, REGISTER_RUNSTATE_AREA, REGISTER_TIME_AREA,
+            DOWN, GET_RUNSTATE_INFO, INITIALISE, IS_UP, REGISTER_RUNSTATE_AREA, REGISTER_TIME_AREA,
             REGISTER_VCPU_INFO, SET_SINGLESHOT_TIMER, STOP_PERIODIC_TIMER, STOP_SINGLESHOT_TIMER,
+            UP,
         },
     },
 };
@@ -18,20 +19,25 @@ use core::sync::atomic::Ordering::{Relaxed, Release};
 use pv_abi::msr::arch;
 
 /// `vcpu_op(command, vcpu, argument)`.
-pub extern "C" fn vcpu_op(command: u64, vcpu: u64, at: u64, _: u64, _: u64, _: Area) -> i64 {
+pub extern "C" fn vcpu_op(command: u64, vcpu: u64, at: u64, _: u64, _: u64, area: Area) -> i64 {
     if vcpu >= facts().vcpus.into() {
         return ENOENT;
     }
     let target = Area::of(vcpu as usize);
     answer(match command {
-        SET_SINGLESHOT_TIMER => set_timer(at, target),
-        STOP_SINGLESHOT_TIMER => {
-            call::wrmsr(arch::TSC_DEADLINE, 0);
+        // Its own, as kernels do: nobody arms another's.
+        SET_SINGLESHOT_TIMER if target == area => set_timer(at, area),
+        STOP_SINGLESHOT_TIMER if target == area => {
+            arm(0, area);
             Ok(0)
         }
+        SET_SINGLESHOT_TIMER | STOP_SINGLESHOT_TIMER => Err(Failure(EINVAL)),
         // There never is a periodic one; saying so makes the kernel use the one-shot timer.
         STOP_PERIODIC_TIMER => Ok(0),
-        IS_UP => Ok(i64::from(vcpu == 0)),
+        INITIALISE => smp::initialise(vcpu as u32, at),
+        UP => smp::up(vcpu as u32),
+        DOWN if target == area => Ok(smp::down(area)),
+        IS_UP => Ok(i64::from(smp::is_up(target))),
         REGISTER_VCPU_INFO => register_info(at, target),
         REGISTER_RUNSTATE_AREA => register_runstate(at),
         GET_RUNSTATE_INFO => copy::write(at, &runstate()).map(|()| 0).map_err(Failure::from),
@@ -41,24 +47,23 @@ pub extern "C" fn vcpu_op(command: u64, vcpu: u64, at: u64, _: u64, _: u64, _: A
 }
 
 /// Argument: absolute system time, flags. A time that has passed fires at once.
-fn set_timer(at: u64, _: Area) -> Outcome {
+fn set_timer(at: u64, area: Area) -> Outcome {
     let time: u64 = copy::read(at)?;
-    arm(time);
+    // 0 would disarm.
+    arm(facts().clock.tsc_at(time).max(1), area);
     Ok(0)
 }
 
-fn arm(time: u64) {
-    // 0 would disarm.
-    call::wrmsr(arch::TSC_DEADLINE, facts().clock.tsc_at(time).max(1));
+/// Arms this vCPU's timer for a TSC value, or disarms it with 0.
+pub(super) fn arm(deadline: u64, area: Area) {
+    area.data().deadline.store(deadline, Relaxed);
+    call::wrmsr(arch::TSC_DEADLINE, deadline);
 }
 
 /// `set_timer_op(time)`: the older form; 0 stops it.
-pub extern "C" fn set_timer_op(time: u64, _: u64, _: u64, _: u64, _: u64, _: Area) -> i64 {
-    if time == 0 {
-        call::wrmsr(arch::TSC_DEADLINE, 0);
-    } else {
-        arm(time);
-    }
+pub extern "C" fn set_timer_op(time: u64, _: u64, _: u64, _: u64, _: u64, area: Area) -> i64 {
+    let deadline = if time == 0 { 0 } else { facts().clock.tsc_at(time).max(1) };
+    arm(deadline, area);
     0
 }
 
