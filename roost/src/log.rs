@@ -2,6 +2,7 @@
 //! Input: written by L1, which quotes guests: any bytes.
 
 use pv_abi::bundle::{REPORT_PREFIX, STATS_PREFIX};
+use serde_json::Value;
 use std::{
     fs::File,
     io::{self, BufRead, BufReader},
@@ -13,7 +14,7 @@ use std::{
 pub struct Log {
     /// Lines meant for the user, without their prefix.
     pub reports: Vec<String>,
-    /// Statistics as JSON, if L1 gave any; the last ones win.
+    /// Statistics of all guests as JSON, if L1 gave any.
     pub stats: Option<String>,
     /// Whether L1 said anything at all.
     pub spoke: bool,
@@ -37,11 +38,31 @@ impl Log {
             if let Some(report) = text.strip_prefix(REPORT_PREFIX) {
                 found.reports.push(printable(report));
             } else if let Some(stats) = text.strip_prefix(STATS_PREFIX) {
-                found.stats = Some(stats.into());
+                found.stats = Some(match found.stats.take() {
+                    Some(earlier) => joined(&earlier, stats),
+                    None => stats.into(),
+                });
             }
             line.clear();
         }
         Ok(found)
+    }
+}
+
+/// Statistics of which `later` continues the list of guests; what cannot be joined gives way to it.
+fn joined(earlier: &str, later: &str) -> String {
+    let guests = |json| -> Option<(Value, Vec<Value>)> {
+        let mut all: Value = serde_json::from_str(json).ok()?;
+        let guests = all.get_mut("guests")?.as_array_mut().map(std::mem::take)?;
+        Some((all, guests))
+    };
+    match (guests(earlier), guests(later)) {
+        (Some((mut all, mut list)), Some((_, more))) => {
+            list.extend(more);
+            all["guests"] = list.into();
+            all.to_string()
+        }
+        _ => later.into(),
     }
 }
 
@@ -62,6 +83,15 @@ mod tests {
         assert_eq!(log.reports, ["it died", "of \u{fffd}\u{fffd}[2J"]);
         assert_eq!(log.stats.as_deref(), Some("{\"a\":1}"));
         assert!(log.spoke);
+    }
+
+    #[test]
+    fn statistics_of_several_guests_are_joined() {
+        let stats = |text: &str| Log::parse(text.as_bytes()).unwrap().stats.unwrap();
+        let (a, b) = (r#"{"guests":[{"name":"a"}]}"#, r#"{"guests":[{"name":"b"}]}"#);
+        let both = r#"{"guests":[{"name":"a"},{"name":"b"}]}"#;
+        assert_eq!(stats(&format!("@stats {a}\n@stats {b}\n")), both);
+        assert_eq!(stats(&format!("@stats {a}\n@stats 1\n@stats {b}\n")), b);
     }
 
     #[test]

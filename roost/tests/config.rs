@@ -245,3 +245,42 @@ fn options_that_the_file_decides() {
         refused_with(&format!("\n{line}\n{GUEST}"), args, &words);
     }
 }
+
+/// The keys in the first column of the table below `heading`.
+fn documented(heading: &str) -> Vec<String> {
+    let text = include_str!("../../docs/running.md");
+    let section = text.split(heading).nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| row.split('`').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_documentation_has_every_key_and_no_other() {
+    // Beside the tables of keys, one for all.
+    let machine = [documented("## Keys of the machine"), vec!["guest".into()]].concat();
+    for (text, keys) in [
+        (format!("unknown = 1\n{GUEST}"), machine),
+        (format!("{GUEST}unknown = 1\n"), documented("## Keys of a guest")),
+    ] {
+        let said = run(&bench(&text), &[]);
+        let expected = said.line().split("expected one of ").nth(1).unwrap();
+        let mut expected: Vec<_> = expected.split(", ").map(|key| key.trim_matches('`')).collect();
+        let mut keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        expected.sort_unstable();
+        keys.sort_unstable();
+        assert_eq!(keys, expected);
+    }
+}
+
+#[test]
+fn the_documented_examples_are_configurations() {
+    let texts = [include_str!("../../docs/running.md"), include_str!("../../README.md")];
+    for text in texts {
+        let example = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+        let bench = bench(&example.unwrap().replace("\"kvm\"", "\"tcg\""));
+        for file in ["vmlinuz", "web.cpio", "db.cpio", "batch.cpio"] {
+            bench.file(file, &[0x90; 4096]);
+        }
+        assert_eq!(told(&bench, &[]).guests.len(), 2);
+    }
+}

@@ -25,7 +25,7 @@ impl Backlog {
 
     /// Bytes that wait.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.kept.len()
     }
 
@@ -89,7 +89,7 @@ mod tests {
         let mut backlog = Backlog::new();
         backlog.push(b"one\n");
         backlog.push(b"two");
-        assert_eq!((backlog.len(), backlog.lost()), (7, 0));
+        assert_eq!((backlog.waiting(), backlog.lost()), (7, 0));
         assert_eq!(shown(&mut backlog), b"one\ntwo");
         assert_eq!(shown(&mut backlog), b"");
     }
@@ -121,7 +121,7 @@ mod tests {
                 let write = unit.repeat(times);
                 backlog.push(&write);
                 all.extend(write);
-                prop_assert!(backlog.len() <= CAPACITY);
+                prop_assert!(backlog.waiting() <= CAPACITY);
             }
             prop_assert_eq!(backlog.kept.capacity(), taken);
             let lost = backlog.lost() as usize;

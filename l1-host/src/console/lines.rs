@@ -38,7 +38,8 @@ impl Lines {
         for &byte in bytes {
             match byte {
                 b'\n' => self.end(&mut show),
-                b'\r' => self.returned = true,
+                // At the start of a line it moves nothing.
+                b'\r' => self.returned = self.line.len() > self.start,
                 _ => {
                     if self.returned {
                         self.returned = false;
@@ -117,11 +118,12 @@ mod tests {
             lines(&[b"a\nb\r\nc\r", b"\r\n\n"]).concat(),
             b"g| a\r\ng| b\r\ng| c\r\ng| \r\n"
         );
-        assert_eq!(lines(&[b"1%\r\r2%^M\n\r"]).concat(), b"g| 1%^M2%^M\r\n");
+        assert_eq!(lines(&[b"1%\r\r2%^M\n\r", b"\r"]).concat(), b"g| 1%^M2%^M\r\n");
     }
 
     #[test]
     fn control_characters_are_shown() {
+        assert_eq!(lines(&[b"\rx\n\r\ry\n"]).concat(), b"g| x\r\ng| y\r\n");
         let shown = lines(&[b"\x1b[2J\tx\x7f\rg| y\xc2\x9b1A \xc3\xa9"]).concat();
         assert_eq!(shown, b"g| ^[[2J\tx^?^Mg| y?1A \xc3\xa9\r\n");
     }

@@ -190,7 +190,9 @@ impl<P: Port> Mux<P> {
         let guests = self.guests.read();
         for (index, guest) in guests.list.iter().enumerate() {
             match &mut *guest.output.lock() {
-                Output::Focus(backlog) if backlog.len() > 0 => self.show(&guests, index, backlog),
+                Output::Focus(backlog) if backlog.waiting() > 0 => {
+                    self.show(&guests, index, backlog)
+                }
                 Output::Focus(_) => {}
                 Output::Prefix(lines) => lines.flush(|line| self.screen.lock().show(line)),
             }
@@ -234,7 +236,7 @@ impl<P: Port> Mux<P> {
             let state = if guest.running() { "running" } else { "ended" };
             let focus = if self.focus.load(Relaxed) == index { ", has the focus" } else { "" };
             let waiting = match &*guest.output.lock() {
-                Output::Focus(backlog) => backlog.len(),
+                Output::Focus(backlog) => backlog.waiting(),
                 Output::Prefix(_) => 0,
             };
             let number = index + 1;
