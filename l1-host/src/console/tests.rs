@@ -248,24 +248,25 @@ fn a_guest_that_is_not_there_has_no_console() {
     assert_eq!(paper.text(), "");
 }
 
-/// Writes from a thread per guest, while another switches about.
-fn crowd(mode: ConsoleMode) -> String {
-    const LINES: usize = 300;
+/// How often the focus moves, at least.
+const SWITCHES: usize = 200;
+
+/// What is shown while a CPU for each of three guests writes `texts` of it, and another switches
+/// about.
+fn crowd(mode: ConsoleMode, texts: impl Fn(usize) -> Vec<String>) -> String {
     let paper = Paper::default();
     let bench = Bench::new(&paper, mode, &["a", "b", "c"]);
     thread::scope(|scope| {
-        for guest in 0..3 {
+        let write = |guest, texts: Vec<String>| {
             let mux = &bench.mux;
-            scope.spawn(move || {
-                for n in 0..LINES {
-                    let text = format!("guest {guest} line {n}\r\n");
-                    let (first, second) = text.split_at(n % text.len());
-                    mux.write(GuestId(guest), first.as_bytes());
-                    mux.write(GuestId(guest), second.as_bytes());
-                }
-            });
+            move || texts.iter().for_each(|text| mux.write(GuestId(guest), text.as_bytes()))
+        };
+        let writers = [0, 1, 2].map(|guest| scope.spawn(write(guest, texts(guest))));
+        let mut switches = 0;
+        while switches < SWITCHES || writers.iter().any(|writer| !writer.is_finished()) {
+            assert!(bench.mux.input(b"\x1dn").is_empty());
+            switches += 1;
         }
-        scope.spawn(|| (0..200).for_each(|_| assert!(bench.mux.input(b"\x1dn").is_empty())));
     });
     bench.mux.finish();
     paper.text()
@@ -273,36 +274,40 @@ fn crowd(mode: ConsoleMode) -> String {
 
 #[test]
 fn lines_of_many_cpus_stay_whole() {
-    let shown = crowd(Prefix);
+    let line = |guest, n| format!("guest {guest} line {n}");
+    let shown = crowd(Prefix, |guest| {
+        let halves = |n: usize| {
+            let text = line(guest, n) + "\r\n";
+            let (first, second) = text.split_at(n % text.len());
+            [first.to_string(), second.to_string()]
+        };
+        (0..300).flat_map(halves).collect()
+    });
     for (guest, name) in ["a", "b", "c"].iter().enumerate() {
         let prefix = format!("{name}| ");
         let lines: Vec<_> = shown.lines().filter_map(|line| line.strip_prefix(&prefix)).collect();
-        let expected: Vec<_> = (0..300).map(|n| format!("guest {guest} line {n}")).collect();
+        let expected: Vec<_> = (0..300).map(|n| line(guest, n)).collect();
         assert_eq!(lines, expected);
     }
-    let others = shown.lines().filter(|line| line.starts_with("[roost: input goes to '"));
-    assert_eq!((shown.lines().count(), others.count()), (900 + 200, 200));
+    let others = shown.lines().filter(|line| line.starts_with("[roost: input goes to '")).count();
+    assert!(others >= SWITCHES);
+    assert_eq!(shown.lines().count(), 900 + others);
 }
 
 #[test]
 fn a_guest_is_seen_only_below_its_announcement() {
-    let shown = crowd(Focus);
-    let mut of: Vec<String> = Vec::from([0, 1, 2].map(|_| String::new()));
-    let mut guest = 0;
-    for line in shown.split_inclusive("\r\n") {
+    let names = ['a', 'b', 'c'];
+    let shown = crowd(Focus, |guest| (0..20_000).map(|_| names[guest].to_string()).collect());
+    let (mut guest, mut switches) = ('a', 0);
+    for line in shown.lines().filter(|line| !line.ends_with(" are lost]")) {
         if let Some(rest) = line.strip_prefix("[roost: console of '") {
-            guest = usize::from(rest.as_bytes()[0] - b'a');
-            // The guest's line was broken for the announcement.
+            guest = rest.chars().next().unwrap();
+            switches += 1;
         } else {
-            of[guest].push_str(line);
+            assert!(line.chars().all(|c| c == guest), "below {guest}: {line}");
         }
     }
-    for (guest, text) in of.iter().enumerate() {
-        // Line ends that L1 adds before an announcement are not the guest's.
-        let text = text.replace("\r\n", "");
-        let all: String = (0..300).map(|n| format!("guest {guest} line {n}")).collect();
-        assert_eq!(text, all);
-    }
+    assert!(switches >= SWITCHES);
 }
 
 /// Something that happens to the multiplexer.
