@@ -224,7 +224,7 @@ impl<P: Port> Mux<P> {
             Key::Stop => self.say(format_args!("'{}' has ended already", guest.name)),
             Key::Help => self.say(format_args!(
                 "Ctrl-] and l: list the guests, 1 to 9: switch to that guest, n: to the next one, \
-                 q: stop the guest, Ctrl-] or ]: send Ctrl-]"
+                 q: stop the guest, Ctrl-] or ]: send the key itself"
             )),
             Key::Unknown => self.say(format_args!("Ctrl-] ? shows the keys")),
         }
