@@ -146,6 +146,7 @@ pub fn register(index: usize) -> bool {
         (msr::PVM_RETU_RIP, entries.retu),
         (ext::msr::RETU_PREFAULT_RIP, entries.retu_prefault),
         (arch::LSTAR, entries.syscall),
+        (msr::KVM_STEAL_TIME, (pvcs + Area::STEAL) | 1),
         (x2apic::LVT_TIMER, TIMER_DEADLINE | u64::from(traps::TIMER_VECTOR)),
     ]
     .into_iter()

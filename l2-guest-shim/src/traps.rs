@@ -7,7 +7,8 @@ use crate::{
     flat,
     guest::{self, Gate, TRAPS, VcpuInfo},
     hw::{area::Area, call, copy, heap},
-    hypercalls, m2p,
+    hypercalls::{self, vcpu},
+    m2p,
     regs::Regs,
     userio,
     xen::nr,
@@ -166,6 +167,7 @@ fn deliver_pending(regs: &mut Regs, area: Area) {
 fn interrupt(vector: u8, area: Area) {
     match vector {
         TIMER_VECTOR => {
+            vcpu::update_runstate(area);
             let port = area.data().timer_port.load(Relaxed);
             if port != 0 {
                 guest::raise(port, area);

@@ -15,6 +15,9 @@ pub const KVM_FEATURE_CLOCKSOURCE_STABLE: u32 = 1 << 24;
 /// Leaf base + 0x10: EAX = TSC kHz, EBX = APIC bus kHz.
 pub const KVM_TIMING: u32 = 0x4000_0010;
 
+/// EAX at leaf 0x40000001: [`crate::msr::KVM_STEAL_TIME`].
+pub const KVM_FEATURE_STEAL_TIME: u32 = 1 << 5;
+
 /// Base of Roost's own leaves.
 ///
 /// | leaf | EAX | EBX | ECX | EDX |

@@ -19,6 +19,21 @@ pub const EVENT_ENTRY_SUPERVISOR: u64 = 512;
 pub const KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
 /// kvmclock: per-vCPU time page (guest-physical address, bit 0 enables).
 pub const KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
+/// Steal time: per-vCPU page (guest-physical address, a multiple of 64; bit 0 enables, bits 1 to 5 are
+/// reserved). See [`steal`].
+pub const KVM_STEAL_TIME: u32 = 0x4b56_4d03;
+
+/// What L1 writes where [`KVM_STEAL_TIME`] says: offsets in bytes.
+pub mod steal {
+    /// Nanoseconds for which the vCPU was ready and did not run (u64).
+    pub const TIME: usize = 0;
+    /// Odd while the rest changes (u32).
+    pub const VERSION: usize = 8;
+    /// Bytes in all; the rest is 0.
+    pub const SIZE: usize = 64;
+    /// Bits of the MSR that must be 0.
+    pub const RESERVED: u64 = 0x3e;
+}
 
 /// Architectural registers L1 answers for a guest.
 pub mod arch {

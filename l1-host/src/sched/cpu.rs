@@ -91,6 +91,7 @@ fn run_one(cpu: &'static Cpu, mut vcpu: Box<Vcpu>) {
     let leave = vcpu.run(cpu);
     match leave {
         Leave::Preempted => {
+            vcpu.becomes_ready();
             vcpu.remote().queued();
             QUEUES.push(cpu.index, vcpu);
         }
@@ -132,7 +133,8 @@ pub fn retire(vcpu: Box<Vcpu>) {
 }
 
 /// Queues a vCPU that is ready, where it ran before or where nothing runs.
-pub fn wake(vcpu: Box<Vcpu>) {
+pub fn wake(mut vcpu: Box<Vcpu>) {
+    vcpu.becomes_ready();
     vcpu.remote().queued();
     let cpu = QUEUES.place(vcpu.remote().last_cpu());
     QUEUES.push(cpu, vcpu);

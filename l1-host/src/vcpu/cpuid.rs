@@ -116,7 +116,8 @@ impl Vcpu {
             cpuid::ROOST_BASE..=cpuid::ROOST_MAX if planted(Flaw::NoExtension) => [0; 4],
             cpuid::KVM_BASE => [cpuid::KVM_TIMING, kvm[0], kvm[1], kvm[2]],
             0x4000_0001 => {
-                [cpuid::KVM_FEATURE_CLOCKSOURCE2 | cpuid::KVM_FEATURE_CLOCKSOURCE_STABLE, 0, 0, 0]
+                let clock = cpuid::KVM_FEATURE_CLOCKSOURCE2 | cpuid::KVM_FEATURE_CLOCKSOURCE_STABLE;
+                [clock | cpuid::KVM_FEATURE_STEAL_TIME, 0, 0, 0]
             }
             cpuid::KVM_TIMING => {
                 let khz = (cpu.clock.tsc_hz / 1000) as u32;

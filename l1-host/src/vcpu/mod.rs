@@ -52,6 +52,8 @@ mod smp;
 #[cfg(target_os = "none")]
 mod state;
 #[cfg(target_os = "none")]
+mod steal;
+#[cfg(target_os = "none")]
 mod switch;
 #[cfg(target_os = "none")]
 mod syscall;

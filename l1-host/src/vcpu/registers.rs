@@ -142,6 +142,7 @@ impl Vcpu {
             msr::PVM_EVENT_ENTRY => msrs.event_entry,
             msr::PVM_RETU_RIP => msrs.retu_rip,
             msr::KVM_SYSTEM_TIME_NEW => msrs.system_time,
+            msr::KVM_STEAL_TIME => self.steal.register(),
             ext::msr::RETU_PREFAULT_RIP => msrs.retu_prefault_rip,
             x2apic::FIRST..=x2apic::LAST => self.apic.read(index, cpu::tsc())?,
             index if msr::PVM_WINDOW.contains(&index) => 0,
@@ -229,6 +230,7 @@ impl Vcpu {
             }
             msr::PVM_LINEAR_ADDRESS_RANGE => return self.set_range(value),
             msr::KVM_SYSTEM_TIME_NEW => self.register_clock(cpu, value)?,
+            msr::KVM_STEAL_TIME => self.register_steal(cpu, value)?,
             msr::KVM_WALL_CLOCK_NEW => self.write_wall_clock(cpu, value)?,
             ext::msr::RETU_PREFAULT_RIP if self.vm.features().contains(Features::PREFAULT) => {
                 self.msrs.retu_prefault_rip = value;

@@ -5,7 +5,7 @@
 use super::dirty::DirtyCheck;
 use super::{
     apic::VirtualApic, debug::DebugRegisters, pvcs::PvcsPage, registers::Msrs, remote::Remote,
-    switch::Saved, tlb::Tlb,
+    steal::Steal, switch::Saved, tlb::Tlb,
 };
 use crate::{
     hw::{percpu::Cpu, physmap::Frame},
@@ -68,6 +68,8 @@ pub struct Vcpu {
     pub(super) apic: VirtualApic,
     /// What others want of it.
     pub(super) remote: Arc<Remote>,
+    /// Time that others had while it was ready.
+    pub(super) steal: Steal,
     /// What lies in the CPU's registers while it is on one.
     pub(super) saved: Saved,
     pub(super) halted: bool,
@@ -117,6 +119,7 @@ impl Vcpu {
             msrs: Msrs::new(index),
             apic: VirtualApic::new(index as u32),
             remote: vm.remotes()[index].clone(),
+            steal: Steal::default(),
             saved: Saved::new()?,
             halted: false,
             stops: false,
@@ -159,6 +162,7 @@ impl Vcpu {
         self.msrs = Msrs::new(self.index);
         self.apic = VirtualApic::new(self.index as u32);
         self.saved.reset();
+        self.steal.reset();
         (self.halted, self.stops) = (false, false);
         (self.tls, self.ldt_entries) = ([0; 3], 0);
         self.cpunode = limit_descriptor(self.index as u32);
@@ -202,6 +206,7 @@ impl Vcpu {
             ("exits", self.stats.total()),
             ("events", self.stats.events),
             ("direct_switches", self.all_direct_switches()),
+            ("stolen_ticks", self.steal.ticks()),
             ("fills", mmu.fills),
             ("large_fills", mmu.large_fills),
             ("faults_mapped", mmu.mapped),

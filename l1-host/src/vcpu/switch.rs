@@ -67,6 +67,7 @@ impl Vcpu {
             // its own of long ago.
             self.tlb.flush_requested();
         }
+        self.tell_steal(cpu);
         self.load_registers(cpu);
         self.saved.xstate.restore();
         cpu::load_selectors(&self.saved.selectors);

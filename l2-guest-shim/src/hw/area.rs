@@ -66,9 +66,17 @@ pub struct VcpuData {
     pub up: AtomicU8,
     /// It waits for a port that may be masked.
     pub polls: AtomicU8,
+    /// Address of the kernel's runstate area; 0 for none.
+    pub runstate: AtomicU64,
+    /// Stolen time that is in it, nanoseconds.
+    pub stolen: AtomicU64,
     /// TSC value that the kernel's timer is armed for; 0 for none.
     pub deadline: AtomicU64,
 }
+
+/// Where L1 tells of stolen time: in the page of the data, behind it.
+const STEAL: u64 = 0xf80;
+const _: () = assert!(size_of::<VcpuData>() as u64 <= STEAL);
 
 /// A vCPU's area. Handlers get it from `entry.S`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +135,14 @@ impl Area {
     #[inline]
     pub fn interrupt_waits(self) -> bool {
         self.pvcs_word(pvcs::offset::EVENT_FLAGS).load(Acquire) & flags::IP != 0
+    }
+
+    /// Offset of what L1 tells of stolen time from the area's own pages.
+    pub const STEAL: u64 = 4096 + STEAL;
+
+    /// Time that others had while this vCPU was ready, nanoseconds.
+    pub fn stolen(self) -> u64 {
+        self.at::<AtomicU64>(window::area::DATA + STEAL).load(Relaxed)
     }
 
     /// Makes the ERETU to come map the address of fault `cr2`.

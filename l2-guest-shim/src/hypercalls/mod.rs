@@ -15,7 +15,7 @@ mod multicall;
 mod sched;
 mod segments;
 pub mod smp;
-mod vcpu;
+pub mod vcpu;
 
 use crate::{
     entry::log,

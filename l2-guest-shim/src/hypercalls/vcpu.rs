@@ -39,8 +39,8 @@ pub extern "C" fn vcpu_op(command: u64, vcpu: u64, at: u64, _: u64, _: u64, area
         DOWN if target == area => Ok(smp::down(area)),
         IS_UP => Ok(i64::from(smp::is_up(target))),
         REGISTER_VCPU_INFO => register_info(at, target),
-        REGISTER_RUNSTATE_AREA => register_runstate(at),
-        GET_RUNSTATE_INFO => copy::write(at, &runstate()).map(|()| 0).map_err(Failure::from),
+        REGISTER_RUNSTATE_AREA => register_runstate(at, target),
+        GET_RUNSTATE_INFO => copy::write(at, &runstate(target)).map(|()| 0).map_err(Failure::from),
         REGISTER_TIME_AREA => register_time(at),
         _ => Err(Failure(ENOSYS)),
     })
@@ -93,11 +93,22 @@ fn register_info(at: u64, target: Area) -> Outcome {
     Ok(0)
 }
 
-/// `struct vcpu_runstate_info`: state, time of entry, time in each of four states.
-fn runstate() -> [u64; 6] {
+/// `struct vcpu_runstate_info`: state, time of entry, time in each of four states: running, ready,
+/// blocked, off. It runs whenever it looks; when it was blocked nobody asks.
+fn runstate(target: Area) -> [u64; 6] {
     let now = facts().clock.ns_at(tsc());
-    // Running since the start: no time is stolen.
-    [0, 0, now, 0, 0, 0]
+    let stolen = target.stolen();
+    [0, now, now.saturating_sub(stolen), stolen, 0, 0]
+}
+
+/// Tells the kernel of time that was stolen since it was last told.
+pub fn update_runstate(area: Area) {
+    let (data, stolen) = (area.data(), area.stolen());
+    let at = data.runstate.load(Relaxed);
+    if at != 0 && data.stolen.swap(stolen, Relaxed) != stolen {
+        // The kernel looks at its entry time before and after: it changes first.
+        let _ = copy::write(at, &runstate(area));
+    }
 }
 
 fn tsc() -> u64 {
@@ -105,9 +116,10 @@ fn tsc() -> u64 {
 }
 
 /// Argument: address of the area.
-fn register_runstate(at: u64) -> Outcome {
+fn register_runstate(at: u64, target: Area) -> Outcome {
     let area: u64 = copy::read(at)?;
-    copy::write(area, &[0u64; 6])?;
+    copy::write(area, &runstate(target))?;
+    target.data().runstate.store(area, Relaxed);
     Ok(0)
 }
 
