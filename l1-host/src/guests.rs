@@ -1,5 +1,6 @@
-//! Starts the guests, sees them end, and ends the machine with the last.
-//! May: alloc, take-frame. Context: boot; run-loop at the end of a guest.
+//! Starts the guests, sees them end, starts them again if that is wanted, and ends the machine with the
+//! last.
+//! May: alloc, take-frame. Context: boot; the loop of a CPU, between vCPUs.
 
 use crate::{
     backend::{self, Built},
@@ -16,7 +17,7 @@ use crate::{
     vcpu::{Vcpu, stop::Stop},
     vm::{
         Vm,
-        build::{Context, Start},
+        build::{self, Context, Start},
         roots,
     },
 };
@@ -25,84 +26,82 @@ use alloc::{
     sync::{Arc, Weak},
     vec::Vec,
 };
-use core::sync::atomic::{
-    AtomicU8, AtomicUsize,
-    Ordering::{AcqRel, Relaxed},
+use core::{
+    fmt::Display,
+    sync::atomic::{
+        AtomicBool, AtomicU8, AtomicUsize,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
 };
-use pv_abi::bundle::{self, Bundle, Guest};
+use pv_abi::bundle::{self, Bundle, Guest, Restart};
 use spin::{Mutex, Once};
 
-/// Guests that run.
+/// What the user has asked for, and what building a guest needs.
+#[derive(Debug)]
+struct Host {
+    bundle: Bundle,
+    context: Context<'static>,
+}
+
+static HOST: Once<Host> = Once::new();
+/// Guests that run, or will again.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 /// The value to end the machine with: the worst of all guests'.
 static WORST: AtomicU8 = AtomicU8::new(bundle::exit::POWEROFF);
-/// Exits are timed, and told of when a guest ends.
-static STATS: Once<bool> = Once::new();
-/// The guests that L1 runs, by their places at the console.
+/// The guests that L1 runs, by their numbers in the bundle, which are their places at the console.
 static GUESTS: Mutex<Vec<(GuestId, Weak<Vm>)>> = Mutex::new(Vec::new());
+/// VMs whose vCPUs do not run any more.
+static ENDED: Mutex<Vec<Arc<Vm>>> = Mutex::new(Vec::new());
+static ANY_ENDED: AtomicBool = AtomicBool::new(false);
+
+/// Builds all guests and starts their first vCPUs; then this CPU runs vCPUs for ever.
+pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! {
+    let host = HOST.call_once(|| Host { bundle, context });
+    let guests = &host.bundle.guests;
+    RUNNING.store(guests.len(), Relaxed);
+    console::mux().set_mode(host.bundle.console);
+    let mut ready = Vec::new();
+    for (number, guest) in guests.iter().enumerate() {
+        match backend::build(guest, &host.context, guests.len()) {
+            Ok(Built::Shadow(vm, start)) => {
+                tell_start(guest);
+                let id = console::mux().add(&guest.name, vm.console.clone());
+                GUESTS.lock().push((id, Arc::downgrade(&vm)));
+                ready.push((guest, vm, start));
+            }
+            Ok(Built::Assisted(mut machine)) => {
+                tell_start(guest);
+                let id = console::mux().add(&guest.name, machine.console.clone());
+                listen(cpu);
+                let stop = machine.run(cpu);
+                console::mux().ended(id, &stop);
+                tell_end(&guest.name, &stop);
+                tell_stats(number, &ExitStats::new(Timing::Off), &machine.counters());
+                one_less(stop.exit_code());
+            }
+            Err(error) => refuse(guest, &error),
+        }
+    }
+    for (guest, vm, start) in ready {
+        if let Err(error) = launch(cpu, &vm, start) {
+            refuse(guest, &error);
+        }
+    }
+    listen(cpu);
+    sched::run(cpu)
+}
 
 /// Ends L1 because a guest could not be started.
-fn refuse(guest: &Guest, error: &dyn core::fmt::Display) -> ! {
+fn refuse(guest: &Guest, error: &dyn Display) -> ! {
     boot::refuse(
         bundle::exit::BOOT_FAILED,
         format_args!("guest '{}' could not be started: {error}", guest.name),
     )
 }
 
-/// Builds all guests and starts their first vCPUs; then this CPU runs vCPUs for ever.
-pub fn start(cpu: &'static Cpu, bundle: &Bundle, context: &Context<'_>) -> ! {
-    let stats = *STATS.call_once(|| bundle.stats);
-    let timing = if stats { Timing::On } else { Timing::Off };
-    RUNNING.store(bundle.guests.len(), Relaxed);
-    console::mux().set_mode(bundle.console);
-    let mut ready = Vec::new();
-    for guest in &bundle.guests {
-        match backend::build(guest, context, bundle.guests.len()) {
-            Ok(Built::Shadow(vm, start)) => {
-                tell(guest);
-                let id = console::mux().add(&guest.name, vm.console.clone());
-                GUESTS.lock().push((id, Arc::downgrade(&vm)));
-                ready.push((guest, vm, start));
-            }
-            Ok(Built::Assisted(mut machine)) => {
-                tell(guest);
-                let id = console::mux().add(&guest.name, machine.console.clone());
-                listen(cpu);
-                let stop = machine.run(cpu);
-                tell_end(id, &guest.name, &stop);
-                if stats {
-                    tell_stats(&guest.name, &ExitStats::new(Timing::Off), &machine.counters());
-                }
-                one_less(stop.exit_code());
-            }
-            Err(error) => refuse(guest, &error),
-        }
-    }
-    listen(cpu);
-    for (guest, vm, start) in ready {
-        if let Err(error) = launch(cpu, &vm, start, timing) {
-            refuse(guest, &error);
-        }
-    }
-    sched::run(cpu)
-}
-
-fn tell(guest: &Guest) {
-    log!(
-        "guest '{}': {} MiB, {} MiB left to L1",
-        guest.name,
-        guest.memory >> 20,
-        memory::free_bytes() >> 20
-    );
-}
-
 /// Gives the VM its vCPUs and starts the first.
-fn launch(
-    cpu: &Cpu,
-    vm: &Arc<Vm>,
-    start: Start,
-    timing: Timing,
-) -> Result<(), crate::vm::build::Error> {
+fn launch(cpu: &Cpu, vm: &Arc<Vm>, start: Start) -> Result<(), build::Error> {
+    let timing = if wants_stats() { Timing::On } else { Timing::Off };
     let vcpus = (0..vm.vcpus)
         .map(|index| Vcpu::new(cpu, vm.clone(), index, timing).map(Box::new))
         .collect::<Result<Vec<_>, _>>()?;
@@ -131,61 +130,144 @@ pub fn input(bytes: &[u8]) {
     }
 }
 
-/// The last vCPU of `vm` does not run any more.
-pub fn ended(vm: &Arc<Vm>) {
-    let Some((stop, index, vcpus)) = vm.how_it_ended() else { return };
-    let id = GUESTS
-        .lock()
-        .iter()
-        .find(|(_, other)| other.as_ptr() == Arc::as_ptr(vm))
-        .map(|&(id, _)| id);
-    tell_end(id.unwrap_or(GuestId(0)), &vm.name, &stop);
+/// The last vCPU of `vm` does not run any more. A CPU that has nothing else on its hands sees to the
+/// rest ([`bury`]).
+pub fn ended(vm: Arc<Vm>) {
+    ENDED.lock().push(vm);
+    ANY_ENDED.store(true, Release);
+    // This CPU may be in the middle of another guest.
+    sched::kick_self();
+}
+
+/// Some VM has ended and is not seen to yet.
+#[inline]
+pub fn any_to_bury() -> bool {
+    ANY_ENDED.load(Acquire)
+}
+
+/// Sees to the VMs that have ended: tells how, frees their memory, starts them again. The caller holds
+/// none of them.
+pub fn bury(cpu: &Cpu) {
+    if any_to_bury() && ANY_ENDED.swap(false, AcqRel) {
+        let vms = core::mem::take(&mut *ENDED.lock());
+        for vm in vms {
+            bury_one(cpu, vm);
+        }
+    }
+}
+
+fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
+    let (Some(host), Some((stop, index, vcpus))) = (HOST.get(), vm.how_it_ended()) else { return };
+    let place = |guests: &[(GuestId, Weak<Vm>)]| {
+        guests.iter().find(|(_, other)| other.as_ptr() == Arc::as_ptr(&vm)).map(|&(id, _)| id)
+    };
+    let Some(id) = place(&GUESTS.lock()) else { return };
+    let guest = &host.bundle.guests[id.0];
+    let again = wants_restart(guest.restart, &stop);
+    if !again {
+        console::mux().ended(id, &stop);
+    }
+    tell_end(&guest.name, &stop);
     if stop.is_death()
         && let Some(vcpu) = vcpus.iter().find(|vcpu| vcpu.index == index)
     {
         vcpu.report_registers();
     }
-    let violations = roots::check(vm);
+    let violations = roots::check(&vm);
     if violations != 0 {
         report!("L1 failed: {violations} entries of guest roots are not on the allow-list");
         exit::machine(bundle::exit::L1_FAILED);
     }
-    if STATS.get() == Some(&true) {
-        let mut exits = ExitStats::new(Timing::On);
-        let mut counters = Vec::<(&'static str, u64)>::new();
-        for vcpu in &vcpus {
-            exits.add(vcpu.exits());
-            for (name, value) in vcpu.counters() {
-                match counters.iter_mut().find(|(other, _)| *other == name) {
-                    Some((_, sum)) => *sum += value,
-                    None => counters.push((name, value)),
-                }
-            }
-        }
-        tell_stats(&vm.name, &exits, &counters);
-    }
+    let (exits, counters) = sum(&vcpus);
+    tell_stats(id.0, &exits, &counters);
     // With them goes all that still refers to the VM.
     for mut vcpu in vcpus {
         vcpu.dismantle();
     }
-    one_less(stop.exit_code());
+    // Others look at it for a moment only.
+    while Arc::strong_count(&vm) > 1 {
+        core::hint::spin_loop();
+    }
+    drop(vm);
+    if again {
+        start_again(cpu, id, guest, &stop);
+    } else {
+        one_less(stop.exit_code());
+    }
 }
 
-fn tell_end(id: GuestId, name: &str, stop: &Stop) {
-    console::mux().ended(id, stop);
+const fn wants_restart(policy: Restart, stop: &Stop) -> bool {
+    match policy {
+        Restart::Never => false,
+        // What its user has stopped stays so.
+        Restart::OnFailure => !matches!(stop, Stop::PowerOff | Stop::Killed),
+        Restart::Always => !matches!(stop, Stop::Killed),
+    }
+}
+
+fn start_again(cpu: &Cpu, id: GuestId, guest: &Guest, stop: &Stop) {
+    let Some(host) = HOST.get() else { return };
+    let started = build::build(guest, &host.context).and_then(|(vm, start)| {
+        console::mux().restarted(id, stop, vm.console.clone());
+        tell_start(guest);
+        if let Some(slot) = GUESTS.lock().iter_mut().find(|(other, _)| *other == id) {
+            slot.1 = Arc::downgrade(&vm);
+        }
+        launch(cpu, &vm, start)
+    });
+    if let Err(error) = started {
+        report!("guest '{}' could not be started again: {error}", guest.name);
+        console::mux().ended(id, stop);
+        one_less(bundle::exit::BOOT_FAILED);
+    }
+}
+
+/// What all vCPUs of a guest have counted.
+fn sum(vcpus: &[Box<Vcpu>]) -> (ExitStats, Vec<(&'static str, u64)>) {
+    let mut exits = ExitStats::new(Timing::On);
+    let mut counters = Vec::<(&'static str, u64)>::new();
+    for vcpu in vcpus {
+        exits.add(vcpu.exits());
+        for (name, value) in vcpu.counters() {
+            match counters.iter_mut().find(|(other, _)| *other == name) {
+                Some((_, sum)) => *sum += value,
+                None => counters.push((name, value)),
+            }
+        }
+    }
+    (exits, counters)
+}
+
+fn tell_start(guest: &Guest) {
+    log!(
+        "guest '{}': {} MiB, {} MiB left to L1",
+        guest.name,
+        guest.memory >> 20,
+        memory::free_bytes() >> 20
+    );
+}
+
+fn tell_end(name: &str, stop: &Stop) {
     log!("guest '{name}' {stop}");
     if *stop != Stop::PowerOff {
         report!("guest '{name}' {stop}");
     }
 }
 
-fn tell_stats(name: &str, exits: &ExitStats, counters: &[(&str, u64)]) {
-    let tsc_hz = cpus::cpu(0).map_or(1, |cpu| cpu.clock.tsc_hz);
-    let report = Report { name, exits, tsc_hz, counters };
-    log::raw(format_args!("{}{report}", bundle::STATS_PREFIX));
+fn wants_stats() -> bool {
+    HOST.get().is_some_and(|host| host.bundle.stats)
 }
 
-/// A guest has ended; with the last one the machine does.
+fn tell_stats(number: usize, exits: &ExitStats, counters: &[(&str, u64)]) {
+    let (Some(host), Some(cpu)) = (HOST.get(), cpus::cpu(0)) else { return };
+    if host.bundle.stats {
+        let name = &host.bundle.guests[number].name;
+        let report = Report { name, exits, tsc_hz: cpu.clock.tsc_hz, counters };
+        log::raw(format_args!("{}{report}", bundle::STATS_PREFIX));
+    }
+}
+
+/// A guest has ended for good; with the last one the machine does.
 fn one_less(code: u8) {
     let worst = WORST.fetch_max(code, AcqRel).max(code);
     if RUNNING.fetch_sub(1, AcqRel) == 1 {

@@ -104,7 +104,7 @@ fn start(info: &pvh::BootInfo) -> ! {
     WALL_SECONDS.store(bundle.wall_seconds, Relaxed);
     START[1].store((cpu.clock.tsc_hz / 1_000_000).max(1), Relaxed);
     cpus::start_others(cpu, &processors);
-    run_guests(cpu, &bundle, file)
+    run_guests(cpu, bundle, file)
 }
 
 fn complaint(error: BundleError) -> &'static str {
@@ -132,7 +132,7 @@ fn choose_checks(cmdline: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &'static [u8]) -> ! {
+fn run_guests(cpu: &'static Cpu, bundle: Bundle, file: &'static [u8]) -> ! {
     for guest in &bundle.guests {
         if let Err(error) = choose_checks(&guest.cmdline) {
             refuse(bundle::exit::L1_FAILED, format_args!("{error}"));
@@ -147,5 +147,5 @@ fn run_guests(cpu: &'static Cpu, bundle: &Bundle, file: &'static [u8]) -> ! {
         physical_bits: cpu.features.physical_bits,
         largest_page: if cpu.features.pages_1g { 3 } else { 2 },
     };
-    guests::start(cpu, bundle, &context)
+    guests::start(cpu, bundle, context)
 }

@@ -33,6 +33,7 @@ const LVT_TSC_DEADLINE: u32 = 2 << 17;
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 const ICR_INIT: u32 = 5 << 8;
 const ICR_STARTUP: u32 = 6 << 8;
+const ICR_SELF: u32 = 1 << 18;
 const ICR_PENDING: u32 = 1 << 12;
 const ICR_ASSERT: u32 = 1 << 14;
 /// The upper half of the ICR, where registers are in memory.
@@ -111,6 +112,11 @@ impl LocalApic {
     /// Sends interrupt `vector` to the CPU with APIC id `destination`.
     pub fn send(self, destination: u32, vector: u8) {
         self.command(destination, ICR_ASSERT | u32::from(vector));
+    }
+
+    /// Sends interrupt `vector` to this CPU.
+    pub fn send_self(self, vector: u8) {
+        self.command(0, ICR_ASSERT | ICR_SELF | u32::from(vector));
     }
 
     /// Resets the CPU with APIC id `destination`, which then waits for [`Self::send_startup`].

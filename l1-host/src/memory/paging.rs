@@ -2,7 +2,7 @@
 //! May: unsafe, cr3. Context: boot.
 #![expect(unsafe_code, reason = "page tables and CR3")]
 
-use super::take_zeroed;
+use super::{give, take_zeroed};
 use crate::hw::{
     features::Features,
     percpu::AreaFrames,
@@ -105,6 +105,11 @@ impl Tree {
         Some(&frame(table)[index(address, level)])
     }
 
+    /// Gives the tables of this tree back, which nothing refers to any more; what they map is left alone.
+    pub fn free(self) {
+        free_tables(self.table, self.level);
+    }
+
     /// Hangs `subtree` into this tree, or another's table into several.
     pub fn link(&self, address: u64, subtree: &Self) {
         debug_assert!(subtree.level + 1 == self.level);
@@ -128,6 +133,18 @@ impl Tree {
     pub const fn entry(&self) -> u64 {
         self.table.0 | self.link
     }
+}
+
+fn free_tables(table: Hpa, level: u8) {
+    if level > 1 {
+        for slot in frame(table) {
+            let entry = slot.load(Relaxed);
+            if entry & (P | PS) == P {
+                free_tables(Hpa(entry & ADDRESS), level - 1);
+            }
+        }
+    }
+    give(table.0..table.0 + 4096);
 }
 
 /// What L1's root needs to know of the image it was linked into.
@@ -206,6 +223,13 @@ pub fn build_window(areas: &[AreaFrames], image: &ImageLayout) -> Result<Tree, N
         }
     }
     Ok(window)
+}
+
+/// Has this CPU forget what it has cached of L1's own tables.
+pub fn forget_own() {
+    let (frame, flags) = Cr3::read();
+    // SAFETY: the root that is loaded stays loaded.
+    unsafe { Cr3::write(frame, flags) }
 }
 
 /// Switches to `root`.

@@ -61,6 +61,7 @@ impl Local {
 /// Runs what is ready, for ever.
 pub fn run(cpu: &'static Cpu) -> ! {
     loop {
+        guests::bury(cpu);
         match QUEUES.pop(cpu.index) {
             Some(vcpu) => run_one(cpu, vcpu),
             None => {
@@ -128,7 +129,7 @@ fn next(cpu: &Cpu, sleepers: &Timers<Sleeper>) -> u64 {
 pub fn retire(vcpu: Box<Vcpu>) {
     let vm = vcpu.vm.clone();
     if vm.retire(vcpu) {
-        guests::ended(&vm);
+        guests::ended(vm);
     }
 }
 
@@ -149,15 +150,23 @@ pub fn kick(index: usize) {
     }
 }
 
+/// Has this CPU look at its queue and its vCPU when it next runs a guest, or halts.
+pub fn kick_self() {
+    if let Some(own) = boot::cpu(0) {
+        own.apic.send_self(vector::KICK);
+    }
+}
+
 /// Another vCPU waits for this very CPU.
 #[inline]
 pub fn is_wanted(cpu: &Cpu) -> bool {
     QUEUES.is_wanted(cpu.index)
 }
 
-/// What runs on `cpu` has had its slice, and another waits.
+/// What runs on `cpu` has had its slice, and another waits; or the CPU has something of its own to do.
 pub fn must_yield(cpu: &Cpu) -> bool {
-    is_wanted(cpu) && cpu::tsc() >= LOCALS[cpu.index].slice_end.load(Relaxed)
+    let over = is_wanted(cpu) && cpu::tsc() >= LOCALS[cpu.index].slice_end.load(Relaxed);
+    over || guests::any_to_bury()
 }
 
 /// What runs on `cpu` leaves the rest of its slice to others.

@@ -13,5 +13,6 @@ mod cpu;
 
 #[cfg(target_os = "none")]
 pub use cpu::{
-    arm, give_up_slice, halt, is_wanted, kick, must_yield, retire, run, tick, timer_fired, wake,
+    arm, give_up_slice, halt, is_wanted, kick, kick_self, must_yield, retire, run, tick,
+    timer_fired, wake,
 };

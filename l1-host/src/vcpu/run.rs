@@ -8,6 +8,7 @@ use super::{
     stop::{Leave, Stop},
 };
 use crate::{
+    guests,
     hw::{cpu, percpu::Cpu},
     interrupt, sched,
     stats::Reason,
@@ -110,7 +111,7 @@ impl Vcpu {
                 return Err(Leave::Ended);
             }
             sched::arm(cpu, self.apic.deadline());
-            if !sched::halt(cpu) {
+            if !sched::halt(cpu) || guests::any_to_bury() {
                 return Err(Leave::Waits);
             }
             sched::tick(cpu);

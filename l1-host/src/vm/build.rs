@@ -26,6 +26,7 @@ use pv_abi::{
     msr,
 };
 use shadow_mmu::{Config, Mmu, walk::Paging};
+use spin::Mutex;
 use zerocopy::IntoBytes;
 
 /// Why a VM was not built.
@@ -250,14 +251,12 @@ fn finish(
     let vcpus = guest.vcpus as usize;
     let pages = pool_pages(frames);
     let overhead = Mmu::<VmEnv>::overhead(frames, pages) + Owners::overhead(frames) + (1 << 20);
-    let heap_pages = overhead.div_ceil(4096);
-    let heap = memory::take_pages(heap_pages, 4096).ok_or_else(|| no_memory(overhead))?;
-    heap::add(heap, heap_pages << 12);
+    let heap = HeapShare::take(overhead)?;
     let pool_bytes = u64::from(pages) << 12;
     let pool = memory::take_pages(pages.into(), 4096).ok_or_else(|| no_memory(pool_bytes))?;
     physmap::zero(pool, pool_bytes);
 
-    let switcher_window = SwitcherWindow::new(&context.window, vcpus)?;
+    let switcher_window = SwitcherWindow::new(&context.window)?;
     let mut fixed: Vec<_> = vm_window.iter().flat_map(VmWindow::entries).collect();
     fixed.push((switcher::layout::SLOT, switcher_window.entry(), true));
     let default =
@@ -273,7 +272,34 @@ fn finish(
     };
     let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap, vcpus), config, vcpus);
     let name = guest.name.clone();
-    Ok(Arc::new(Vm::new(name, kind, vcpus, guest.weight, mmu, switcher_window, vm_window)))
+    Ok(Arc::new(Vm::new(name, kind, vcpus, guest.weight, mmu, switcher_window, vm_window, heap)))
+}
+
+/// Bytes of the heap that VMs which are no more have brought.
+static SPARE_HEAP: Mutex<u64> = Mutex::new(0);
+
+/// What a VM has brought to the heap. The heap keeps it, for the next VM.
+#[derive(Debug)]
+pub struct HeapShare(u64);
+
+impl HeapShare {
+    fn take(bytes: u64) -> Result<Self, Error> {
+        let mut spare = SPARE_HEAP.lock();
+        if let Some(missing) = bytes.checked_sub(*spare).filter(|&missing| missing > 0) {
+            let pages = missing.div_ceil(4096);
+            let start = memory::take_pages(pages, 4096).ok_or_else(|| no_memory(missing))?;
+            heap::add(start, pages << 12);
+            *spare += missing;
+        }
+        *spare -= bytes;
+        Ok(Self(bytes))
+    }
+}
+
+impl Drop for HeapShare {
+    fn drop(&mut self) {
+        *SPARE_HEAP.lock() += self.0;
+    }
 }
 
 fn no_memory(asked: u64) -> Error {

@@ -2,12 +2,13 @@
 //! May: nothing. Context: any.
 
 use super::{
-    console::Console, env::VmEnv, lifecycle::End, owner::Owners, vm_window::VmWindow,
-    window::SwitcherWindow,
+    build::HeapShare, console::Console, env::VmEnv, lifecycle::End, owner::Owners,
+    vm_window::VmWindow, window::SwitcherWindow,
 };
 use crate::{
     abi_flaw::{Flaw, planted},
     dev::bus::{Bus, NativeBus},
+    memory,
     vcpu::remote::Remote,
 };
 use alloc::{string::String, sync::Arc};
@@ -68,6 +69,8 @@ pub struct Vm {
     /// Its devices.
     pub bus: Mutex<Bus>,
     pub(super) end: End,
+    /// Last, for it goes last: its memory is that of all the others.
+    _heap: HeapShare,
     features: AtomicU32,
     /// Text whose supervisor SYSCALLs are hypercalls under SYSCALL_REFLECTION.
     reflect: [AtomicU64; 2],
@@ -84,6 +87,7 @@ impl Vm {
         mmu: Mmu<VmEnv>,
         window: SwitcherWindow,
         vm_window: Option<VmWindow>,
+        heap: HeapShare,
     ) -> Self {
         let owners = Owners::new(mmu.env().ram.end());
         let features = match kind {
@@ -106,6 +110,7 @@ impl Vm {
                 Kind::Native => Bus::Native(NativeBus::default()),
             }),
             end: End::default(),
+            _heap: heap,
             features: AtomicU32::new(features.bits()),
             reflect: [AtomicU64::new(0), AtomicU64::new(0)],
         }
@@ -171,5 +176,21 @@ impl Vm {
     #[inline]
     pub fn in_shim(&self, rip: u64) -> bool {
         (self.reflect[0].load(Relaxed)..self.reflect[1].load(Relaxed)).contains(&rip)
+    }
+}
+
+impl Drop for Vm {
+    /// Gives the VM's memory back. Whoever takes it next zeroes it first.
+    fn drop(&mut self) {
+        for extent in self.env().ram.extents() {
+            memory::give(extent.host << 12..(extent.host + extent.frames) << 12);
+        }
+        let (pool, pages) = self.env().pool();
+        memory::give(pool.0..pool.0 + (u64::from(pages) << 12));
+        self.window.retire();
+        if let Some(window) = &self.vm_window {
+            window.stop_log(&self.env().ram);
+            window.free();
+        }
     }
 }

@@ -3,9 +3,12 @@
 //! May: nothing (page tables through [`Tree`]). Context: boot.
 
 use super::ram::{BLOCK, GuestRam};
-use crate::memory::paging::{
-    NoMemory, Tree,
-    bits::{D, NX, U, W},
+use crate::memory::{
+    self,
+    paging::{
+        NoMemory, Tree,
+        bits::{D, NX, U, W},
+    },
 };
 use alloc::vec::Vec;
 use pv_abi::{
@@ -50,6 +53,16 @@ impl VmWindow {
             built.slot_of(address).map(address, hpa, 2, MEMORY_FLAGS)?;
         }
         Ok(built)
+    }
+
+    /// Gives its tables back: no root refers to them any more, and no log is on.
+    pub fn free(&self) {
+        for table in self.small.lock().drain(..).flatten() {
+            memory::give(table.0..table.0 + 4096);
+        }
+        for slot in &self.slots {
+            slot.free();
+        }
     }
 
     /// The root entries of its slots.

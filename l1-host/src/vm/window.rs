@@ -2,18 +2,20 @@
 //! May: nothing (page tables through [`Tree`]). Context: boot; PVCS and LDT pages at run time.
 
 use crate::{
-    hw::physmap::frame,
+    hw::physmap::{self, frame},
     memory::{
         paging::{
             NoMemory, Tree,
             bits::{A, ADDRESS, D, NX, P, W},
+            forget_own,
         },
         take_zeroed,
     },
 };
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use pv_abi::addr::Hpa;
+use pv_abi::{addr::Hpa, ext::window::MAX_VCPUS};
+use spin::Mutex;
 use switcher::layout;
 
 /// A VM's switcher window: the half that all VMs share, and the PVCS and LDT pages of its vCPUs.
@@ -25,25 +27,41 @@ pub struct SwitcherWindow {
 }
 
 const VCPUS_PER_TABLE: usize = (0x20_0000 / layout::VCPU_STRIDE) as usize;
+const TABLES: usize = MAX_VCPUS.div_ceil(VCPUS_PER_TABLE);
+
+/// Windows of VMs that are no more, empty. They are used again and never freed, for a CPU may have the
+/// last one that it showed in its caches.
+static SPARE: Mutex<Vec<(Tree, Vec<Hpa>)>> = Mutex::new(Vec::new());
 
 impl SwitcherWindow {
     /// A window without any PVCS.
     ///
     /// # Errors
     /// [`NoMemory`].
-    pub fn new(shared: &Tree, vcpus: usize) -> Result<Self, NoMemory> {
+    pub fn new(shared: &Tree) -> Result<Self, NoMemory> {
+        if let Some((tree, tables)) = SPARE.lock().pop() {
+            return Ok(Self { tree, tables });
+        }
         let tree = Tree::new(3)?;
         let areas = frame(shared.table)[0].load(Relaxed);
         frame(tree.table)[0].store(areas, Relaxed);
         let mut tables = Vec::new();
         let directory = take_zeroed().ok_or(NoMemory)?;
         frame(tree.table)[1].store(directory.0 | P | W | A, Relaxed);
-        for index in 0..vcpus.div_ceil(VCPUS_PER_TABLE) {
+        for index in 0..TABLES {
             let table = take_zeroed().ok_or(NoMemory)?;
             frame(directory)[index].store(table.0 | P | W | A, Relaxed);
             tables.push(table);
         }
         Ok(Self { tree, tables })
+    }
+
+    /// The VM is no more.
+    pub fn retire(&self) {
+        for &table in &self.tables {
+            physmap::zero(table, 4096);
+        }
+        SPARE.lock().push((self.tree, self.tables.clone()));
     }
 
     /// The entry of PML4 slot [`layout::SLOT`].
@@ -67,11 +85,12 @@ impl SwitcherWindow {
         self.set(index, layout::VCPU_LDT + page * 4096, hpa.map(|hpa| hpa.0 | P | A | NX));
     }
 
-    /// Maps the VM's half in `shared`, the window of L1's own root, as well: L1 loads selectors for
+    /// Maps the VM's half in `shared`, the window of this CPU's own root, as well: L1 loads selectors for
     /// the guest, and the CPU then reads its LDT on L1's CR3.
     pub fn show_in(&self, shared: &Tree) {
         let half = frame(self.tree.table)[1].load(Relaxed);
         frame(shared.table)[1].store(half, Relaxed);
+        forget_own();
     }
 
     fn set(&self, index: usize, offset: u64, entry: Option<u64>) {
