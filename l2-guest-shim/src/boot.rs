@@ -81,6 +81,7 @@ pub fn start(boot: &ShimBoot) -> ! {
         | Features::AUTO_EOI
         | Features::CONSOLE
         | Features::SMP
+        | Features::TIMER_WORD
         | Features::NATIVE_GS;
     // First say which SYSCALLs are ours: with reflection on, all others are the kernel's.
     let reflect = call::wrmsr(ext::msr::REFLECT_START, window::BASE)

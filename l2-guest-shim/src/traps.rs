@@ -168,6 +168,7 @@ fn interrupt(vector: u8, area: Area) {
     match vector {
         TIMER_VECTOR => {
             vcpu::update_runstate(area);
+            area.data().deadline.store(0, Relaxed);
             let port = area.data().timer_port.load(Relaxed);
             if port != 0 {
                 guest::raise(port, area);

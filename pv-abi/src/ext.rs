@@ -52,6 +52,8 @@ bitflags::bitflags! {
         const PRIVATE = 1 << 9;
         /// [`call::VCPU_START`] to [`call::FLUSH_VCPUS`]: other vCPUs of the VM.
         const SMP = 1 << 10;
+        /// [`timer`]: the deadline is a word in memory. Not offered to native guests.
+        const TIMER_WORD = 1 << 11;
     }
 }
 
@@ -193,6 +195,18 @@ pub mod notes {
     /// Offset of the first note; note n is in slot n modulo [`ENTRIES`].
     pub const FIRST: usize = 2048;
     const _: () = assert!(FIRST + ENTRIES * 8 == super::PAGE_SIZE && ENTRIES.is_power_of_two());
+}
+
+/// The timer's deadline as a word that guest and L1 share: in the page of the note ring.
+///
+/// The guest stores a TSC value, or 0 for none, and then reads `armed`. Only if its deadline is sooner
+/// must it write [`crate::msr::arch::TSC_DEADLINE`] as well. L1 looks at the word when `armed` comes,
+/// whenever the vCPU waits, and at its other interrupts. It clears the word when it fires the timer.
+pub mod timer {
+    /// Offset of the deadline (u64, written by both).
+    pub const DEADLINE: usize = 128;
+    /// Offset of when L1 looks next (u64, written by L1): a TSC value, all ones for never.
+    pub const ARMED: usize = 192;
 }
 
 /// The VM window: slots 264..=271 of every supervisor root, mapped by L1, never from guest tables.

@@ -200,8 +200,8 @@ pub fn tick(cpu: &Cpu) {
 }
 
 /// Arms the timer for whatever comes first: `deadline` of the vCPU that runs, the end of its slice if
-/// another waits, or the deadline of a parked one.
-pub fn arm(cpu: &Cpu, deadline: Option<u64>) {
+/// another waits, or the deadline of a parked one. Returns when that is, all ones for never.
+pub fn arm(cpu: &Cpu, deadline: Option<u64>) -> u64 {
     let local = &LOCALS[cpu.index];
     let slice = if is_wanted(cpu) { local.slice_end.load(Relaxed) } else { NEVER };
     let first = deadline.unwrap_or(NEVER).min(slice).min(local.parked.load(Relaxed));
@@ -209,4 +209,5 @@ pub fn arm(cpu: &Cpu, deadline: Option<u64>) {
         local.armed.store(first, Relaxed);
         cpu.clock.arm(cpu.apic, (first != NEVER).then_some(first));
     }
+    first
 }

@@ -135,6 +135,13 @@ impl VirtualApic {
         self.deadline
     }
 
+    /// Sets the deadline as the guest's word says it, if the timer is in deadline mode.
+    pub fn set_deadline(&mut self, deadline: Option<u64>) {
+        if self.lvt[0] & TIMER_MODE == TIMER_DEADLINE {
+            self.deadline = deadline;
+        }
+    }
+
     /// Fires the timer if its time has come.
     pub fn poll_timer(&mut self, now: u64) {
         let Some(deadline) = self.deadline.filter(|&deadline| now >= deadline) else { return };

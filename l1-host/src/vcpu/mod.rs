@@ -57,6 +57,8 @@ mod steal;
 mod switch;
 #[cfg(target_os = "none")]
 mod syscall;
+#[cfg(target_os = "none")]
+mod timer;
 mod tlb;
 
 #[cfg(target_os = "none")]

@@ -79,13 +79,13 @@ impl Vcpu {
         if self.stops {
             return Err(Leave::Off);
         }
-        self.poll_sources();
+        self.poll_sources(cpu);
         if self.halted {
             self.wait(cpu)?;
         } else if sched::must_yield(cpu) {
             return Err(Leave::Preempted);
         }
-        sched::arm(cpu, self.apic.deadline());
+        self.arm_timer(cpu);
         self.inject_interrupt(cpu)?;
         self.apic.attended();
         Ok(())
@@ -110,12 +110,12 @@ impl Vcpu {
             if self.vm.is_ending() {
                 return Err(Leave::Ended);
             }
-            sched::arm(cpu, self.apic.deadline());
+            self.arm_timer(cpu);
             if !sched::halt(cpu) || guests::any_to_bury() {
                 return Err(Leave::Waits);
             }
             sched::tick(cpu);
-            self.poll_sources();
+            self.poll_sources(cpu);
         }
         self.vm.mmu.entering(self.index);
         self.halted = false;
@@ -123,8 +123,8 @@ impl Vcpu {
     }
 
     /// Turns what has happened outside into interrupt requests.
-    fn poll_sources(&mut self) {
-        self.apic.poll_timer(cpu::tsc());
+    fn poll_sources(&mut self, cpu: &Cpu) {
+        self.poll_timer(cpu);
         self.remote.take_requests(|vector| self.apic.raise(vector));
         // Devices interrupt the first vCPU.
         if self.index == 0 {

@@ -85,6 +85,8 @@ pub struct Vcpu {
     /// Copies of the local descriptor table, page by page.
     pub(super) ldt: Vec<pv_abi::addr::Hpa>,
     pub(super) debug: DebugRegisters,
+    /// When L1 looks at the deadline's word although none was set.
+    pub(super) look_at: Option<u64>,
     ring: Option<&'static Frame>,
     ring_tail: u32,
     /// The last note that was drained in this exit.
@@ -129,6 +131,7 @@ impl Vcpu {
             tls: [0; 3],
             ldt: Vec::new(),
             debug: DebugRegisters::default(),
+            look_at: None,
             ring,
             ring_tail: 0,
             noted: None,
@@ -182,6 +185,11 @@ impl Vcpu {
     /// The side of it that all CPUs see.
     pub fn remote(&self) -> &Remote {
         &self.remote
+    }
+
+    /// The page of its note ring.
+    pub(super) const fn ring(&self) -> Option<&'static Frame> {
+        self.ring
     }
 
     /// When its timer fires, as a TSC value.

@@ -20,6 +20,9 @@ use pv_abi::{
 use shadow_mmu::Mmu;
 use spin::Mutex;
 
+/// Features that need the VM window.
+const NOT_NATIVE: Features = Features::VM_WINDOW.union(Features::NOTES).union(Features::TIMER_WORD);
+
 /// What kind of guest runs in a VM.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -133,11 +136,12 @@ impl Vm {
     }
 
     /// Features this VM may enable. Notes need a ring, which lies in the VM window: a native guest
-    /// has neither, so it is not offered notes and its PIN and UNPIN calls are refused.
+    /// has neither, so it is not offered notes and its PIN and UNPIN calls are refused. The timer's word
+    /// is in the page of the ring.
     pub fn offered(&self) -> Features {
         match self.kind {
             Kind::Stock(_) => Features::all(),
-            Kind::Native => Features::all() - Features::VM_WINDOW - Features::NOTES,
+            Kind::Native => Features::all() - NOT_NATIVE,
         }
     }
 

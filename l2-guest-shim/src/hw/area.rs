@@ -4,10 +4,10 @@
 
 use core::sync::atomic::{
     AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
 };
 use pv_abi::{
-    ext::{notes, window},
+    ext::{notes, timer, window},
     pvcs::{self, flags},
 };
 
@@ -148,6 +148,14 @@ impl Area {
     /// Makes the ERETU to come map the address of fault `cr2`.
     pub fn prefault(self) {
         self.data().prefault.store(1, Relaxed);
+    }
+
+    /// Has the timer fire at TSC value `deadline`, or not at all with 0; false if L1 must be told, for it
+    /// looks later than that.
+    pub fn set_deadline(self, deadline: u64) -> bool {
+        let word = |offset: usize| self.at::<AtomicU64>(window::area::NOTES + offset as u64);
+        word(timer::DEADLINE).store(deadline, SeqCst);
+        deadline == 0 || word(timer::ARMED).load(SeqCst) <= deadline
     }
 
     /// Pushes a note; false if the ring is full and L1 must drain it first.

@@ -1,7 +1,7 @@
 //! Waiting and ending.
 //! May: guest-memory. Context: shim, IF = 0. Input: guest-controlled.
 
-use super::{Failure, Outcome, answer};
+use super::{Failure, Outcome, answer, vcpu};
 use crate::{
     entry::end,
     guest::{VcpuInfo, facts},
@@ -17,7 +17,7 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
     fence,
 };
-use pv_abi::{ext, msr::arch};
+use pv_abi::ext;
 
 /// `sched_op(command, argument)`.
 pub extern "C" fn sched_op(command: u64, at: u64, _: u64, _: u64, _: u64, area: Area) -> i64 {
@@ -79,12 +79,13 @@ fn poll_ports(list: u64, count: u64, timeout: u64, area: Area) -> Outcome {
     let end = if timeout == 0 { u64::MAX } else { facts().clock.tsc_at(timeout).max(1) };
     let sooner = deadline == 0 || end < deadline;
     if timeout != 0 && sooner {
-        call::wrmsr(arch::TSC_DEADLINE, end);
+        vcpu::set(end, area);
     }
     call::wait_interrupt();
     traps::take_interrupts(area);
     if timeout != 0 && sooner {
-        call::wrmsr(arch::TSC_DEADLINE, deadline);
+        // Unless it has come meanwhile.
+        vcpu::set(area.data().deadline.load(Relaxed), area);
     }
     Ok(0)
 }

@@ -57,7 +57,14 @@ fn set_timer(at: u64, area: Area) -> Outcome {
 /// Arms this vCPU's timer for a TSC value, or disarms it with 0.
 pub(super) fn arm(deadline: u64, area: Area) {
     area.data().deadline.store(deadline, Relaxed);
-    call::wrmsr(arch::TSC_DEADLINE, deadline);
+    set(deadline, area);
+}
+
+/// The same for a moment: the kernel's own deadline is not forgotten.
+pub(super) fn set(deadline: u64, area: Area) {
+    if !area.set_deadline(deadline) {
+        call::wrmsr(arch::TSC_DEADLINE, deadline);
+    }
 }
 
 /// `set_timer_op(time)`: the older form; 0 stops it.
