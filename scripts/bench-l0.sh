@@ -66,7 +66,6 @@ machine() {
         -cpu EPYC-v3 -m "$2" -nodefaults -display none -no-reboot -serial stdio -kernel "$stock" \
         -initrd "$folder/$1.cpio" -append "$kvm_words" </dev/null 2>"$folder/errors"
 }
-kvm_words="console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable no_timer_check"
 
 # through_l1 BACKEND
 through_l1() {

@@ -2,6 +2,15 @@
 # scripts, from the project's root, with $folder (a folder for files) and $stock (the kernel) set.
 # shellcheck shell=sh disable=SC2154
 
+# The kernel's command line.
+# shellcheck disable=SC2034 # for those who source this
+kvm_words="console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable no_timer_check"
+
+# machine_errors: what QEMU said in $folder/errors. What the emulator lacks of a CPU model is no news.
+machine_errors() {
+    grep -v "TCG doesn't support requested feature" "$folder/errors" >&2 || true
+}
+
 # modules NAME...: the files of these modules and of those they need, in the order to load them.
 modules() {
     for name in "$@"; do
@@ -22,10 +31,12 @@ modules() {
     done
 }
 
-# kvm_modules: words for `roost initrd` that put KVM's modules into /modules, to be loaded by name.
+# kvm_modules: words for `roost initrd` that put KVM's modules into /modules, to be loaded by name, and
+# what loads them into /kvm-init.sh.
 kvm_modules() {
     number=10
     rm -f "$folder"/*.ko
+    echo "--add scripts/kvm-init.sh=/kvm-init.sh"
     for module in $(modules kvm_amd); do
         echo "--add $module=/modules/$number-${module##*/}"
         number=$((number + 1))

@@ -118,10 +118,8 @@ limited qemu-system-x86_64 -M pc -accel $accel $icount -cpu "$cpu" -m $((memory 
     -nodefaults -display none -no-reboot -chardev stdio,id=console,signal=off \
     -serial chardev:console -chardev "file,id=log,path=$log" -serial chardev:log \
     -kernel "$stock" -initrd "$folder/l0.cpio" \
-    -append "console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable no_timer_check" \
-    2>"$folder/errors" || status=$?
-# What the emulator lacks of -cpu max is no news.
-grep -v "TCG doesn't support requested feature" "$folder/errors" >&2 || true
+    -append "$kvm_words" 2>"$folder/errors" || status=$?
+machine_errors
 if [ "$status" -eq 124 ]; then
     echo "l0.sh: the time limit passed; QEMU was ended" >&2
     exit 124

@@ -77,8 +77,7 @@ ramdisk=$(($(wc -c <"$folder/l0.cpio") >> 20))
 { timeout "$limit" qemu-system-x86_64 -M pc -accel tcg $icount -cpu max,la57=off \
     -m $((memory + 256 + 3 * ramdisk)) -nodefaults -display none -no-reboot \
     -serial stdio -serial "file:$folder/log" -kernel "$stock" -initrd "$folder/l0.cpio" \
-    -append "console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable no_timer_check" \
-    </dev/null 2>"$folder/errors" || echo "$?" >"$folder/status"; } | sed -u 's/\r//' | judge "$folder/report" || status=1
-grep -v "TCG doesn't support requested feature" "$folder/errors" >&2 || true
+    -append "$kvm_words" </dev/null 2>"$folder/errors" || echo "$?" >"$folder/status"; } | sed -u 's/\r//' | judge "$folder/report" || status=1
+machine_errors
 [ ! -e "$folder/status" ] || status=$(cat "$folder/status")
 exit "$status"
