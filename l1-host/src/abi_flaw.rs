@@ -1,26 +1,10 @@
 //! Rules of the guest ABI that L1 breaks on purpose, to see that the conformance suite finds them.
 //! May: nothing. Context: any.
 
-#[cfg(feature = "flaws")]
-use crate::flaw::Flaws;
+crate::flaw::flaws! {
+    /// What L1 does wrong.
+    "flaws", "roost.abi-flaw=":
 
-/// Declares the flaws, with the names that a guest's command line chooses one by.
-macro_rules! flaws {
-    ($($(#[doc = $what:literal])+ $flaw:ident = $name:literal,)*) => {
-        /// What L1 does wrong.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Flaw {
-            $($(#[doc = $what])+ $flaw,)*
-        }
-
-        /// The flaws, and the word on a guest's command line that chooses one.
-        #[cfg(feature = "flaws")]
-        pub static FLAWS: Flaws<Flaw> =
-            Flaws::new("roost.abi-flaw=", &[$(($name, Flaw::$flaw),)*]);
-    };
-}
-
-flaws! {
     /// Leaf 0x40000000 has another signature.
     Signature = "signature",
     /// SMAP is shown.
@@ -99,18 +83,4 @@ flaws! {
     MajorVersion = "major-version",
     /// No flaw: there is no extension.
     NoExtension = "no-extension",
-}
-
-/// True if `flaw` was planted.
-#[cfg(feature = "flaws")]
-#[inline]
-pub fn planted(flaw: Flaw) -> bool {
-    FLAWS.planted() == Some(flaw)
-}
-
-/// Nobody plants one.
-#[cfg(not(feature = "flaws"))]
-#[inline(always)]
-pub const fn planted(_: Flaw) -> bool {
-    false
 }

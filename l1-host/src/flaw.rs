@@ -4,6 +4,42 @@
 use alloc::{string::String, vec::Vec};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+/// Declares a kind of flaws: an enumeration `Flaw`, `FLAWS` with the names that a guest's command line
+/// chooses one by, and `planted`, which is false for all of them without the feature.
+macro_rules! flaws {
+    (
+        $(#[doc = $kind:literal])+
+        $feature:literal, $word:literal:
+        $($(#[doc = $what:literal])+ $flaw:ident = $name:literal,)*
+    ) => {
+        $(#[doc = $kind])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Flaw {
+            $($(#[doc = $what])+ $flaw,)*
+        }
+
+        /// The flaws, and the word on a guest's command line that chooses one.
+        #[cfg(feature = $feature)]
+        pub static FLAWS: $crate::flaw::Flaws<Flaw> =
+            $crate::flaw::Flaws::new($word, &[$(($name, Flaw::$flaw),)*]);
+
+        /// True if `flaw` was planted.
+        #[cfg(feature = $feature)]
+        #[inline]
+        pub fn planted(flaw: Flaw) -> bool {
+            FLAWS.planted() == Some(flaw)
+        }
+
+        /// Nobody plants one.
+        #[cfg(not(feature = $feature))]
+        #[inline(always)]
+        pub const fn planted(_: Flaw) -> bool {
+            false
+        }
+    };
+}
+pub(crate) use flaws;
+
 /// A kind of flaws, of which a word on a guest's command line chooses one.
 #[derive(Debug)]
 pub struct Flaws<F: 'static> {

@@ -17,7 +17,6 @@ mod backend;
 pub mod boot;
 pub mod console;
 pub mod dev;
-#[cfg(any(test, feature = "tlb-model", feature = "dirty-check", feature = "flaws"))]
 pub mod flaw;
 #[cfg(target_os = "none")]
 mod guests;
