@@ -16,5 +16,12 @@ pub mod run;
 pub mod session;
 mod slot;
 pub mod stats;
+pub mod suite;
 pub mod tap;
 mod terminal;
+
+/// How often things are to be done, if somebody said so: `ROOST_TESTS_N`.
+#[must_use]
+pub fn times() -> Option<String> {
+    std::env::var("ROOST_TESTS_N").ok()
+}

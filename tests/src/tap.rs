@@ -80,6 +80,13 @@ impl Report {
         words.map(str::to_owned).collect()
     }
 
+    /// Names of the checks that were skipped.
+    #[must_use]
+    pub fn skipped_names(&self) -> BTreeSet<String> {
+        let words = self.skipped.iter().map(|skipped| skipped.split(' ').next().unwrap_or(""));
+        words.map(str::to_owned).collect()
+    }
+
     /// Whether a check of this name passed.
     #[must_use]
     pub fn has_passed(&self, name: &str) -> bool {

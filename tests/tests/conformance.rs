@@ -1,8 +1,14 @@
 //! The conformance suite passes on L1 with several CPU models, dies as it should, and finds the
 //! rules that a broken L1 breaks.
 
-use roost_tests::{built, folder::Folder, outcome::Ended, run::Run, tap::Report};
-use std::{collections::BTreeSet, env};
+use roost_tests::{
+    built,
+    folder::Folder,
+    run::Run,
+    suite::{Flaw, Judgement, groups},
+    tap::Report,
+};
+use std::collections::BTreeSet;
 
 /// A run of the suite. Some checks are about time: where it goes by instructions, a busy host does
 /// not matter.
@@ -15,28 +21,20 @@ fn suite_on<'a>(flaw: &str, folder: &'a Folder, words: &str) -> Run<'a> {
     suite(folder, &format!("roost.abi-flaw={flaw} {words}")).images(built::flaws())
 }
 
-/// The last line of a report.
-fn summary(ended: &Ended) -> serde_json::Value {
-    let line = ended.said.out.lines().rfind(|line| line.starts_with('{'));
-    serde_json::from_str(line.expect("a summary")).expect("the summary is JSON")
-}
-
 /// Every check passes on QEMU's CPU model `cpu`; the counts by rule.
 fn passes(cpu: &str) -> serde_json::Value {
     let folder = Folder::new();
     let ended = suite(&folder, "").option("--cpu", cpu).to_end();
-    let report = Report::parse(&ended.said.out);
-    report.assert_passed(&ended.said.out);
+    let judgement = Judgement::parse(&ended.said.out);
+    judgement.report.assert_passed(&ended.said.out);
+    judgement.assert_complete(&ended.said.out);
     ended.assert_powered_off();
     // It asks for a check of the roots after each group, L1 makes one in the end.
     assert!(ended.log.matches("root check: ").count() > 10, "{}", ended.log);
-    let summary = summary(&ended);
-    assert_eq!(summary["passed"].as_u64(), Some(report.passed.len() as u64));
-    assert_eq!(summary["skipped"].as_u64(), Some(report.skipped.len() as u64));
-    let rules = summary["rules"].as_object().expect("counts by rule");
+    let rules = judgement.summary["rules"].as_object().expect("counts by rule");
     assert!(rules.len() > 140, "{rules:?}");
     assert!(rules.values().all(|counts| counts["failed"] == 0), "{rules:?}");
-    summary["rules"].clone()
+    judgement.summary["rules"].clone()
 }
 
 #[test]
@@ -173,29 +171,17 @@ fn costs_are_skipped_if_asked() {
     assert!(report.has_passed("fill.only_what_was_used") && report.has_passed("msr.star"));
 }
 
-/// `| name | what is wrong | rules | red |`
+/// With [`roost_tests::times`] set, each broken L1 is given everything, not only the groups that find
+/// the flaw.
 const FLAWS: &str = include_str!("../conformance/FLAWS.md");
-/// With it, each broken L1 is given everything, not only the groups that find the flaw.
-const THOROUGH: &str = "ROOST_TESTS_N";
 /// What is different in L1 without breaking a rule.
 const NO_FLAWS: [&str; 3] = ["minor-version", "major-version", "no-extension"];
 
-/// Names of flaws, and the checks that each turns red.
-fn flaws() -> Vec<(&'static str, BTreeSet<String>)> {
-    let rows = FLAWS.lines().filter_map(|line| line.strip_prefix("| ")).skip(1);
-    let rows = rows.map(|row| {
-        let mut cells = row.split('|').map(str::trim);
-        let (flaw, red) = (cells.next().expect("a name"), cells.nth(2).expect("checks"));
-        (flaw, red.split_whitespace().map(str::to_owned).collect())
-    });
-    rows.collect()
-}
-
 /// Each flaw turns red what the table says and nothing else. Every second row, from `first` on.
 fn broken_hypervisors_fail_where_they_should(first: usize) {
-    let rows = flaws();
+    let rows = Flaw::all(FLAWS);
     assert!(rows.len() > 30, "the table is found");
-    for (flaw, red) in rows.into_iter().skip(first).step_by(2) {
+    for Flaw { name: flaw, red, .. } in rows.into_iter().skip(first).step_by(2) {
         let folder = Folder::new();
         let (deaths, red): (BTreeSet<_>, BTreeSet<_>) =
             red.into_iter().partition(|check| check.starts_with("die."));
@@ -205,11 +191,9 @@ fn broken_hypervisors_fail_where_they_should(first: usize) {
             let survived = format!("Bail out! the guest survived {case}");
             assert!(ended.said.out.contains(&survived), "{flaw}: {:?}", ended.said);
         }
-        let groups: BTreeSet<_> = red.iter().filter_map(|name| name.split('.').next()).collect();
-        let groups: Vec<_> = groups.into_iter().collect();
-        let words = match env::var_os(THOROUGH) {
-            None if groups.is_empty() => continue,
-            None => format!("only={}", groups.join(",")),
+        let words = match roost_tests::times() {
+            None if red.is_empty() => continue,
+            None => format!("only={}", groups(&red)),
             Some(_) => String::new(),
         };
         let ended = suite_on(flaw, &folder, &words).to_end();
@@ -238,7 +222,7 @@ fn no_flaw_is_forgotten() {
     assert_eq!(ended.said.status, 4);
     let (_, names) = ended.said.err.split_once("no such flaw; take one of: ").expect("a list");
     let names: Vec<_> = names.lines().next().unwrap_or_default().split(", ").collect();
-    let rows: Vec<_> = flaws().into_iter().map(|(flaw, _)| flaw).chain(NO_FLAWS).collect();
+    let rows: Vec<_> = Flaw::all(FLAWS).into_iter().map(|flaw| flaw.name).chain(NO_FLAWS).collect();
     assert_eq!(names, rows);
 }
 

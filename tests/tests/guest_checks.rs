@@ -6,11 +6,9 @@ use roost_tests::{
     outcome::{Ended, Said},
     tap::Report,
 };
-use std::{env, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
-/// Scales how often the checks do things; 1 takes minutes.
-const TIMES: &str = "ROOST_TESTS_N";
-/// Without it: a twentieth.
+/// Scales how often the checks do things, if nobody said how often; 1 takes minutes.
 const FEW: &str = "0.05";
 /// Seconds for all checks: done a few times, and done as often as somebody wants.
 const LIMITS: [u64; 2] = [240, 7200];
@@ -19,8 +17,8 @@ const LIMITS: [u64; 2] = [240, 7200];
 fn check(kernel: Kernel, words: &str) -> (Ended, Report) {
     let folder = Folder::new();
     let initrd = folder.guest_checks();
-    let times = env::var(TIMES);
-    let limit = LIMITS[usize::from(times.is_ok())];
+    let times = roost_tests::times();
+    let limit = LIMITS[usize::from(times.is_some())];
     let times = times.as_deref().unwrap_or(FEW);
     // A check that hangs is reported by name, before the whole run is cut.
     let run = folder.run(&kernel.file()).initrd(&initrd).limit(limit).append("console=hvc0 quiet");

@@ -1,6 +1,11 @@
 //! The conformance suite of an L0 on the reference L0, with the whole chain emulated.
 
-use roost_tests::{folder::Folder, l0_stats::L0Stats, outcome::Said};
+use roost_tests::{
+    folder::Folder,
+    l0_stats::L0Stats,
+    outcome::Said,
+    suite::{Flaw, Judgement, groups},
+};
 use std::{
     collections::BTreeSet,
     env,
@@ -24,11 +29,7 @@ const DEVIATIONS: [(&str, &str); 4] = [
 #[derive(Debug)]
 struct Report {
     said: Said,
-    passed: BTreeSet<String>,
-    skipped: BTreeSet<String>,
-    failed: BTreeSet<String>,
-    /// Its last line.
-    summary: serde_json::Value,
+    judgement: Judgement,
 }
 
 impl Report {
@@ -54,52 +55,27 @@ impl Report {
     }
 
     fn read(said: Said) -> Self {
-        let mut report = Self {
-            passed: BTreeSet::new(),
-            skipped: BTreeSet::new(),
-            failed: BTreeSet::new(),
-            summary: serde_json::Value::Null,
-            said,
-        };
-        for line in report.said.out.lines() {
-            // "ok 3 - RULE RULE: group.check # SKIP why"
-            let name = line.split_once(": ").map(|(_, rest)| rest.split(' ').next().unwrap_or(""));
-            let name = name.unwrap_or("").to_owned();
-            if line.starts_with("not ok ") {
-                report.failed.insert(name);
-            } else if line.starts_with("ok ") && line.contains(" # SKIP ") {
-                report.skipped.insert(name);
-            } else if line.starts_with("ok ") {
-                report.passed.insert(name);
-            } else if line.starts_with('{') {
-                report.summary = serde_json::from_str(line).expect("the summary is JSON");
-            }
-        }
-        report
+        Self { judgement: Judgement::parse(&said.out), said }
     }
 
     /// Judges that all checks of the plan were made, and the summary says what the lines say.
     fn assert_complete(&self) {
-        let out = &self.said.out;
-        assert!(!out.contains("Bail out!"), "{out}");
-        let plan = out.lines().find_map(|line| line.strip_prefix("1..")).expect("a plan");
-        let seen = [&self.passed, &self.skipped, &self.failed].map(BTreeSet::len);
-        assert_eq!(plan.parse(), Ok(seen.iter().sum::<usize>()), "{out}");
-        for (name, seen) in ["passed", "skipped", "failed"].iter().zip(seen) {
-            assert_eq!(self.summary[name].as_u64(), Some(seen as u64), "{name}: {out}");
-        }
+        self.judgement.assert_complete(&self.said.out);
+    }
+
+    fn failed(&self) -> BTreeSet<String> {
+        self.judgement.report.failed_names()
+    }
+
+    fn skipped(&self) -> BTreeSet<String> {
+        self.judgement.report.skipped_names()
     }
 
     /// Judges that exactly these checks failed.
     fn assert_failed(&self, expected: &BTreeSet<String>) {
-        assert_eq!(&self.failed, expected, "{}", self.said.out);
+        assert_eq!(&self.failed(), expected, "{}", self.said.out);
         let status = i32::from(!expected.is_empty());
         assert_eq!(self.said.status, status, "{:?}", self.said);
-    }
-
-    fn measured(&self, name: &str) -> u64 {
-        let value = self.summary["measured"][name].as_u64();
-        value.unwrap_or_else(|| panic!("{name} was not measured: {}", self.said.out))
     }
 }
 
@@ -127,7 +103,7 @@ fn the_reference_conforms() {
         "cpuid.refused_tables_of_user_code",
         "withdrawal.everything",
     ];
-    assert_eq!(report.skipped, skipped.map(str::to_owned).into(), "{}", report.said.out);
+    assert_eq!(report.skipped(), skipped.map(str::to_owned).into(), "{}", report.said.out);
     L0Stats::parse(&report.said.out).assert_clean();
 }
 
@@ -137,7 +113,7 @@ fn two_vcpus_see_no_stale_mapping() {
     let report = Report::of(&["--cpus", "3", "--l0", "--stats", "only=tlb,race", "flips=10000"]);
     report.assert_complete();
     report.assert_failed(&BTreeSet::new());
-    assert!(report.skipped.is_empty(), "{}", report.said.out);
+    assert!(report.skipped().is_empty(), "{}", report.said.out);
     assert!(report.said.out.contains("# 10000 flips, 2 vCPUs, "), "{}", report.said.out);
     L0Stats::parse(&report.said.out).assert_clean();
 }
@@ -147,7 +123,7 @@ fn a_withdrawal_is_as_specified() {
     let report = Report::of(&["--l0", "--withdraw 8", "only=withdrawal", "withdraw=8"]);
     report.assert_complete();
     report.assert_failed(&BTreeSet::new());
-    assert!(report.skipped.is_empty(), "{}", report.said.out);
+    assert!(report.skipped().is_empty(), "{}", report.said.out);
 }
 
 /// An L1 that finds no L0 of this kind has nothing to judge, and nothing to complain of.
@@ -156,7 +132,11 @@ fn without_the_abi_everything_is_skipped() {
     let report = Report::of(&["--l0", "--hide-abi"]);
     report.assert_complete();
     report.assert_failed(&BTreeSet::new());
-    assert!(report.passed.is_empty() && report.skipped.len() > 250, "{}", report.said.out);
+    assert!(
+        report.judgement.report.passed.is_empty() && report.skipped().len() > 250,
+        "{}",
+        report.said.out
+    );
 }
 
 /// A tick is an instruction here, of L0's machine: kernel, KVM, l0-ref, L1 and L2.
@@ -174,85 +154,49 @@ fn what_kvm_and_l0_answer_is_cheap() {
         ("map_range", 15_000),
         ("unmap_range", 15_000),
     ] {
-        let found = report.measured(name);
+        let found = report.judgement.measured(name);
         assert!(found > 100 && found <= most, "{name}: {found} instructions, not {most} at most");
     }
 }
 
-/// `| name | what is wrong | rules | red |`
+/// With [`roost_tests::times`] set, each broken L0 is given everything, not only the groups that find
+/// the bug.
 const FLAWS: &str = include_str!("../l0-conformance/FLAWS.md");
-/// With it, each broken L0 is given everything, not only the groups that find the bug.
-const THOROUGH: &str = "ROOST_TESTS_N";
 
-/// A row of the table.
-struct Row {
-    flaw: &'static str,
-    /// Checks that fail.
-    red: BTreeSet<String>,
-    /// Checks that may fail, or groups with `.*`: it depends on who is faster.
-    maybe: BTreeSet<String>,
-    /// Nothing can be checked after them.
-    only_first: bool,
+/// What a broken L0 is given.
+fn words(flaw: &Flaw) -> Vec<String> {
+    let which = match (flaw.only_first, roost_tests::times()) {
+        (true, _) => vec!["only=vm.churn".to_owned()],
+        (false, Some(_)) => vec!["skip=vm.churn,fuzz,measure".to_owned()],
+        (false, None) => vec![format!("only={}", groups(&flaw.red)), "skip=vm.churn".to_owned()],
+    };
+    [vec!["flips=100".to_owned(), "fuzz=1000".to_owned()], which].concat()
 }
 
-impl Row {
-    fn all() -> Vec<Self> {
-        let rows = FLAWS.lines().filter_map(|line| line.strip_prefix("| ")).skip(1);
-        rows.map(Self::read).collect()
-    }
-
-    fn read(row: &'static str) -> Self {
-        let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let (red, only_first) = match cells[3].split_once(',') {
-            Some((red, _)) => (red, true),
-            None => (cells[3], false),
-        };
-        let (maybe, red): (Vec<_>, Vec<_>) =
-            red.split_whitespace().partition(|name| name.starts_with('('));
-        let plain = |name: &str| name.trim_matches(['(', ')']).to_owned();
-        let names = |names: Vec<&str>| names.into_iter().map(plain).collect();
-        Self { flaw: cells[0], red: names(red), maybe: names(maybe), only_first }
-    }
-
-    /// What a broken L0 is given.
-    fn words(&self) -> Vec<String> {
-        let groups = self.red.iter().filter_map(|name| name.split('.').next());
-        let groups: BTreeSet<_> = groups.collect();
-        let groups = groups.into_iter().collect::<Vec<_>>().join(",");
-        let which = match (self.only_first, env::var_os(THOROUGH)) {
-            (true, _) => vec!["only=vm.churn".to_owned()],
-            (false, Some(_)) => vec!["skip=vm.churn,fuzz,measure".to_owned()],
-            (false, None) => vec![format!("only={groups}"), "skip=vm.churn".to_owned()],
-        };
-        [vec!["flips=100".to_owned(), "fuzz=1000".to_owned()], which].concat()
-    }
-
-    /// What the suite found other than it should; `None` if all is right.
-    fn judge(&self) -> Option<String> {
-        let words = self.words();
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
-        let report = Report::of_broken(self.flaw, &words);
-        report.assert_complete();
-        let (known, failed) = (deviations(), &report.failed);
-        let missing: Vec<_> = self.red.difference(failed).collect();
-        let allowed = |name: &&String| {
-            let group = format!("{}.*", name.split('.').next().unwrap_or(""));
-            let has = |names: &BTreeSet<String>| names.contains(*name) || names.contains(&group);
-            [&self.red, &self.maybe, &known].into_iter().any(has)
-        };
-        let surplus: Vec<_> = failed.iter().filter(|name| !allowed(name)).collect();
-        let right = missing.is_empty() && surplus.is_empty();
-        let out = &report.said.out;
-        (!right)
-            .then(|| format!("{}: not red: {missing:?}, red too: {surplus:?}\n{out}", self.flaw))
-    }
+/// What the suite found other than it should; `None` if all is right.
+fn judge(flaw: &Flaw) -> Option<String> {
+    let words = words(flaw);
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let report = Report::of_broken(flaw.name, &words);
+    report.assert_complete();
+    let (known, failed) = (deviations(), report.failed());
+    let missing: Vec<_> = flaw.red.difference(&failed).collect();
+    let allowed = |name: &&String| {
+        let group = format!("{}.*", name.split('.').next().unwrap_or(""));
+        let has = |names: &BTreeSet<String>| names.contains(*name) || names.contains(&group);
+        [&flaw.red, &flaw.maybe, &known].into_iter().any(has)
+    };
+    let surplus: Vec<_> = failed.iter().filter(|name| !allowed(name)).collect();
+    let right = missing.is_empty() && surplus.is_empty();
+    let out = &report.said.out;
+    (!right).then(|| format!("{}: not red: {missing:?}, red too: {surplus:?}\n{out}", flaw.name))
 }
 
 /// Each bug turns red what the table says and nothing else. Every second row, from `first` on.
 fn broken_l0s_fail_where_they_should(first: usize) {
-    let rows = Row::all();
+    let rows = Flaw::all(FLAWS);
     assert!(rows.len() > 20, "the table is found");
-    let wrong: Vec<_> = rows.iter().skip(first).step_by(2).filter_map(Row::judge).collect();
+    let wrong: Vec<_> = rows.iter().skip(first).step_by(2).filter_map(judge).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
