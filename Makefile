@@ -4,7 +4,7 @@
 # Words for `roost run`, for example: make run ARGS="--memory 1G --stats"
 ARGS =
 
-.PHONY: help run test run-l0 test-l0 conformance docs selftests build bench check clean setup
+.PHONY: help run test run-l0 test-l0 conformance exits docs selftests build bench check clean setup
 .DEFAULT_GOAL := build
 
 help: ## show this
@@ -36,6 +36,9 @@ build: setup ## build the images and the tool
 
 bench: build ## measure the guest benchmark
 	@scripts/bench.sh $(ARGS)
+
+exits: build ## measure each kind of exit and write docs/exits.md (ARGS=... for scripts/exits.sh)
+	@scripts/exits.sh $(ARGS)
 
 check: build ## say whether this machine can run Roost
 	@target/tool/roost check
