@@ -43,7 +43,8 @@ enum Retried {
 
 impl Vcpu {
     /// SYSCALL from 64-bit code.
-    // A function of its own: inlined, it would cost every exit of the run loop registers.
+    // A function of its own: inlined, it would cost every exit of the run loop registers. What it
+    // hands on to saves registers itself, so that nothing is saved for the shortest calls.
     #[inline(never)]
     pub(super) fn syscall(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
         if self.mode == Mode::User {
@@ -51,10 +52,10 @@ impl Vcpu {
         }
         let rip = self.context.rip;
         if rip == self.msrs.retu_return {
-            return self.eretu(cpu, Return::Plain);
+            return self.eretu_plain(cpu);
         }
         if rip == self.msrs.retu_prefault_return {
-            return self.eretu(cpu, Return::Prefault);
+            return self.eretu_prefault(cpu);
         }
         if self.vm.reflects(rip) {
             return self.reflect_syscall(cpu);
@@ -89,6 +90,16 @@ impl Vcpu {
         self.mode = Mode::Supervisor;
         self.go_to_kernel(self.msrs.lstar);
         Ok(Reason::SyscallUser)
+    }
+
+    #[inline(never)]
+    fn eretu_plain(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        self.eretu(cpu, Return::Plain)
+    }
+
+    #[inline(never)]
+    fn eretu_prefault(&mut self, cpu: &Cpu) -> Result<Reason, Stop> {
+        self.eretu(cpu, Return::Prefault)
     }
 
     /// Return to user mode from the PVCS (spec part 1.7), each field read once.
@@ -153,16 +164,27 @@ impl Vcpu {
         self.context.r11 = self.context.rflags;
         let plain = self.context.rflags & (RFLAGS_TF | RFLAGS_RF) == 0;
         self.context.sysret = (plain && Gva(self.context.rip).is_canonical()).into();
-        let (result, reason) = match number {
-            hypercall::LOAD_PGTBL => (self.load_pgtbl(first, second)?, Reason::LoadPgtbl),
-            hypercall::TLB_INVLPG => {
-                self.invlpg(Gva(first));
-                (0, Reason::Invlpg)
+        match number {
+            hypercall::LOAD_PGTBL => self.load_pgtbl(first, second),
+            hypercall::TLB_INVLPG => self.flush_address(Gva(first)),
+            hypercall::IRQ_WIN => {
+                if let Some(pvcs) = self.pvcs.as_ref().filter(|_| !planted(Flaw::IpKept)) {
+                    pvcs.update_flags(0, flags::IP);
+                }
+                self.set_awaits_window(false);
+                self.context.rax = 0;
+                Ok(Reason::Hypercall)
             }
-            _ => return self.rarer_hypercall(cpu, number),
-        };
-        self.context.rax = result;
-        Ok(reason)
+            _ => self.rarer_hypercall(cpu, number),
+        }
+    }
+
+    /// TLB_INVLPG.
+    #[inline(never)]
+    fn flush_address(&mut self, gva: Gva) -> Result<Reason, Stop> {
+        self.invlpg(gva);
+        self.context.rax = 0;
+        Ok(Reason::Invlpg)
     }
 
     #[inline(never)]
@@ -188,13 +210,6 @@ impl Vcpu {
                 self.cr3_stale = true;
                 (0, Reason::Flush)
             }
-            hypercall::IRQ_WIN => {
-                if let Some(pvcs) = self.pvcs.as_ref().filter(|_| !planted(Flaw::IpKept)) {
-                    pvcs.update_flags(0, flags::IP);
-                }
-                self.set_awaits_window(false);
-                (0, Reason::Hypercall)
-            }
             hypercall::IRQ_HALT => {
                 self.irq_halt();
                 (0, Reason::Halt)
@@ -215,15 +230,16 @@ impl Vcpu {
     }
 
     /// LOAD_PGTBL.
-    #[inline(always)]
-    fn load_pgtbl(&mut self, options: u64, cr3: u64) -> Result<u64, Stop> {
+    #[inline(never)]
+    fn load_pgtbl(&mut self, options: u64, cr3: u64) -> Result<Reason, Stop> {
         let gfn = Gfn((cr3 & 0x000f_ffff_ffff_f000) >> 12);
         let pinned = options & ext::call::LOAD_PGTBL_PINNED != 0;
         if pinned && self.vm.features().contains(ext::Features::NOTES) {
             let _ = self.vm.mmu.pin_root(gfn);
         }
         self.load_cr3(cr3, options & hypercall::LOAD_PGTBL_FLUSH != 0)?;
-        Ok(0)
+        self.context.rax = 0;
+        Ok(Reason::LoadPgtbl)
     }
 
     /// Loads the address space that `cr3` names. A root that is no RAM is ignored, as in
