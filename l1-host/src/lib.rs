@@ -27,6 +27,7 @@ mod interrupt;
 #[cfg(target_os = "none")]
 pub mod log;
 pub mod memory;
+pub mod mitigations;
 #[cfg(target_os = "none")]
 mod panic;
 pub mod sched;

@@ -2,7 +2,7 @@
 //! May: unsafe, asm, cr3. Context: entry.
 #![expect(unsafe_code, reason = "the switcher's assembly is called from here and nowhere else")]
 
-use crate::{Context, CpuBlock, block::mode, direct, exit, layout};
+use crate::{Context, CpuBlock, block::mode, direct, exit, layout, tables};
 use core::{arch::global_asm, mem::offset_of};
 use pv_abi::{event, msr, pvcs, selectors};
 
@@ -68,6 +68,7 @@ global_asm!(
     USER_CS = const selectors::USER_CS,
     USER32_CS = const selectors::USER32_CS,
     USER_SS = const selectors::USER_DS,
+    L1_DS = const tables::L1_DS,
     MODE_USER = const mode::USER,
     MODE_SUPERVISOR = const mode::SUPERVISOR,
     MSR_GS_BASE = const msr::arch::GS_BASE,
@@ -85,6 +86,7 @@ unsafe extern "C" {
     static switcher_text_end: u8;
     static switcher_stubs: u8;
     static switcher_enter: u8;
+    static switcher_enter_clear: u8;
     static switcher_syscall: u8;
     static switcher_syscall_msr: u8;
     static switcher_syscall32: u8;
@@ -106,6 +108,7 @@ pub struct Text {
     /// SYSCALL entry from 32-bit code.
     pub syscall32: u64,
     enter: u64,
+    enter_clear: u64,
 }
 
 impl Text {
@@ -122,8 +125,18 @@ impl Text {
             syscall_msr: offset(&raw const switcher_syscall_msr),
             syscall32: offset(&raw const switcher_syscall32),
             enter: offset(&raw const switcher_enter),
+            enter_clear: offset(&raw const switcher_enter_clear),
         }
     }
+}
+
+/// What happens to the CPU's buffers when a guest is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Buffers {
+    /// Nothing.
+    Keep,
+    /// They are cleared: guests of this CPU could read them.
+    Clear,
 }
 
 /// `switcher_enter` in the area of one CPU.
@@ -136,8 +149,13 @@ impl Enter {
     /// # Safety
     /// The CPU's area is mapped in L1's root, for good.
     #[must_use]
-    pub unsafe fn of(cpu: usize) -> Self {
-        let address = layout::area_base(cpu) + Text::linked().enter;
+    pub unsafe fn of(cpu: usize, buffers: Buffers) -> Self {
+        let text = Text::linked();
+        let offset = match buffers {
+            Buffers::Keep => text.enter,
+            Buffers::Clear => text.enter_clear,
+        };
+        let address = layout::area_base(cpu) + offset;
         // SAFETY: by the caller's promise the alias of switcher_enter is at that address; it has
         // this signature.
         Self(unsafe { core::mem::transmute::<u64, extern "C" fn(*mut Context)>(address) })

@@ -9,6 +9,7 @@
  *
  * Contracts, by label:
  *   switcher_enter      in: RDI = Context, C stack; returns when the guest is left.
+ *   switcher_enter_clear  the same, on a CPU that leaks what is in its buffers.
  *   switcher_syscall    in: SYSCALL from 64-bit CPL3: RCX = RIP, R11 = RFLAGS, everything else
  *                       the guest's, RSP too. Out: direct switch, or return of switcher_enter.
  *   switcher_syscall32  in: SYSCALL from 32-bit CPL3, the same.
@@ -24,7 +25,13 @@ switcher_text:
 
 /* ---- Entering a guest ------------------------------------------------------------------- */
 
+    /* VERW clears the buffers (with microcode that says so). What is loaded after it are the
+     * guest's own registers, and addresses. */
     .balign 16
+    .global switcher_enter_clear
+switcher_enter_clear:
+    verw word ptr [rip + data_selector]
+
     .global switcher_enter
 switcher_enter:
     push rbp
@@ -200,6 +207,8 @@ switcher_syscall_msr:
 
 sysret_limit:
     .quad {SYSRET_LIMIT}
+data_selector:
+    .word {L1_DS}
 
 /* ---- Leaving a guest --------------------------------------------------------------------- */
 

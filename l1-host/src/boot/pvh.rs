@@ -10,7 +10,7 @@ use crate::{
     },
 };
 use core::{arch::global_asm, ops::Range};
-use switcher::enter::Enter;
+use switcher::enter::{Buffers, Enter};
 
 /// L1 address minus physical address.
 pub const KERNEL_BASE: u64 = 0xffff_8000_0000_0000;
@@ -140,7 +140,7 @@ pub fn load_cpu(index: usize, features: &Features) -> BaseAccess {
 }
 
 /// The way into a guest on CPU `index`.
-pub fn enter(index: usize) -> Enter {
+pub fn enter(index: usize, buffers: Buffers) -> Enter {
     // SAFETY: L1's root maps the areas of all CPUs that were prepared, for good.
-    unsafe { Enter::of(index) }
+    unsafe { Enter::of(index, buffers) }
 }

@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod exit;
 pub mod features;
 pub mod l0;
+pub mod mitigations;
 pub mod percpu;
 pub mod physmap;
 pub mod serial;

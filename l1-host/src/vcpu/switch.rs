@@ -8,6 +8,7 @@ use super::Vcpu;
 use crate::{
     hw::{
         cpu::{self, Selectors},
+        mitigations,
         percpu::Cpu,
         xstate,
     },
@@ -60,6 +61,7 @@ impl Vcpu {
         self.remote.arrive(cpu.index);
         if cpu.last_vm.swap(self.vm.id, Relaxed) != self.vm.id {
             cpu.block.scrub();
+            mitigations::vm_changed();
             self.vm.window.show_in(&cpu.window);
         }
         if cpu.last_vcpu.swap(self.id, Relaxed) != self.id {
