@@ -16,6 +16,12 @@ pub fn tool() -> PathBuf {
     existing(target().join("tool/roost"), "scripts/build.sh")
 }
 
+/// The guest that measures exits.
+#[must_use]
+pub fn exits() -> PathBuf {
+    image("exits")
+}
+
 /// The conformance suite, a native guest.
 #[must_use]
 pub fn conformance() -> PathBuf {

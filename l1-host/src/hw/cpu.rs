@@ -52,6 +52,12 @@ pub enum BaseAccess {
 }
 
 impl BaseAccess {
+    /// The quicker of those that there are.
+    #[must_use]
+    pub const fn choose(fsgsbase: bool) -> Self {
+        if fsgsbase && !cfg!(feature = "bases-by-msr") { Self::Instructions } else { Self::Msrs }
+    }
+
     /// The guest's GS base. L1 itself uses neither FS nor GS.
     #[inline]
     #[must_use]

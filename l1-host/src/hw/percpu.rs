@@ -112,7 +112,11 @@ pub unsafe fn load(index: usize, features: &Features) -> BaseAccess {
     cpu::load_ldt(0);
 
     let text = Text::linked();
-    let syscall = if features.fsgsbase { text.syscall } else { text.syscall_msr };
+    let bases = BaseAccess::choose(features.fsgsbase);
+    let syscall = match bases {
+        BaseAccess::Instructions => text.syscall,
+        BaseAccess::Msrs => text.syscall_msr,
+    };
     cpu::wrmsr(arch::STAR, tables::STAR);
     cpu::wrmsr(arch::LSTAR, base + syscall);
     cpu::wrmsr(arch::CSTAR, base + text.syscall32);
@@ -124,7 +128,7 @@ pub unsafe fn load(index: usize, features: &Features) -> BaseAccess {
     }
 
     control_registers(features);
-    if features.fsgsbase { BaseAccess::Instructions } else { BaseAccess::Msrs }
+    bases
 }
 
 /// SMAP stays off while guests run: some emulators fault on IRET at CPL3 under it, and L1 never
