@@ -35,7 +35,7 @@ step "lints"
 for image in $bare_images; do
     bare clippy --quiet --release --package "${image%:*}" --bin "${image#*:}" -- -D warnings
 done
-for features in tlb-model,dirty-check flaws; do
+for features in tlb-model,dirty-check flaws bases-by-msr; do
     bare clippy --quiet --release --package l1-host --bin l1 --features "$features" -- -D warnings
 done
 

@@ -4,8 +4,9 @@
 //! A link that is in place is a cached translation of the guest's entry above it: what it says
 //! holds until the next flush, as in a CPU's paging-structure caches. So a fault whose tables are
 //! linked needs one guest entry, the last. A refusal is believed only where notes keep the links
-//! true: a fault empties those caches of a CPU, and a guest that has changed an upper entry may rely
-//! on that. Everything else is left to the full walk.
+//! true, or where the guest's upper entries say the same now: a fault empties those caches of a CPU,
+//! and a guest that has changed an upper entry may rely on that. Everything else is left to the full
+//! walk.
 
 use crate::{
     env::{GuestMemory, TablePool, TlbOps},
@@ -19,7 +20,7 @@ use crate::{
     root::Roots,
     walk::{Denied, Step},
 };
-use pv_abi::addr::{Gva, Hpa};
+use pv_abi::addr::{Gfn, Gva, Hpa};
 
 /// A leaf entry of the guest, and where its shadow goes.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +81,9 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
                 let again = Spte(root.0[gva.index(4)].load(Acquire));
                 again.is_link() && again.hpa() == upper.hpa() || planted(Mutant::RefusalOutdated)
             };
-            let sure = planted(Mutant::RefusalBelieved) || self.links_are_true(roots) && linked();
+            let sure = planted(Mutant::RefusalBelieved)
+                || self.links_are_true(roots) && linked()
+                || self.refuses(roots, gva, access, key.gfn(), entry);
             return match (sure, entry.present()) {
                 (false, _) => Path::Unknown,
                 (true, false) => Path::Denied(Denied::NOT_PRESENT),
@@ -108,6 +111,23 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let entry = &self.env.linked(lower.hpa()).0[index];
         let target = Target { at: EntryRef::new(id, index), page, entry, gfn };
         Path::Leaf(Leaf { guest: Step { slot, entry: marked }, target, role, hpa })
+    }
+
+    /// True if the guest's own entries lead to the last-level `table` now, by small pages, and refuse
+    /// `access` with `entry` there: what a walk would find, without a record of the way.
+    #[inline(always)]
+    fn refuses(&self, roots: Roots, gva: Gva, access: Access, table: Gfn, entry: GuestPte) -> bool {
+        let upper = |at: Gfn, index: usize| {
+            let entry = GuestPte(self.env.table_at(at)?.0[index].load(Acquire));
+            self.config.paging.is_link(entry).then_some(entry)
+        };
+        let Some(first) = upper(roots.gfn, gva.index(4)) else { return false };
+        let Some(second) = upper(first.gfn(), gva.index(3)) else { return false };
+        let Some(third) = upper(second.gfn(), gva.index(2)) else { return false };
+        let every = first.0 & second.0 & third.0 & entry.0;
+        let any = first.0 | second.0 | third.0 | entry.0;
+        let refused = every & access.needed() != access.needed() || any & access.never() != 0;
+        third.gfn() == table && refused
     }
 
     /// The entry for `gva` in the table at `LEVEL` that `above` links, if it links one.

@@ -12,7 +12,7 @@ use crate::{
         AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed},
     },
-    pte::{A, ADDRESS, D, GuestPte, NX, U},
+    pte::{A, ADDRESS, D, GuestPte, NX, P, PS, U},
 };
 use pv_abi::{
     addr::{Gfn, Gva},
@@ -122,6 +122,13 @@ impl Paging {
     #[must_use]
     pub const fn new(physical_bits: u32, smep: bool) -> Self {
         Self { reserved: ADDRESS & !((1 << physical_bits) - 1), smep }
+    }
+
+    /// True for an entry above level 1 that links a table, and has no bit that would be reserved.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn is_link(self, entry: GuestPte) -> bool {
+        entry.0 & (P | PS | self.reserved) == P
     }
 
     /// True when a present entry at `level` has a bit set that the architecture reserves.

@@ -15,7 +15,7 @@ const MOST: &[(&str, u64)] = &[
     ("port_out", 880),
     ("mmio_load", 1250),
     ("fill_page", 640),
-    ("reflected_page_fault", 620),
+    ("reflected_page_fault", 480),
     ("reflected_undefined_opcode", 250),
     ("self_ipi", 550),
     ("timer_to_running", 650),
