@@ -92,6 +92,7 @@ pub const TARGETS: &[(&str, u64)] = &[
     ("hypercall_empty", 150),
     ("reflected_page_fault", 250),
     ("self_ipi", 800),
+    ("self_ipi_handled", 800),
     ("user_to_kernel", 60),
     ("kernel_to_user_by_sysret", 60),
 ];
