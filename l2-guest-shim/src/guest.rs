@@ -275,6 +275,14 @@ pub fn raise(port: u32, area: Area) {
     }
 }
 
+/// `port` is free: what was pending on it is not meant for who has it next.
+pub fn forget(port: u32) {
+    let offset = shared_info::EVTCHN_PENDING as u64 + u64::from(port / 64) * 8;
+    if let Some(word) = memory::word(facts().shared_info + offset) {
+        word.fetch_and(!(1 << (port % 64)), SeqCst);
+    }
+}
+
 /// The kernel unmasks `port` on the vCPU of `area`: raises it again if it is pending.
 pub fn unmask(port: u32, vcpu: u32, area: Area) {
     let (selector, bit) = (port / 64, 1u64 << (port % 64));

@@ -83,6 +83,12 @@ impl Folder {
         Run::new(self, kernel)
     }
 
+    /// A run of the guests that `config` describes, to be completed.
+    #[must_use]
+    pub fn run_config(&self, config: &Path) -> Run<'_> {
+        Run::of_config(self, config)
+    }
+
     /// A ramdisk with a busybox that gives a shell.
     #[must_use]
     pub fn busybox(&self) -> PathBuf {

@@ -63,6 +63,8 @@ pub struct Ended {
     pub log: String,
     /// Statistics, if L1 gave any.
     pub stats: Option<Stats>,
+    /// The same where there are several guests.
+    pub guests: Vec<Stats>,
 }
 
 impl Ended {

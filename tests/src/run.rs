@@ -28,22 +28,38 @@ const STATS: &str = "stats.json";
 pub struct Run<'a> {
     folder: &'a Folder,
     arguments: Vec<OsString>,
-    append: String,
+    /// Words for the kernel, if the options name one.
+    append: Option<String>,
     limit: u64,
     images: Option<PathBuf>,
 }
 
 impl<'a> Run<'a> {
     pub(crate) fn new(folder: &'a Folder, kernel: &Path) -> Self {
-        let run = Self {
-            folder,
-            arguments: Vec::new(),
-            append: String::new(),
-            limit: LIMIT,
-            images: None,
-        };
+        let run = Self { append: Some(String::new()), ..Self::machine(folder) };
+        run.option("--kernel", kernel)
+    }
+
+    pub(crate) fn of_config(folder: &'a Folder, config: &Path) -> Self {
+        Self::machine(folder).option("--config", config)
+    }
+
+    fn machine(folder: &'a Folder) -> Self {
+        let run = Self { folder, arguments: Vec::new(), append: None, limit: LIMIT, images: None };
         // The emulator shows what any CPU model has, on any machine.
-        run.option("--accel", "tcg").option("--kernel", kernel)
+        run.option("--accel", "tcg")
+    }
+
+    /// Sets the CPUs of the machine.
+    #[must_use]
+    pub fn cpus(self, count: u32) -> Self {
+        self.option("--cpus", count.to_string())
+    }
+
+    /// Sets the vCPUs of the guest.
+    #[must_use]
+    pub fn vcpus(self, count: u32) -> Self {
+        self.option("--vcpus", count.to_string())
     }
 
     /// Adds an option with its value.
@@ -75,7 +91,8 @@ impl<'a> Run<'a> {
     /// Adds words to the kernel's command line.
     #[must_use]
     pub fn append(mut self, words: &str) -> Self {
-        self.append = format!("{} {words}", self.append).trim_start().to_owned();
+        let before = self.append.unwrap_or_default();
+        self.append = Some(format!("{before} {words}").trim_start().to_owned());
         self
     }
 
@@ -134,7 +151,8 @@ impl<'a> Run<'a> {
         }
         let mut command = self.folder.command(&["run"]);
         command.envs(self.images.as_ref().map(|folder| ("ROOST_IMAGES", folder)));
-        command.args(&self.arguments).args(["--append", &self.append, "--l1-log", LOG]);
+        command.args(&self.arguments).args(["--l1-log", LOG]);
+        command.args(self.append.iter().flat_map(|words| ["--append", words]));
         command.arg(format!("--stats=json:{STATS}")).arg(format!("--timeout={}", self.limit));
         command
     }
@@ -143,6 +161,8 @@ impl<'a> Run<'a> {
 /// Adds what a run left in its folder.
 pub(crate) fn ended(folder: &Folder, said: Said) -> Ended {
     let text = |name| fs::read_to_string(folder.path(name)).unwrap_or_default();
-    let stats = Some(text(STATS)).filter(|json| !json.is_empty());
-    Ended { said, log: text(LOG), stats: stats.as_deref().map(Stats::parse) }
+    let json = text(STATS);
+    let guests = if json.is_empty() { Vec::new() } else { Stats::all(&json) };
+    let stats = guests.first().filter(|_| guests.len() == 1).cloned();
+    Ended { said, log: text(LOG), stats, guests }
 }

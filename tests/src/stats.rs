@@ -2,20 +2,20 @@
 
 use serde_json::Value;
 
-/// Statistics of a run with one guest.
+/// Statistics of a guest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stats(Value);
 
 impl Stats {
-    /// Reads what `roost run --stats=json:FILE` wrote.
+    /// Reads what `roost run --stats=json:FILE` wrote: of each guest, in the order in which they ended.
     ///
     /// # Panics
-    /// It is no JSON, or not about one guest.
+    /// It is no JSON of statistics.
     #[must_use]
-    pub fn parse(json: &str) -> Self {
+    pub fn all(json: &str) -> Vec<Self> {
         let all: Value = serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {json}"));
-        assert_eq!(all["guests"].as_array().map(Vec::len), Some(1), "{json}");
-        Self(all["guests"][0].clone())
+        let guests = all["guests"].as_array().unwrap_or_else(|| panic!("no guests: {json}"));
+        guests.iter().cloned().map(Self).collect()
     }
 
     /// The guest's name.
@@ -97,7 +97,7 @@ mod tests {
     fn counts_are_read() {
         let json = r#"{"guests":[{"name":"g","exits":{"halt":{"count":2},"timer":{"count":3}},
                        "counters":{"fills":7}}]}"#;
-        let stats = Stats::parse(json);
+        let [stats] = &Stats::all(json)[..] else { panic!("one guest") };
         assert_eq!((stats.name(), stats.exits("halt"), stats.exits("mmio")), ("g", 2, 0));
         assert_eq!((stats.all_exits(), stats.counter("fills")), (5, 7));
     }

@@ -86,6 +86,7 @@ fn close(at: u64) -> Outcome {
     let mut ports = PORTS.lock();
     let bound = ports.get(port).map_err(Failure)?;
     ports.close(port).map_err(Failure)?;
+    guest::forget(port);
     if bound.binding == Binding::Virq(virq::TIMER) {
         Area::of(bound.vcpu as usize).data().timer_port.store(0, Relaxed);
     }

@@ -1,0 +1,105 @@
+//! Several guests on one machine.
+
+use roost_tests::{built::Kernel, folder::Folder, session::Session};
+
+/// A guest in a configuration file, with a busybox.
+fn guest(folder: &Folder, name: &str, more: &str) -> String {
+    format!(
+        "[[guest]]\nname = \"{name}\"\nkernel = \"{}\"\ninitrd = \"{}\"\n\
+         append = \"console=hvc0 quiet\"\nmemory = \"128M\"\n{more}\n",
+        Kernel::Cloud.file().display(),
+        folder.path("busybox.cpio").display()
+    )
+}
+
+/// A machine with `cpus` CPUs and `guests`, whose console shows whole lines.
+fn start<'a>(folder: &'a Folder, machine: &str, guests: &[String]) -> Session<'a> {
+    let ramdisk = folder.busybox();
+    assert_eq!(ramdisk, folder.path("busybox.cpio"));
+    let text = format!("console = \"focus\"\n{machine}\n{}", guests.concat());
+    let config = folder.file("roost.toml", text.as_bytes());
+    folder.run_config(&config).limit(240).piped()
+}
+
+/// The key that commands to the console start with.
+const ESCAPE: char = '\x1d';
+
+/// One dies, one is stopped by the user, and the third does not notice.
+#[test]
+fn an_end_leaves_the_others_alone() {
+    let folder = Folder::new();
+    let guests = ["a", "b", "c"].map(|name| guest(&folder, name, ""));
+    let mut console = start(&folder, "cpus = 2", &guests);
+    console.expect_shell();
+    console.succeed("echo hello from $(uname -s)");
+    console.send(&format!("{ESCAPE}l"));
+    console.expect("2 'b' running");
+    console.send("echo c > /proc/sysrq-trigger\n");
+    console.expect("'a' died: its kernel panicked");
+    console.expect("console of 'b' (2 of 3)");
+    console.send(&format!("{ESCAPE}q"));
+    console.expect("'b' was stopped by its user");
+    console.expect("console of 'c' (3 of 3)");
+    console.send("\n");
+    console.expect_shell();
+    console.succeed("dd if=/dev/urandom of=/tmp/x bs=1M count=8 && sha256sum /tmp/x");
+    console.send("poweroff\n");
+    let ended = console.end();
+    assert_eq!(ended.said.status, 3, "a guest died: {ended:?}");
+    ended.assert_l1_is_sound();
+    let names: Vec<_> = ended.guests.iter().map(|guest| guest.name()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+}
+
+/// A guest starts again where it is, with the memory it had, as often as it likes.
+#[test]
+fn a_guest_starts_again() {
+    let folder = Folder::new();
+    let guests = [
+        guest(&folder, "again", "vcpus = 2\nrestart = \"on-failure\""),
+        guest(&folder, "other", ""),
+    ];
+    let mut console = start(&folder, "cpus = 2", &guests);
+    for end in ["reboot", "echo c > /proc/sysrq-trigger"] {
+        console.expect_shell();
+        console.send(&format!("{end}\n"));
+        console.expect("and starts again");
+    }
+    console.expect_shell();
+    console.send("poweroff\n");
+    console.expect("'again' powered off");
+    console.send("\n");
+    console.expect_shell();
+    console.send("poweroff\n");
+    let ended = console.end();
+    ended.assert_l1_is_sound();
+    let left: Vec<_> = ended
+        .log
+        .lines()
+        .filter_map(|line| line.split_once("guest 'again': 128 MiB, ")?.1.split_once(' '))
+        .map(|(free, _)| free.parse::<u64>().expect("a number of MiB"))
+        .collect();
+    // At the first start the other guest was not built yet.
+    let [_, second, third] = left[..] else { panic!("three starts: {}", ended.log) };
+    assert_eq!(second, third, "memory was lost");
+}
+
+/// Two guests that compute share a CPU by their weights.
+#[test]
+fn weights_are_shares() {
+    let folder = Folder::new();
+    let guests = [guest(&folder, "heavy", "weight = 300"), guest(&folder, "light", "weight = 100")];
+    let mut console = start(&folder, "cpus = 1", &guests);
+    let busy = "(while :; do :; done) & sleep 12; head -1 /proc/stat; poweroff";
+    console.expect_shell();
+    console.send(&format!("{busy}\n{ESCAPE}2"));
+    console.send("\n");
+    console.expect_shell();
+    console.send(&format!("{busy}\n"));
+    let ended = console.end();
+    let (_, light) = ended.said.out.split_once("console of 'light'").expect("a switch");
+    let (_, line) = light.split_once("cpu  ").expect("the first line of /proc/stat");
+    let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let (ran, stolen) = (ticks[0] + ticks[2], ticks[7]);
+    assert!(stolen > ran, "the light one ran {ran} ticks, {stolen} were stolen: {light}");
+}
