@@ -60,6 +60,7 @@ impl Local {
 
 /// Runs what is ready, for ever.
 pub fn run(cpu: &'static Cpu) -> ! {
+    QUEUES.join(cpu.index);
     loop {
         guests::bury(cpu);
         match QUEUES.pop(cpu.index) {
@@ -94,7 +95,11 @@ fn run_one(cpu: &'static Cpu, mut vcpu: Box<Vcpu>) {
         Leave::Preempted => {
             vcpu.becomes_ready();
             vcpu.remote().queued();
-            QUEUES.push(cpu.index, vcpu);
+            let next = QUEUES.place(cpu.index);
+            QUEUES.push(next, vcpu);
+            if next != cpu.index {
+                kick(next);
+            }
         }
         Leave::Waits => park(cpu, vcpu),
         Leave::Off => vcpu.vm.clone().switched_off(vcpu),

@@ -20,6 +20,8 @@ pub struct Queues<T> {
     queues: [Mutex<VecDeque<T>>; MAX_CPUS],
     lengths: [AtomicUsize; MAX_CPUS],
     idle: AtomicU64,
+    /// CPUs that take part.
+    online: AtomicU64,
 }
 
 impl<T> Queues<T> {
@@ -30,7 +32,13 @@ impl<T> Queues<T> {
             queues: [const { Mutex::new(VecDeque::new()) }; MAX_CPUS],
             lengths: [const { AtomicUsize::new(0) }; MAX_CPUS],
             idle: AtomicU64::new(0),
+            online: AtomicU64::new(0),
         }
+    }
+
+    /// `cpu` takes part from now on.
+    pub fn join(&self, cpu: usize) {
+        self.online.fetch_or(1 << cpu, SeqCst);
     }
 
     /// Queues `item` on `cpu`, last.
@@ -87,11 +95,19 @@ impl<T> Queues<T> {
         self.idle.load(SeqCst) & 1 << cpu != 0
     }
 
-    /// Where to queue what ran on `last` before: there, unless that is busy and another CPU is idle.
+    /// Where to queue what ran on `last` before: there, unless that is busy and another CPU is idle, or
+    /// by two busier than another.
     #[must_use]
     pub fn place(&self, last: usize) -> usize {
         let idle = self.idle.load(SeqCst);
-        if idle == 0 || idle & 1 << last != 0 { last } else { idle.trailing_zeros() as usize }
+        if idle != 0 {
+            return if idle & 1 << last != 0 { last } else { idle.trailing_zeros() as usize };
+        }
+        let length = |cpu: usize| self.lengths[cpu].load(Relaxed);
+        let online = self.online.load(Relaxed);
+        let others = (0..MAX_CPUS).filter(|cpu| online & 1 << cpu != 0);
+        let shortest = others.min_by_key(|&cpu| length(cpu)).unwrap_or(last);
+        if length(last) >= length(shortest) + 2 { shortest } else { last }
     }
 }
 
@@ -108,7 +124,7 @@ mod tests {
         queues.push(1, 'c');
         assert_eq!(
             (queues.pop(0), queues.pop(2), queues.pop(2)),
-            (Some('a'), Some('b'), Some('c'))
+            (Some('a'), Some('c'), Some('b'))
         );
         assert_eq!(queues.pop(0), None);
     }
@@ -124,6 +140,19 @@ mod tests {
         queues.push(1, ());
         assert!(!queues.begin_idle(5), "there is something to run");
         assert!(!queues.is_idle(5));
+    }
+
+    #[test]
+    fn queues_stay_about_as_long_as_each_other() {
+        let queues = Queues::new();
+        for cpu in [0, 3] {
+            queues.join(cpu);
+        }
+        for _ in 0..10 {
+            queues.push(queues.place(0), ());
+        }
+        let lengths = [0, 3].map(|cpu: usize| queues.lengths[cpu].load(Relaxed));
+        assert_eq!(lengths, [6, 4]);
     }
 
     /// Each item that is queued is run though every CPU halts whenever it can.
