@@ -1,7 +1,7 @@
 //! Says what a check found and prints it in the Test Anything Protocol.
 
-use crate::println;
-use suite::tally::{Outcome, Tally};
+use crate::{console::Uart, println};
+use suite::tally::{Found, Tally};
 
 /// What a check found: nothing wrong, or what.
 pub type Verdict = Result<(), Wrong>;
@@ -69,24 +69,16 @@ impl<T> Case for Result<T, Wrong> {
 
 /// Prints the line of check `group.name` of `rules`, and counts it.
 pub fn report(tally: &mut Tally, rules: &'static str, group: &str, name: &str, verdict: &Verdict) {
-    let number = tally.all.sum() + 1;
-    let (outcome, case) = match verdict {
-        Ok(()) => {
-            println!("ok {number} - {rules}: {group}.{name}");
-            (Outcome::Passed, "")
-        }
-        Err(Wrong { reason: Reason::Skipped(why), .. }) => {
-            println!("ok {number} - {rules}: {group}.{name} # SKIP {why}");
-            (Outcome::Skipped, "")
-        }
-        Err(Wrong { reason: Reason::Differs { what, found, expected }, case }) => {
-            println!("not ok {number} - {rules}: {group}.{name}");
-            println!("#   {what}: found {found:#x}, expected {expected:#x}");
-            (Outcome::Failed, *case)
-        }
+    let found = match verdict {
+        Ok(()) => Found::Fine,
+        Err(Wrong { reason: Reason::Skipped(why), .. }) => Found::Skipped(why),
+        Err(Wrong { reason: Reason::Differs { .. }, .. }) => Found::Wrong,
     };
-    if !case.is_empty() {
-        println!("#   case: {case}");
+    let _ = tally.line(&mut Uart, rules, group, name, found);
+    if let Err(Wrong { reason: Reason::Differs { what, found, expected }, case }) = verdict {
+        println!("#   {what}: found {found:#x}, expected {expected:#x}");
+        if !case.is_empty() {
+            println!("#   case: {case}");
+        }
     }
-    tally.add(rules, outcome);
 }

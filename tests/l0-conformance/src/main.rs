@@ -38,6 +38,8 @@ mod tap;
 
 #[cfg(target_os = "none")]
 use checks::run;
+#[cfg(target_os = "none")]
+use suite::{holds, same, skip, wrong};
 
 #[cfg(not(target_os = "none"))]
 fn main() {

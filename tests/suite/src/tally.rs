@@ -1,4 +1,5 @@
-//! Counts results by rule of the specification and prints them as JSON.
+//! Counts results by rule of the specification; prints them in the Test Anything Protocol, and
+//! their sums as JSON.
 //! May: nothing. Input: trusted.
 
 use arrayvec::ArrayVec;
@@ -18,6 +19,17 @@ pub enum Outcome {
     Failed,
     /// Not checked.
     Skipped,
+}
+
+/// What the line of a result says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// All as the rules say.
+    Fine,
+    /// Something else.
+    Wrong,
+    /// Nothing, for this reason.
+    Skipped(&'a str),
 }
 
 /// Numbers of results.
@@ -59,7 +71,7 @@ pub struct Tally {
 
 impl Tally {
     /// Counts a check of `rules`, which are separated by spaces.
-    pub fn add(&mut self, rules: &'static str, outcome: Outcome) {
+    fn add(&mut self, rules: &'static str, outcome: Outcome) {
         self.all.add(outcome);
         for rule in rules.split(' ') {
             if let Some((_, counts)) = self.rules.iter_mut().find(|(name, _)| *name == rule) {
@@ -72,6 +84,42 @@ impl Tally {
         }
     }
 
+    /// Prints the line of check `group.name` of `rules`, and counts it.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn line(
+        &mut self,
+        out: &mut impl Write,
+        rules: &'static str,
+        group: &str,
+        name: &str,
+        found: Found<'_>,
+    ) -> fmt::Result {
+        let number = self.all.sum() + 1;
+        let (not, outcome) = match found {
+            Found::Fine => ("", Outcome::Passed),
+            Found::Wrong => ("not ", Outcome::Failed),
+            Found::Skipped(_) => ("", Outcome::Skipped),
+        };
+        self.add(rules, outcome);
+        write!(out, "{not}ok {number} - {rules}: {group}.{name}")?;
+        match found {
+            Found::Skipped(why) => writeln!(out, " # SKIP {why}"),
+            _ => writeln!(out),
+        }
+    }
+
+    /// Prints the last lines: the sums for people, and all as JSON.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn end(&self, out: &mut impl Write) -> fmt::Result {
+        let Counts { passed, failed, skipped } = self.all;
+        writeln!(out, "# {passed} passed, {skipped} skipped, {failed} failed")?;
+        self.json(out)
+    }
+
     /// Keeps a measurement.
     pub fn measure(&mut self, name: &'static str, value: u64) {
         let _ = self.measures.try_push((name, value));
@@ -81,7 +129,7 @@ impl Tally {
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn json(&self, out: &mut impl Write) -> fmt::Result {
+    fn json(&self, out: &mut impl Write) -> fmt::Result {
         write!(out, "{{")?;
         counts(out, &self.all)?;
         write!(out, ",\"rules\":{{")?;
@@ -110,6 +158,26 @@ const fn comma(index: usize) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_numbered() {
+        let (mut tally, mut text) = (Tally::default(), String::new());
+        tally.line(&mut text, "A-1", "a", "x", Found::Fine).unwrap();
+        tally.line(&mut text, "A-1", "a", "y", Found::Skipped("no need")).unwrap();
+        tally.line(&mut text, "A-2 A-3", "b", "z", Found::Wrong).unwrap();
+        tally.end(&mut text).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[..4],
+            [
+                "ok 1 - A-1: a.x",
+                "ok 2 - A-1: a.y # SKIP no need",
+                "not ok 3 - A-2 A-3: b.z",
+                "# 1 passed, 1 skipped, 1 failed",
+            ]
+        );
+        assert!(lines[4].starts_with("{\"passed\":1,\"failed\":1,\"skipped\":1,"), "{text}");
+    }
 
     #[test]
     fn results_are_counted_by_rule() {

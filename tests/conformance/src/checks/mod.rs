@@ -199,10 +199,8 @@ fn judge(selection: &Selection<'_>) {
         }
         tap::report(&mut tally, ROOTS.rules, group.name, ROOTS.name, &(ROOTS.run)());
     }
-    let all = tally.all;
-    println!("# {} passed, {} skipped, {} failed", all.passed, all.skipped, all.failed);
-    let _ = tally.json(&mut Uart);
-    if all.failed > 0 {
+    let _ = tally.end(&mut Uart);
+    if tally.all.failed > 0 {
         abi::shutdown(shutdown::CRASH);
     }
 }

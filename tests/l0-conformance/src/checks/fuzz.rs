@@ -34,13 +34,13 @@ use crate::{
     tap::{Case, Verdict},
 };
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use l0_conformance::random::Random;
 use pv_abi::l0::{
     Op, Status,
     page::{Args, offset},
     regs::gpr,
     run::RunControl,
 };
+use suite::random::Random;
 
 pub const GROUP: Group = Group {
     name: "fuzz",

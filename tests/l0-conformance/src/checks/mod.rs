@@ -118,10 +118,8 @@ pub fn run(command_line: &str, usable: &Usable) -> ! {
         Discovery::Error { base, why } => broken_offer(&options, base, why),
         Discovery::Present(info) => judge(info, options, usable),
     };
-    let all = tally.all;
-    println!("# {} passed, {} skipped, {} failed", all.passed, all.skipped, all.failed);
-    let _ = tally.json(&mut Uart);
-    end::machine(if all.failed == 0 { End::Passed } else { End::Failed })
+    let _ = tally.end(&mut Uart);
+    end::machine(if tally.all.failed == 0 { End::Passed } else { End::Failed })
 }
 
 fn stop(why: core::fmt::Arguments<'_>) -> ! {
