@@ -23,6 +23,10 @@ impl Vectors {
         a | b | c | d == 0
     }
 
+    fn has(&self, vector: u8) -> bool {
+        self.0[usize::from(vector / 64)] >> (vector % 64) & 1 != 0
+    }
+
     fn highest(&self) -> Option<u8> {
         let word = self.0.iter().rposition(|&word| word != 0)?;
         Some((64 * word + 63 - self.0[word].leading_zeros() as usize) as u8)
@@ -125,6 +129,8 @@ impl VirtualApic {
     /// `vector` has been delivered. With `auto_eoi` it needs no end of interrupt.
     pub fn accept(&mut self, vector: u8, auto_eoi: bool) {
         self.requested.clear(vector);
+        // The timer may count again.
+        self.attention = true;
         if !auto_eoi {
             self.in_service.set(vector);
         }
@@ -135,10 +141,14 @@ impl VirtualApic {
         self.attention = true;
     }
 
-    /// When the timer fires, as a TSC value.
+    /// When the timer has to be looked at, as a TSC value. A periodic one has not as long as
+    /// nothing would come of it: else a period shorter than an exit would leave the guest no time
+    /// to change it.
     #[must_use]
-    pub const fn deadline(&self) -> Option<u64> {
-        self.deadline
+    pub fn deadline(&self) -> Option<u64> {
+        let lvt = self.lvt[0];
+        let idle = lvt & MASKED != 0 || self.requested.has(lvt as u8);
+        self.deadline.filter(|_| lvt & TIMER_MODE != TIMER_PERIODIC || !idle)
     }
 
     /// Sets the deadline as the guest's word says it, if the timer is in deadline mode.
@@ -317,8 +327,26 @@ mod tests {
         apic.write(x2apic::TIMER_DIVIDE, 0b1011, 0);
         apic.write(x2apic::TIMER_INITIAL, 100, 0);
         apic.poll_timer(350);
-        assert_eq!((apic.deliverable(), apic.deadline()), (Some(0x41), Some(400)));
+        assert_eq!(apic.deliverable(), Some(0x41));
         assert_eq!(apic.read(x2apic::TIMER_CURRENT, 360), Some(40));
+        apic.accept(0x41, false);
+        assert_eq!(apic.deadline(), Some(400));
+    }
+
+    #[test]
+    fn a_periodic_timer_rests_while_nothing_would_come_of_it() {
+        let mut apic = apic();
+        apic.write(x2apic::LVT_TIMER, u64::from(TIMER_PERIODIC) | 0x41, 0);
+        apic.write(x2apic::TIMER_DIVIDE, 0b1011, 0);
+        apic.write(x2apic::TIMER_INITIAL, 1, 0);
+        assert_eq!(apic.deadline(), Some(1));
+        apic.poll_timer(10);
+        assert_eq!(apic.deadline(), None, "its interrupt is requested");
+        apic.accept(0x41, false);
+        assert!(apic.needs_attention() && apic.deadline() == Some(11));
+        apic.write(x2apic::LVT_TIMER, u64::from(TIMER_PERIODIC | MASKED) | 0x41, 0);
+        assert_eq!(apic.deadline(), None, "it is masked");
+        assert_eq!(apic.read(x2apic::TIMER_CURRENT, 10), Some(1), "it counts all the same");
     }
 
     #[test]

@@ -85,8 +85,9 @@ impl Vcpu {
         } else if sched::must_yield(cpu) {
             return Err(Leave::Preempted);
         }
-        self.arm_timer(cpu);
         self.inject_interrupt(cpu)?;
+        // Last: what was injected may have the timer count again.
+        self.arm_timer(cpu);
         self.apic.attended();
         Ok(())
     }

@@ -193,7 +193,7 @@ impl Vcpu {
     }
 
     /// When its timer fires, as a TSC value.
-    pub const fn deadline(&self) -> Option<u64> {
+    pub fn deadline(&self) -> Option<u64> {
         self.apic.deadline()
     }
 
