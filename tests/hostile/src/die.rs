@@ -1,0 +1,117 @@
+//! Ends the guest by attacks that leave it no way on, each with the reason that L1 is to give.
+//! May: nothing. Context: any. Input: random.
+
+use crate::{ println,
+    runtime::{
+        abi::{self, pvcs},
+        memory::{self, P, TABLE, W},
+        piece,
+        trial::{Mode, Trial, stack},
+    },
+};
+use hostile::values;
+use pv_abi::{hypercall as nr, msr, pvcs::offset};
+use suite::random::Random;
+
+/// A way to die.
+struct Case {
+    name: &'static str,
+    rules: &'static str,
+    die: fn(&mut Random),
+}
+
+const fn death(name: &'static str, rules: &'static str, die: fn(&mut Random)) -> Case {
+    Case { name, rules, die }
+}
+
+
+const CASES: &[Case] = &[
+    death("guard", "EVT-3", |random| {
+        // Any bit of the guard, stored through an alias by the code that faults next.
+        let page = memory::FREE_PAGE;
+        memory::leaf(page).store(memory::data_page(pvcs().address()), RELAXED);
+        memory::flush();
+        let at = memory::area(page) + offset::USER_CS as u64;
+        let word = random.bits() | 1 << (56 + random.below(8));
+        Trial::of(Mode::Supervisor, piece::guard()).with(|r| (r.rbx, r.rax) = (at, word)).run();
+    }),
+    death("stack-segment", "EVT-4", |_| {
+        Trial::of(Mode::Supervisor, piece::mov_ss()).with(|r| r.rax = 0x63).run();
+    }),
+    death("code-segment", "EVT-4", |_| {
+        let to = Trial::new(Mode::Supervisor).rip + 16;
+        Trial::of(Mode::Supervisor, piece::far_return())
+            .with(|r| (r.rax, r.rbx) = (0x23, to))
+            .run();
+    }),
+    death("garbage-root", "HC-3 EVT-3", |random| {
+        let root = memory::frame(0);
+        memory::fill_frame(root, |_| values::number(random) & !P);
+        abi::call(nr::LOAD_PGTBL, [1, root, 0, 0]);
+    }),
+    death("random-root", "HC-3 EVT-3", |random| {
+        // Whatever it is, the guest is not in it.
+        let root = memory::frame(0);
+        memory::fill_frame(root, |_| random.bits() & 0x3ff_f000 | TABLE);
+        (1..64).for_each(|index| memory::fill_frame(memory::frame(index), |_| random.bits()));
+        memory::word(root).store(0, RELAXED);
+        abi::call(nr::LOAD_PGTBL, [1, root, 0, 0]);
+    }),
+    death("root-of-code", "HC-3 EVT-3", |_| {
+        Trial::of(Mode::Supervisor, piece::fetch_nowhere())
+            .with(|r| r.rax = memory::code_frame())
+            .run();
+    }),
+    death("entry-anywhere", "MSR-5 EVT-3", |random| {
+        let at = values::address(random) | 1 << 46;
+        let at = at & 0x7fff_ffff_f000;
+        Trial::of(Mode::Supervisor, piece::disable_events())
+            .with(|r| {
+                (r.rcx, r.rax, r.rdx) = (msr::PVM_EVENT_ENTRY.into(), at, at >> 32);
+                r.rsp = stack();
+            })
+            .run();
+    }),
+    death("no-pvcs", "PVCS-2 END-5", |_| {
+        Trial::of(Mode::Supervisor, piece::disable_events())
+            .with(|r| r.rcx = msr::PVM_VCPU_STRUCT.into())
+            .run();
+    }),
+    death("syscall-without-pvcs", "PVCS-2 END-5", |_| {
+        abi::wrmsr(msr::PVM_VCPU_STRUCT, 0);
+        Trial::new(Mode::User).run();
+    }),
+    death("fetch-from-a-device", "DEV-3 END-6", |random| {
+        let at = device(random.pick(&[0xfec0_0000, 0xfee0_0000, 1 << 36]));
+        Trial::of(Mode::User, piece::jump()).with(|r| r.rbx = at).run();
+    }),
+    death("locked-device", "DEV-3 END-6", |_| {
+        let at = device(0xfec0_0000);
+        Trial::of(Mode::User, piece::locked()).with(|r| r.rbx = at).run();
+    }),
+];
+
+const RELAXED: core::sync::atomic::Ordering = core::sync::atomic::Ordering::Relaxed;
+
+/// Maps what is no memory for all uses.
+fn device(gpa: u64) -> u64 {
+    let page = memory::FREE_PAGE;
+    memory::leaf(page).store(gpa | TABLE | W, RELAXED);
+    memory::flush();
+    memory::area(page)
+}
+
+/// Runs case `name`. Comes back only if the guest survived it, or if there is no such case.
+pub fn run_case(name: &str, seed: u64) {
+    memory::reset_pages(|| 0);
+    match CASES.iter().find(|case| case.name == name) {
+        Some(case) => {
+            (case.die)(&mut Random::new(seed));
+            println!("Bail out! the guest survived {name}");
+        }
+        None => {
+            println!("Bail out! there is no case {name}; there are:");
+            CASES.iter().for_each(|case| println!("#   {} {}", case.name, case.rules));
+        }
+    }
+}

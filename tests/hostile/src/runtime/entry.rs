@@ -1,0 +1,99 @@
+//! Holds the assembly: start, the way into a trial and the ways out of it.
+//! May: unsafe, asm. Context: any. Input: trusted.
+#![expect(unsafe_code, reason = "entry points and the memory they share with assembly")]
+
+use super::{abi, registers::Registers};
+use crate::{attacks, println};
+use core::{arch::global_asm, mem::offset_of, sync::atomic::AtomicU64};
+use pv_abi::{
+    PAGE_SIZE, ext, hypercall,
+    msr::EVENT_ENTRY_SUPERVISOR,
+    pvcs::offset,
+};
+use zerocopy::FromBytes;
+
+/// What `trial_enter` returns after a system call of user mode.
+pub const KIND_SYSCALL: u32 = 0;
+/// What it returns after an event of user mode.
+pub const KIND_USER_EVENT: u32 = 1;
+/// What it returns after an event of supervisor mode.
+pub const KIND_SUPERVISOR_EVENT: u32 = 2;
+
+/// What IRETQ takes.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Frame {
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+global_asm!(
+    include_str!("entry.S"),
+    guest_main = sym guest_main,
+    lost = sym lost,
+    ABI_VERSION = const ext::VERSION,
+    LOAD_PGTBL = const hypercall::LOAD_PGTBL,
+    SUPERVISOR = const EVENT_ENTRY_SUPERVISOR,
+    KIND_SYSCALL = const KIND_SYSCALL,
+    KIND_USER_EVENT = const KIND_USER_EVENT,
+    KIND_SUPERVISOR_EVENT = const KIND_SUPERVISOR_EVENT,
+    S_RSP = const offset_of!(Registers, rsp),
+    S_SIZE = const size_of::<Registers>(),
+);
+
+unsafe extern "C" {
+    pub safe static pvcs: [AtomicU64; PAGE_SIZE / 8];
+    pub safe static kernel_root: [AtomicU64; 512];
+    pub safe static event_entry: u8;
+    pub safe static syscall_entry: u8;
+    pub safe static retu_instruction: u8;
+    pub safe static gate_start: u8;
+    pub safe static state_end: u8;
+    pub safe static guest_end: u8;
+    pub static mut trial_state: Registers;
+    pub static mut trial_frame: Frame;
+    pub fn trial_enter(root: u64, user: u64, event_flags: u64) -> u32;
+    pub fn hypercall_raw(number: u64, a: u64, b: u64, c: u64, d: u64) -> u64;
+}
+
+/// First Rust function; `boot` is the guest-physical address of a [`ext::NativeBoot`].
+extern "C" fn guest_main(boot: u64) -> ! {
+    // SAFETY: the loader maps all memory one to one and puts the block there.
+    let bytes =
+        unsafe { core::slice::from_raw_parts(boot as *const u8, size_of::<ext::NativeBoot>()) };
+    let Ok(boot) = ext::NativeBoot::read_from_bytes(bytes) else {
+        abi::shutdown(ext::shutdown::CRASH)
+    };
+    // SAFETY: as above; the loader wrote the command line.
+    let cmdline = unsafe {
+        core::slice::from_raw_parts(boot.cmdline.gpa as *const u8, boot.cmdline.len as usize)
+    };
+    // Attacks will overwrite it.
+    let mut copy = [0; 256];
+    let cmdline = &cmdline[..cmdline.len().min(copy.len())];
+    copy[..cmdline.len()].copy_from_slice(cmdline);
+    let cmdline = core::str::from_utf8(&copy[..cmdline.len()]).unwrap_or("");
+    attacks::run(&boot, cmdline)
+}
+
+/// An event that no trial has caused.
+extern "C" fn lost() -> ! {
+    let shared = abi::pvcs();
+    println!(
+        "Bail out! an event outside of trials: {:#x} at {:#x}, cr2 {:#x}, error code {:#x}",
+        shared.event_word(),
+        shared.word(offset::RIP),
+        shared.word(offset::CR2),
+        shared.error_code(),
+    );
+    abi::shutdown(ext::shutdown::CRASH)
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    println!("Bail out! {info}");
+    abi::shutdown(ext::shutdown::CRASH)
+}
