@@ -4,7 +4,7 @@
 # Words for `roost run`, for example: make run ARGS="--memory 1G --stats"
 ARGS =
 
-.PHONY: help run test run-l0 test-l0 conformance exits docs selftests build bench check clean setup
+.PHONY: help run test run-l0 test-l0 conformance hostile exits docs selftests build bench check clean setup
 .DEFAULT_GOAL := build
 
 help: ## show this
@@ -24,6 +24,9 @@ test-l0: setup ## run the tests of the reference L0, with the whole chain emulat
 
 conformance: build ## judge L1 by each rule of the guest ABI (ARGS=... for tests/conformance/run.sh)
 	@tests/conformance/run.sh --json target/conformance.json $(ARGS)
+
+hostile: build ## attack L1 from a guest (ARGS=... for tests/hostile/run.sh)
+	@tests/hostile/run.sh $(ARGS)
 
 docs: setup ## build the code's documentation and the book, and check their links
 	@scripts/docs.sh

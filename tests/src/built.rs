@@ -28,6 +28,12 @@ pub fn conformance() -> PathBuf {
     image("conformance")
 }
 
+/// The hostile guest.
+#[must_use]
+pub fn hostile() -> PathBuf {
+    image("hostile")
+}
+
 /// The example of a native guest.
 #[must_use]
 pub fn example() -> PathBuf {

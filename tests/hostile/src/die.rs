@@ -1,7 +1,8 @@
 //! Ends the guest by attacks that leave it no way on, each with the reason that L1 is to give.
 //! May: nothing. Context: any. Input: random.
 
-use crate::{ println,
+use crate::{
+    println,
     runtime::{
         abi::{self, pvcs},
         memory::{self, P, TABLE, W},
@@ -24,7 +25,6 @@ const fn death(name: &'static str, rules: &'static str, die: fn(&mut Random)) ->
     Case { name, rules, die }
 }
 
-
 const CASES: &[Case] = &[
     death("guard", "EVT-3", |random| {
         // Any bit of the guard, stored through an alias by the code that faults next.
@@ -36,6 +36,8 @@ const CASES: &[Case] = &[
         Trial::of(Mode::Supervisor, piece::guard()).with(|r| (r.rbx, r.rax) = (at, word)).run();
     }),
     death("stack-segment", "EVT-4", |_| {
+        const DATA: u64 = 0x00cf_f300_0000_ffff;
+        abi::call(nr::LOAD_TLS, [DATA; 4]);
         Trial::of(Mode::Supervisor, piece::mov_ss()).with(|r| r.rax = 0x63).run();
     }),
     death("code-segment", "EVT-4", |_| {

@@ -14,6 +14,13 @@
 //! - `list`: print names and rules only;
 //! - `die=NAME`: one attack that ends the guest, `die=?` to list them.
 #![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(
+    target_os = "none",
+    expect(
+        clippy::result_large_err,
+        reason = "a failure is its words, without a heap, and is rare"
+    )
+)]
 
 #[cfg(target_os = "none")]
 mod attacks;

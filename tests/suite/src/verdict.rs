@@ -136,6 +136,7 @@ impl<T> Case for Verdict<T> {
 }
 
 #[cfg(test)]
+#[expect(clippy::result_large_err, reason = "a failure is its words, without a heap")]
 mod tests {
     use super::*;
 

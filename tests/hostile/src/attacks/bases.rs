@@ -33,16 +33,10 @@ pub const GROUP: Group = Group {
     ],
 };
 
-
 /// WRMSR by hypercall: refused exactly if it is not canonical.
 fn msrs(rounds: &mut Rounds) -> Verdict {
-    const BASES: [u32; 5] = [
-        arch::FS_BASE,
-        arch::GS_BASE,
-        arch::KERNEL_GS_BASE,
-        arch::LSTAR,
-        msr::PVM_EVENT_ENTRY,
-    ];
+    const BASES: [u32; 5] =
+        [arch::FS_BASE, arch::GS_BASE, arch::KERNEL_GS_BASE, arch::LSTAR, msr::PVM_EVENT_ENTRY];
     while let Some(round) = rounds.next() {
         let random = &mut rounds.random;
         let (index, value) = (random.pick(&BASES), values::address(random));
@@ -123,7 +117,7 @@ fn accesses(rounds: &mut Rounds) -> Verdict {
         let fitting = match left.way {
             Way::Event(PF) => true,
             Way::Event(GP | SS) => left.error == 0,
-            _ => address >> 30 == memory::AREA >> 30,
+            _ => (address + 16) >> 30 == memory::AREA >> 30,
         };
         holds!(fitting, "round {round}: {:?}, {}, at {address:#x}", left.way, left.error);
     }
@@ -136,7 +130,8 @@ fn accesses(rounds: &mut Rounds) -> Verdict {
 fn last_page(rounds: &mut Rounds) -> Verdict {
     const LAST: u64 = 0x7fff_ffff_fffe;
     memory::reset_pages(|| 0);
-    let [upper, directory, leaf, page, page_user] = core::array::from_fn(|i| memory::frame(i as u64));
+    let [upper, directory, leaf, page, page_user] =
+        core::array::from_fn(|i| memory::frame(i as u64));
     for frame in [upper, directory, leaf, page, page_user] {
         memory::fill_frame(frame, |_| u64::from_ne_bytes([0xcc; 8]) * u64::from(frame >= page));
     }

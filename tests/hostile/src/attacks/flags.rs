@@ -30,7 +30,6 @@ pub const GROUP: Group = Group {
     ],
 };
 
-
 const NESTED_TASK: u64 = 1 << 14;
 
 /// Every single bit first, then any.

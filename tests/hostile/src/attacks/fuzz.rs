@@ -105,6 +105,7 @@ fn fuzz(rounds: &mut Rounds, kind: Kind, seeds: u64) -> Verdict {
             registers.rsp = if random.once_in(8) { value(random) } else { stack() };
         }
         let mut program = Program::draw(random, seeds);
+        program.spare_emulator();
         let mode = match kind {
             Kind::Supervisor => {
                 program.spare_supervisor();
@@ -144,6 +145,7 @@ fn steps(rounds: &mut Rounds) -> Verdict {
         let random = &mut rounds.random;
         let mode = if random.once_in(2) { Mode::User } else { Mode::Supervisor };
         let mut program = Program::draw(random, 6);
+        program.spare_emulator();
         if mode == Mode::Supervisor {
             program.spare_supervisor();
         }

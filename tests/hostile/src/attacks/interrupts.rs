@@ -29,7 +29,6 @@ pub const GROUP: Group = Group {
     ],
 };
 
-
 /// INT n, every vector in both modes.
 fn int_n(rounds: &mut Rounds) -> Verdict {
     memory::reset_pages(|| 0);
@@ -79,10 +78,7 @@ fn delayed(rounds: &mut Rounds) -> Verdict {
         let mode = if random.once_in(2) { Mode::User } else { Mode::Supervisor };
         let code = random.pick(&pieces);
         let step = if random.once_in(2) { 0x100 } else { 0 };
-        let left = Trial::of(mode, code)
-            .but(|t| t.rflags |= step)
-            .with(|r| r.rbx = stack())
-            .run();
+        let left = Trial::of(mode, code).but(|t| t.rflags |= step).with(|r| r.rbx = stack()).run();
         let fitting = match left.way {
             Way::Event(DB | BP | UD | INT80) | Way::Syscall => true,
             Way::Event(GP) => code == piece::sti_syscall() && mode == Mode::User,
@@ -103,8 +99,7 @@ fn near(left: &Left, mode: Mode) -> bool {
 fn arm(addresses: [u64; 4], control: u64) -> Verdict {
     let trial = Trial::of(Mode::Supervisor, piece::set_debug());
     let [a, b, c, d] = addresses;
-    let left =
-        trial.with(|r| (r.rbx, r.rbp, r.rsi, r.rdi, r.rax) = (a, b, c, d, control)).run();
+    let left = trial.with(|r| (r.rbx, r.rbp, r.rsi, r.rdi, r.rax) = (a, b, c, d, control)).run();
     // A breakpoint may be on the code that sets them.
     let fitting = matches!(left.way, Way::Event(BP | DB));
     holds!(fitting || control >> 32 != 0, "MOV to DR: {:?}", left.way);
@@ -119,8 +114,12 @@ fn disarm() -> Verdict {
 /// the hypervisor in every way.
 fn breakpoints(rounds: &mut Rounds) -> Verdict {
     memory::reset_pages(|| 0);
-    let pieces =
-        [piece::touch(), piece::touch_and_call(), piece::touch_and_emulate(), piece::touch_string()];
+    let pieces = [
+        piece::touch(),
+        piece::touch_and_call(),
+        piece::touch_and_emulate(),
+        piece::touch_string(),
+    ];
     while let Some(round) = rounds.next() {
         let random = &mut rounds.random;
         if round % 8 == 0 {

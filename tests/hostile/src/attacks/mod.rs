@@ -2,13 +2,13 @@
 
 mod bases;
 mod calls;
+mod flags;
 mod fuzz;
 mod interrupts;
 mod memory_limit;
 mod modes;
 mod msrs;
 mod pvcs;
-mod flags;
 mod rewrite;
 mod selectors;
 mod spin;
@@ -62,9 +62,9 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     spin::set_rate(boot.tsc_hz);
     let options = match Options::parse(cmdline) {
         Ok(options) => options,
-        Err(word) => stop(format_args!(
-            "`{word}` is no option: only=, skip=, n=, seed=, spin=, list, die="
-        )),
+        Err(word) => {
+            stop(format_args!("`{word}` is no option: only=, skip=, n=, seed=, spin=, list, die="))
+        }
     };
     let selection = &options.selection;
     if let Some(name) = selection.unknown(|one| chosen_groups(one).next().is_some()) {

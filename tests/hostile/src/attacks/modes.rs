@@ -5,8 +5,7 @@ use super::calls;
 use crate::{
     judge::{Group, Rounds, attack},
     runtime::{
-        memory,
-        piece,
+        memory, piece,
         registers::Registers,
         trial::{Mode, Trial, Way, code, stack},
     },
@@ -27,7 +26,6 @@ pub const GROUP: Group = Group {
         attack("sysenter", "EVT-6", 5, sysenter),
     ],
 };
-
 
 /// Registers that would be a hypercall, were it supervisor mode that made it.
 fn arguments(rounds: &mut Rounds) -> Registers {

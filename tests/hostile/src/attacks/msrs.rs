@@ -6,8 +6,7 @@ use crate::{
     runtime::{
         abi,
         counters::Reason,
-        memory,
-        piece,
+        memory, piece,
         trial::{Mode, Trial, Way},
     },
 };
@@ -27,7 +26,6 @@ pub const GROUP: Group = Group {
         attack("instructions", "INS-4 INS-1 MSR-2", 20, instructions),
     ],
 };
-
 
 const KNOWN: [u32; 30] = [
     msr::PVM_LINEAR_ADDRESS_RANGE,
@@ -139,9 +137,7 @@ fn instructions(rounds: &mut Rounds) -> Verdict {
             index => index,
         };
         let trial = Trial::of(mode, code);
-        let left = trial
-            .with(|r| (r.rcx, r.rax, r.rdx) = (index.into(), value, value >> 32))
-            .run();
+        let left = trial.with(|r| (r.rcx, r.rax, r.rdx) = (index.into(), value, value >> 32)).run();
         abi::restore();
         abi::wrmsr(x2apic::TPR, 0);
         let fitting = match left.way {

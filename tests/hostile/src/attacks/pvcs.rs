@@ -6,8 +6,7 @@ use crate::{
     runtime::{
         abi::{self, pvcs},
         counters::Reason,
-        memory,
-        piece,
+        memory, piece,
         trial::{Mode, Trial, Way, code},
     },
 };
@@ -20,8 +19,7 @@ use pv_abi::{
     selectors::{USER_CS_SS, USER32_CS},
 };
 use suite::{
-    holds,
-    same,
+    holds, same,
     verdict::{Case, Verdict},
 };
 
@@ -34,7 +32,6 @@ pub const GROUP: Group = Group {
         attack("moved", "PVCS-1 PVCS-2 MSR-4", 10, moved),
     ],
 };
-
 
 /// Words of the PVCS from user_cs on that Roost does not define, or only writes.
 const UNUSED: [usize; 10] = [0x10, 0x18, 0x20, 0x28, 0x30, 0x38, 0x70, 0x78, 0x80, 0xff8];
@@ -198,7 +195,7 @@ fn moved(rounds: &mut Rounds) -> Verdict {
         let random = &mut rounds.random;
         let gpa = match random.below(4) {
             0 => memory::frame(random.below(64)),
-            1 => memory::memory() + random.bits() % (1 << 40) & !0xfff,
+            1 => (memory::memory() + random.bits() % (1 << 40)) & !0xfff,
             2 => values::number(random) | 1 << 63,
             _ => 0,
         };
@@ -215,4 +212,3 @@ fn moved(rounds: &mut Rounds) -> Verdict {
     }
     Ok(())
 }
-

@@ -8,9 +8,8 @@ use crate::{
     judge::{Group, Rounds, attack},
     runtime::{
         counters::Reason,
-        memory,
-        piece,
-        trial::{Left, Mode, Trial, Way, code},
+        memory, piece,
+        trial::{Interrupts, Left, Mode, Trial, Way, code},
     },
 };
 use core::sync::atomic::Ordering::Relaxed;
@@ -29,7 +28,6 @@ pub const GROUP: Group = Group {
         attack("across_pages", "INS-4 EVT-8", 20, across_pages),
     ],
 };
-
 
 /// Bytes of the store.
 const STORE: u64 = 3;
@@ -66,6 +64,7 @@ fn rewritten(writable: u64, mode: Mode, before: &[u8], instruction: &[u8]) -> Le
     code[STORE as usize..][..old].copy_from_slice(&before[..old]);
     let at = writable + memory::CODE_START + STORE;
     Trial::of(mode, &code)
+        .but(|t| t.interrupts = Interrupts::Open)
         .with(|r| {
             (r.rdi, r.rbp) = (at, u64::from_le_bytes(bytes));
             (r.rax, r.rcx) = (0xffff_0001, arch::EFER.into());
@@ -100,6 +99,7 @@ fn anything(rounds: &mut Rounds) -> Verdict {
             let random = &mut rounds.random;
             let (before, _) = random.pick(EMULATED);
             let mut program = Program::draw(random, 7);
+            program.spare_emulator();
             program.spare_supervisor();
             let mode = if random.once_in(4) { Mode::User } else { Mode::Supervisor };
             rewritten(writable, mode, before, program.bytes());

@@ -41,7 +41,6 @@ pub const GROUP: Group = Group {
     ],
 };
 
-
 /// What may come of returning to selectors.
 fn taken_or_refused(left: &Left, selector: u16, good: &[u16]) -> Verdict {
     match left.way {

@@ -9,8 +9,7 @@ use crate::{
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use suite::{skip, verdict::Verdict};
 
-pub const GROUP: Group =
-    Group { name: "spin", attacks: &[attack("masked", "EVT-9", 1, masked)] };
+pub const GROUP: Group = Group { name: "spin", attacks: &[attack("masked", "EVT-9", 1, masked)] };
 
 static SECONDS: AtomicU64 = AtomicU64::new(0);
 static RATE: AtomicU64 = AtomicU64::new(0);
@@ -34,7 +33,9 @@ fn masked(rounds: &mut Rounds) -> Verdict {
     }
     println!("# spin.masked: spinning for {seconds} s");
     let start = tsc();
-    while tsc() - start < seconds * RATE.load(Relaxed) {}
+    while tsc() - start < seconds * RATE.load(Relaxed) {
+        core::hint::spin_loop();
+    }
     println!("# spin.masked: done");
     while rounds.next().is_some() {}
     rounds.entered(Reason::ConsoleInterrupt, 1)

@@ -6,8 +6,7 @@ use crate::{
     runtime::{
         abi::{self, pvcs, tsc},
         counters::Reason,
-        memory,
-        piece,
+        memory, piece,
         trial::{Interrupts, Mode, SEEN, Trial, Way, stack},
     },
 };
@@ -30,7 +29,6 @@ pub const GROUP: Group = Group {
         attack("fast_timer", "DEV-5", 1, fast_timer),
     ],
 };
-
 
 const DEADLINE: u64 = 2 << 17;
 const PERIODIC: u64 = 1 << 17;
@@ -163,10 +161,7 @@ fn fast_timer(rounds: &mut Rounds) -> Verdict {
         abi::wrmsr(x2apic::LVT_TIMER, PERIODIC | VECTOR);
         abi::wrmsr(x2apic::TIMER_INITIAL, 1 << random.below(16));
         let mode = if random.once_in(2) { Mode::User } else { Mode::Supervisor };
-        Trial::new(mode)
-            .but(|t| t.interrupts = Interrupts::Open)
-            .with(|r| r.rbx = stack())
-            .run();
+        Trial::new(mode).but(|t| t.interrupts = Interrupts::Open).with(|r| r.rbx = stack()).run();
         abi::quiet();
     }
     holds!(SEEN.interrupts() >= rounds.count / 8, "too few interrupts");

@@ -37,7 +37,6 @@ pub const GROUP: Group = Group {
     ],
 };
 
-
 /// Tables in use by attacks: the first frames.
 const TABLES: u64 = 8;
 /// Data frames behind them.
@@ -55,13 +54,13 @@ fn table(random: &mut Random) -> u64 {
 fn entry(random: &mut Random) -> u64 {
     let bits = random.bits();
     let flags = bits & (NX | 0xfff);
-    let outside = |gpa: u64| memory::memory() + gpa % (1 << 52) & 0x000f_ffff_ffff_f000;
+    let outside = |gpa: u64| (memory::memory() + gpa % (1 << 51)) & 0x000f_ffff_ffff_f000;
     match random.below(10) {
         0..3 => table(random) | flags & !PS | P,
         3 => table(random) | TABLE,
         4 => memory::frame(TABLES + random.below(DATA)) | flags | P,
         5 => pvcs().address() | flags & !PS | P,
-        6 => (bits >> 12) % memory::memory() & !0x1f_ffff | flags & !W | PS | P,
+        6 => ((bits >> 12) % memory::memory()) & !0x1f_ffff | flags & !W | PS | P,
         7 => outside(values::number(random)) | flags,
         8 => outside(random.pick(&[0xfec0_0000, 0xfee0_0000, 1 << 36])) | flags | P,
         _ => bits & !P,
@@ -123,7 +122,9 @@ fn random_tables(rounds: &mut Rounds) -> Verdict {
         // Often the tables on the way lead somewhere.
         for level in 0..random.below(4) {
             let place = table(random) + 8 * (at >> (12 + 9 * level) & 511);
-            memory::word(place).store(entry(random) | P | W | U, Relaxed);
+            let entry = entry(random);
+            let open = if entry & PS == 0 { P | W | U } else { P | U };
+            memory::word(place).store(entry | open, Relaxed);
         }
         if random.once_in(2) {
             flush(random, at);

@@ -5,11 +5,7 @@
 use super::{abi, registers::Registers};
 use crate::{attacks, println};
 use core::{arch::global_asm, mem::offset_of, sync::atomic::AtomicU64};
-use pv_abi::{
-    PAGE_SIZE, ext, hypercall,
-    msr::EVENT_ENTRY_SUPERVISOR,
-    pvcs::offset,
-};
+use pv_abi::{PAGE_SIZE, ext, hypercall, msr::EVENT_ENTRY_SUPERVISOR, pvcs::offset};
 use zerocopy::FromBytes;
 
 /// What `trial_enter` returns after a system call of user mode.

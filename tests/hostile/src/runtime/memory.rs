@@ -280,9 +280,10 @@ fn fill_canary() {
     canary_words().for_each(|(at, value)| word(at).store(value, Relaxed));
 }
 
-/// The first word of the canaries that is not what it was.
-pub fn dead_canary() -> Option<u64> {
-    canary_words().find(|(at, value)| word(*at).load(Relaxed) != *value).map(|(at, _)| at)
+/// The first word of the canaries that is not what it was: where, what it is, what it was.
+pub fn dead_canary() -> Option<[u64; 3]> {
+    let words = canary_words().map(|(at, value)| [at, word(at).load(Relaxed), value]);
+    words.into_iter().find(|[_, found, value]| found != value)
 }
 
 /// A sum over the image's code and constants: what no attack has any business with.
