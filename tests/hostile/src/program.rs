@@ -156,9 +156,17 @@ impl Program {
     ///   64-bit mode for virtual-8086 mode there, which no CPU does; the next event then looks as
     ///   if the hypervisor itself had caused it.
     /// - VEX prefixes: some encodings that are not defined end the emulator by an assertion.
+    /// - MOV to DR7 and DR5: where a single step and a watched access are one #DB for a CPU, the
+    ///   emulator has two, the second on the first instruction of the first one's handler.
     pub fn spare_emulator(&mut self) {
         for byte in self.bytes.iter_mut().filter(|byte| matches!(**byte, 0xc4 | 0xc5 | 0xcf)) {
             *byte = 0x90;
+        }
+        for at in 2..LENGTH {
+            if self.bytes[at - 2..at] == [0x0f, 0x23] && self.bytes[at] & 0x28 == 0x28 {
+                // DR2 and DR0.
+                self.bytes[at] &= !0x28;
+            }
         }
     }
 
@@ -259,9 +267,9 @@ mod tests {
     #[test]
     fn what_the_emulator_cannot_take_is_taken_out() {
         let mut program = Program { bytes: [0; LENGTH], length: 0 };
-        program.push(&[0x48, 0xcf, 0xc4, 0x0f]);
+        program.push(&[0x48, 0xcf, 0xc4, 0x0f, 0x23, 0xf8, 0x0f, 0x23, 0xf0]);
         program.spare_emulator();
-        assert_eq!(program.bytes(), [0x48, 0x90, 0x90, 0x0f]);
+        assert_eq!(program.bytes(), [0x48, 0x90, 0x90, 0x0f, 0x23, 0xd0, 0x0f, 0x23, 0xf0]);
     }
 
     #[test]

@@ -92,6 +92,7 @@ fn known_enabled(rounds: &mut Rounds) -> Verdict {
 }
 
 fn fuzz(rounds: &mut Rounds) -> Verdict {
+    super::msrs::clear_pages();
     while let Some(round) = rounds.next() {
         let random = &mut rounds.random;
         let number = match random.below(24) {

@@ -71,14 +71,27 @@ fn index(random: &mut Random) -> u32 {
     }
 }
 
+/// Frames that become the PVCS, which nothing else may write: were the interrupt flag set there,
+/// events would come.
+const PAGES: core::ops::Range<u64> = 64..80;
+
+/// Clears the frames that [`write`] makes the PVCS.
+pub fn clear_pages() {
+    PAGES.for_each(|index| memory::fill_frame(memory::frame(index), |_| 0));
+}
+
 /// An index and a value that the guest survives until [`abi::restore`] is next called.
 pub fn write(random: &mut Random) -> (u64, u64) {
     let (index, mut value) = (index(random), values::number(random));
     let in_ram = value & 0x000f_ffff_ffff_ffff < memory::memory() + 4096;
     match index {
         // What L1 writes to: frames of the attack's, or no memory.
-        msr::PVM_VCPU_STRUCT | msr::KVM_WALL_CLOCK_NEW | msr::KVM_SYSTEM_TIME_NEW if in_ram => {
-            value = memory::frame(random.below(64)) | value & 0xfff;
+        msr::KVM_WALL_CLOCK_NEW | msr::KVM_SYSTEM_TIME_NEW if in_ram => {
+            value = memory::frame(random.below(PAGES.start)) | value & 0xfff;
+        }
+        msr::PVM_VCPU_STRUCT if in_ram => {
+            let frame = PAGES.start + random.below(PAGES.end - PAGES.start);
+            value = memory::frame(frame) | value & 0xfff;
         }
         _ => {}
     }
@@ -98,6 +111,7 @@ fn read(rounds: &mut Rounds) -> Verdict {
 
 /// By hypercall. A value that was refused is not kept.
 fn write_any(rounds: &mut Rounds) -> Verdict {
+    clear_pages();
     let mut refused = 0_u64;
     while let Some(round) = rounds.next() {
         let (wide, value) = write(&mut rounds.random);
