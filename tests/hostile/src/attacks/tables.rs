@@ -49,8 +49,11 @@ fn table(random: &mut Random) -> u64 {
     memory::frame(random.below(TABLES))
 }
 
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
 /// An entry of any kind. What may be written is the attack's; all other memory appears in large
-/// pages without W alone, since whatever is taken for a table gets its A bits set.
+/// pages without W alone, since whatever is taken for a table gets its A bits set. Nor may the PVCS
+/// be written, or its guard would be.
 fn entry(random: &mut Random) -> u64 {
     let bits = random.bits();
     let flags = bits & (NX | 0xfff);
@@ -59,7 +62,7 @@ fn entry(random: &mut Random) -> u64 {
         0..3 => table(random) | flags & !PS | P,
         3 => table(random) | TABLE,
         4 => memory::frame(TABLES + random.below(DATA)) | flags | P,
-        5 => pvcs().address() | flags & !PS | P,
+        5 => pvcs().address() | flags & !(PS | W) | P,
         6 => ((bits >> 12) % memory::memory()) & !0x1f_ffff | flags & !W | PS | P,
         7 => outside(values::number(random)) | flags,
         8 => outside(random.pick(&[0xfec0_0000, 0xfee0_0000, 1 << 36])) | flags | P,
@@ -123,7 +126,8 @@ fn random_tables(rounds: &mut Rounds) -> Verdict {
         for level in 0..random.below(4) {
             let place = table(random) + 8 * (at >> (12 + 9 * level) & 511);
             let entry = entry(random);
-            let open = if entry & PS == 0 { P | W | U } else { P | U };
+            let closed = entry & PS != 0 || entry & ADDRESS == pvcs().address();
+            let open = if closed { P | U } else { P | W | U };
             memory::word(place).store(entry | open, Relaxed);
         }
         if random.once_in(2) {
