@@ -48,7 +48,9 @@ fn another_seed_on_the_oldest_cpu() {
 #[test]
 fn a_guest_that_does_not_yield() {
     let folder = Folder::new();
-    let mut guest = hostile(&folder, "only=spin spin=3").limit(600).piped();
+    // In seconds that pass here, too.
+    let run = folder.run(&built::hostile()).memory("64M").append("only=spin spin=3 n=1000");
+    let mut guest = run.piped();
     guest.expect("# spin.masked: spinning");
     guest.send("x");
     guest.expect("# spin.masked: done");
