@@ -139,7 +139,8 @@ impl Vm {
         }
     }
 
-    /// Starts vCPU `index`, which is off, at `start`; false if it is not off.
+    /// Starts vCPU `index`, which is off, at `start`; false if it is not off. Interrupts that were
+    /// requested of it until now are dropped.
     pub fn start_vcpu(&self, index: usize, start: Start) -> bool {
         let Some(remote) = self.remotes().get(index) else { return false };
         let mut place = remote.place.lock();
@@ -147,6 +148,8 @@ impl Vm {
         let Place::Off(mut vcpu) = core::mem::replace(&mut *place, Place::Queued) else {
             unreachable!("the lock is held");
         };
+        // While nobody can see that it is on: what is requested afterwards must not be lost.
+        remote.take_requests(|_| {});
         drop(place);
         vcpu.reset(start);
         sched::wake(vcpu);
