@@ -195,7 +195,8 @@ impl Vcpu {
     /// Carries out what a device asks for.
     pub(super) fn apply(&mut self, effect: crate::dev::bus::Effect) {
         for vector in effect.raise {
-            self.apic.raise(vector);
+            // Devices interrupt the first vCPU, whoever accesses them.
+            self.send_to(1, vector);
         }
         if let Some(byte) = effect.transmit {
             console::write(&self.vm.console, &[byte]);
