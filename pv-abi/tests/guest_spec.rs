@@ -95,10 +95,12 @@ fn leaves_are_the_specifications() {
     let [leaf, features, _] = kvm.next().expect("a row");
     assert_eq!(number(leaf), u64::from(cpuid::KVM_BASE) + 1);
     assert!(features.starts_with("bits 3 ") && features.contains(" and 24 "));
+    assert!(features.contains(" 5 (steal time)"));
     assert_eq!(
         cpuid::KVM_FEATURE_CLOCKSOURCE2 | cpuid::KVM_FEATURE_CLOCKSOURCE_STABLE,
         1 << 3 | 1 << 24
     );
+    assert_eq!(cpuid::KVM_FEATURE_STEAL_TIME, 1 << 5);
     let mut roost = rows(section("## 2.1 "), "| leaf | EAX |");
     let [leaf, highest, text] = roost.next().expect("a row");
     assert_eq!(number(highest), cpuid::ROOST_MAX.into());
@@ -119,7 +121,7 @@ fn leaves_are_the_specifications() {
 fn msrs_are_the_specifications() {
     let code =
         constants!(msr: PVM_LINEAR_ADDRESS_RANGE PVM_VCPU_STRUCT PVM_EVENT_ENTRY PVM_RETU_RIP
-        KVM_WALL_CLOCK_NEW KVM_SYSTEM_TIME_NEW)
+        KVM_WALL_CLOCK_NEW KVM_SYSTEM_TIME_NEW KVM_STEAL_TIME)
         .into_iter()
         .chain(constants!(arch: TSC PLATFORM_ID APIC_BASE FEATURE_CONTROL BIOS_SIGN_ID MTRR_CAP
         SYSENTER_CS MISC_ENABLE DEBUGCTL PAT TSC_DEADLINE EFER STAR LSTAR CSTAR FS_BASE GS_BASE
@@ -132,6 +134,9 @@ fn msrs_are_the_specifications() {
     assert_eq!((arch::SYSENTER_ESP, arch::SYSENTER_EIP), (0x175, 0x176));
     assert_eq!((msr::x2apic::FIRST, msr::x2apic::LAST), (0x800, 0x8ff));
     assert_eq!((msr::PVM_WINDOW, msr::EVENT_ENTRY_SUPERVISOR), (0x4b56_4df0..=0x4b56_4df7, 512));
+    use msr::steal::{RESERVED, SIZE, TIME, VERSION};
+    assert_eq!((TIME, VERSION, SIZE, RESERVED), (0, 8, 64, 0x3e));
+    assert_says("## 1.2 ", &["gets 64 bytes", "did not run (u64), a version (u32)", "bits 5:1"]);
     let extension = rows(section("## 2.2 "), "| index | name |");
     let extension = extension.map(|[index, name, _]| (number(index), name));
     assert_same(
@@ -151,9 +156,11 @@ fn hypercalls_are_the_specifications() {
     let spec = rows(section("## 2.3 "), "| number 0x526f0000 + |");
     let spec = spec.map(|[offset, name, _]| (call::BASE + number(offset), name));
     let code = constants!(call: ENABLE CONSOLE_WRITE CONSOLE_READ CONSOLE_VECTOR SHUTDOWN LOG PIN_ROOT
-        UNPIN_ROOT UNPIN_TABLE LOAD_LDT SET_CPUNODE READ_COUNTER CHECK_ROOTS TAKE_IRQ SHARE UNSHARE);
+        UNPIN_ROOT UNPIN_TABLE LOAD_LDT SET_CPUNODE READ_COUNTER CHECK_ROOTS TAKE_IRQ SHARE UNSHARE
+        VCPU_START VCPU_STOP VCPU_STATE SEND_IPI FLUSH_VCPUS YIELD WAIT_IRQ);
     assert_same("2.3", spec, code);
-    assert_eq!((call::BASE, call::LAST), (0x526f_0000, call::UNSHARE));
+    assert_eq!((call::BASE, call::LAST), (0x526f_0000, call::WAIT_IRQ));
+    assert_eq!(call::FLUSH_ALL, u64::MAX);
     let errors = [hypercall::EPERM, hypercall::EIO, hypercall::ENOSYS].map(|error| error as i64);
     assert_eq!(errors, [-1, -5, -38]);
     assert_says("## 1.6 ", &["ENOSYS (-38)"]);
@@ -183,7 +190,7 @@ fn counters_are_the_specifications() {
         assert_eq!((*number as usize, spec.next()), (reason, Some(*name)));
     }
     assert_eq!(spec.next(), None);
-    assert!(text.contains("0 to 23 are exits") && Reason::ALL.len() == 24);
+    assert!(text.contains("0 to 24 are exits") && Reason::ALL.len() == 25);
     let words =
         "From 0x1000: exits, events, CR3 writes, shadow entries filled, flushes, direct switches.";
     assert!(rest.split_whitespace().zip(words.split(' ')).all(|(found, word)| found == word));
