@@ -77,6 +77,30 @@ crate::flaw::flaws! {
     ContentKept = "content-kept",
     /// A bit is offered that version 1.0 does not have.
     StrangeFeature = "strange-feature",
+    /// Interrupts that a vCPU requests of others are lost.
+    IpiLost = "ipi-lost",
+    /// A physical destination of ICR is the sender, whatever it says.
+    IpiToSender = "ipi-to-sender",
+    /// FLUSH_VCPUS flushes the caller alone.
+    FlushSkipsOthers = "flush-skips-others",
+    /// VCPU_START leaves MSRs as they were when the vCPU stopped.
+    StartKeepsRegisters = "start-keeps-registers",
+    /// VCPU_START takes any argument where the vCPU is not off.
+    StartOfRunning = "start-of-running",
+    /// Requests for a vCPU that is off are kept.
+    OffKeepsRequests = "off-keeps-requests",
+    /// VCPU_STATE says of a vCPU that there is none that it is off.
+    StateOfNone = "state-of-none",
+    /// WAIT_IRQ sets IF.
+    WaitSetsIf = "wait-sets-if",
+    /// Steal time is never told.
+    StealUntold = "steal-untold",
+    /// x87 and vector registers are not switched with the vCPU.
+    VectorsLeak = "vectors-leak",
+    /// TSC_AUX is not switched with the vCPU.
+    TscAuxLeaks = "tsc-aux-leaks",
+    /// Devices interrupt the vCPU that accesses them.
+    DevicesInterruptAny = "devices-interrupt-any",
     /// No flaw: the extension has a later minor version, with all that this may bring.
     MinorVersion = "minor-version",
     /// No flaw: the extension has another major version.

@@ -1,14 +1,18 @@
 #!/bin/sh
 # Runs the conformance suite of the guest ABI on L1, in an emulated machine, and prints its report.
 #
-# tests/conformance/run.sh [--cpu MODEL] [--flaw NAME] [--json FILE] [--timeout SECONDS] [WORD...]
+# tests/conformance/run.sh [--cpu MODEL] [--vcpus N] [--cpus N] [--flaw NAME] [--json FILE]
+#                          [--timeout SECONDS] [WORD...]
 #
 # WORDs are the suite's command line (see src/main.rs): only=msr,apic slow list ...
 # --cpu    a CPU model of QEMU's; without it, all that the emulator has
+# --vcpus  how many vCPUs the guest has: 2 if not given
+# --cpus   how many CPUs the machine has that they run on: 1 if not given
 # --flaw   breaks a rule (FLAWS.md), in an L1 that scripts/build.sh --checks has built
 # --json   writes the summary by rule to FILE
 #
-# Time goes by instructions, so that a busy host does not matter. Another hypervisor boots
+# Time goes by instructions, so that a busy host does not matter, unless the machine has several CPUs:
+# those run side by side. Another hypervisor boots
 # target/roost/conformance as ST-1 to ST-4 of docs/spec/guest.md say.
 # The exit status is 0 if no check failed, 1 if some did, 124 if the time limit passed.
 set -eu
@@ -17,21 +21,30 @@ target=${CARGO_TARGET_DIR:-target}
 images=${ROOST_IMAGES:-$target/roost}
 roost=$target/tool/roost
 
-cpu='' json='' flaw='' limit=180
+cpu='' json='' flaw='' limit=180 vcpus=2 cpus=1
 while [ $# -gt 0 ]; do
     case $1 in
-        --cpu | --flaw | --json | --timeout)
+        --cpu | --vcpus | --cpus | --flaw | --json | --timeout)
             if [ $# -lt 2 ]; then
                 echo "$0: $1 wants a value" >&2
                 exit 2
             fi
-            case $1 in --cpu) cpu="--cpu $2" ;; --flaw) flaw=$2 ;; --json) json=$2 ;; *) limit=$2 ;; esac
+            case $1 in
+            --cpu) cpu="--cpu $2" ;;
+            --vcpus) vcpus=$2 ;;
+            --cpus) cpus=$2 ;;
+            --flaw) flaw=$2 ;;
+            --json) json=$2 ;;
+            *) limit=$2 ;;
+            esac
             shift 2
             ;;
         *) break ;;
     esac
 done
 words=$*
+clock=''
+[ "$cpus" -ne 1 ] || clock=--icount
 if [ -n "$flaw" ]; then
     export ROOST_IMAGES="$target/roost/flaws"
     words="$words roost.abi-flaw=$flaw"
@@ -48,9 +61,9 @@ trap 'rm -rf "$folder"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# shellcheck disable=SC2086 # $cpu is an option with its value, or nothing
-{ "$roost" run --accel tcg --icount $cpu --kernel "$images/conformance" --memory 64M \
-    --timeout "$limit" --l1-log "$folder/log" --append "$words" </dev/null 2>"$folder/errors" ||
+# shellcheck disable=SC2086 # $cpu is an option with its value, or nothing; so is $clock
+{ "$roost" run --accel tcg --cpus "$cpus" $clock $cpu --kernel "$images/conformance" --memory 64M \
+    --vcpus "$vcpus" --timeout "$limit" --l1-log "$folder/log" --append "$words" </dev/null 2>"$folder/errors" ||
     echo "$?" >"$folder/status"; } | sed -u 's/\r//' | tee "$folder/report"
 
 if [ -n "$json" ]; then

@@ -196,7 +196,8 @@ impl Vcpu {
     pub(super) fn apply(&mut self, effect: crate::dev::bus::Effect) {
         for vector in effect.raise {
             // Devices interrupt the first vCPU, whoever accesses them.
-            self.send_to(1, vector);
+            let any = planted(Flaw::DevicesInterruptAny);
+            self.send_to(if any { 1 << self.index } else { 1 }, vector);
         }
         if let Some(byte) = effect.transmit {
             console::write(&self.vm.console, &[byte]);

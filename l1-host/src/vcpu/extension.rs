@@ -92,6 +92,9 @@ impl Vcpu {
             call::SEND_IPI if need(Features::SMP) => self.send_ipis(first, second),
             call::FLUSH_VCPUS if need(Features::SMP) => self.flush_vcpus(first, second),
             call::WAIT_IRQ => {
+                if let Some(pvcs) = self.pvcs.as_ref().filter(|_| planted(Flaw::WaitSetsIf)) {
+                    pvcs.update_flags(flags::IF, 0);
+                }
                 self.halt();
                 0
             }

@@ -328,7 +328,7 @@ impl Vcpu {
             mask &= mask - 1;
             if index == self.index {
                 self.apic.raise(vector);
-            } else {
+            } else if !abi_flaw::planted(AbiFlaw::IpiLost) {
                 self.vm.post(index, vector);
             }
         }
@@ -370,6 +370,7 @@ fn destinations(icr: u64, index: usize, vcpus: usize) -> u64 {
     let (own, destination) = (1u64 << index, icr >> 32);
     match icr >> 18 & 3 {
         0 if destination == BROADCAST => all,
+        0 if icr >> 11 & 1 == 0 && abi_flaw::planted(AbiFlaw::IpiToSender) => own,
         // Physical: an id.
         0 if icr >> 11 & 1 == 0 => 1u64.checked_shl(destination as u32).unwrap_or(0) & all,
         // Logical: a cluster of 16, and which of it.

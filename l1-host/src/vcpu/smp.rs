@@ -5,7 +5,10 @@ use super::{
     Vcpu,
     remote::{Flush, shoot_down},
 };
-use crate::vm::build::Start;
+use crate::{
+    abi_flaw::{Flaw, planted},
+    vm::build::Start,
+};
 use pv_abi::{
     addr::{Gfn, Gva},
     ext::call,
@@ -21,13 +24,14 @@ impl Vcpu {
         let fine = Gva(entry).is_canonical() && self.vm.env().ram.host_frame(root).is_some();
         let started =
             fine && usize::try_from(index).is_ok_and(|index| self.vm.start_vcpu(index, start));
-        if started { 0 } else { EINVAL }
+        if started || fine && planted(Flaw::StartOfRunning) { 0 } else { EINVAL }
     }
 
     /// VCPU_STATE: (vCPU).
     pub(super) fn state_of(&self, index: u64) -> u64 {
         match usize::try_from(index) {
             Ok(index) if index < self.vm.vcpus => self.vm.is_on(index).into(),
+            _ if planted(Flaw::StateOfNone) => 0,
             _ => EINVAL,
         }
     }
@@ -47,14 +51,15 @@ impl Vcpu {
     pub(super) fn flush_vcpus(&mut self, mask: u64, what: u64) -> u64 {
         let what = if what == call::FLUSH_ALL { Flush::All } else { Flush::Address(Gva(what)) };
         let mask = mask & self.all_vcpus();
-        let others = mask & !(1 << self.index);
+        let others =
+            if planted(Flaw::FlushSkipsOthers) { 0 } else { mask & !(1 << self.index) };
         let named = || {
             let remotes = self.vm.remotes().iter().enumerate();
             remotes.filter(|&(index, _)| others & 1 << index != 0).map(|(_, remote)| &**remote)
         };
         named().for_each(|remote| remote.flush(what));
         shoot_down(named());
-        if mask != others {
+        if mask & 1 << self.index != 0 {
             match what {
                 Flush::All => self.flush_everything(),
                 Flush::Address(gva) => self.invlpg(gva),

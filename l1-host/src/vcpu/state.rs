@@ -8,6 +8,7 @@ use super::{
     steal::Steal, switch::Saved, tlb::Tlb,
 };
 use crate::{
+    abi_flaw::{Flaw, planted},
     hw::{percpu::Cpu, physmap::Frame},
     memory::{self, paging::NoMemory},
     report,
@@ -162,7 +163,9 @@ impl Vcpu {
             self.drop_pvcs();
         }
         self.inhibitors = mode::NO_PVCS;
-        self.msrs = Msrs::new(self.index);
+        if !planted(Flaw::StartKeepsRegisters) {
+            self.msrs = Msrs::new(self.index);
+        }
         self.apic = VirtualApic::new(self.index as u32);
         self.saved.reset();
         self.steal.reset();

@@ -2,7 +2,10 @@
 //! May: guest-memory. Context: irq-off. Input: guest-controlled address.
 
 use super::{Vcpu, registers::Refused};
-use crate::hw::{cpu, percpu::Cpu};
+use crate::{
+    abi_flaw::{Flaw, planted},
+    hw::{cpu, percpu::Cpu},
+};
 use pv_abi::{addr::Gpa, msr::steal};
 
 /// The time, and where the guest wants to read it.
@@ -43,7 +46,7 @@ impl Vcpu {
     pub(super) fn tell_steal(&mut self, cpu: &Cpu) {
         let Some(since) = self.steal.ready.take() else { return };
         self.steal.ticks += cpu::tsc().saturating_sub(since);
-        if self.steal.register & 1 != 0 {
+        if self.steal.register & 1 != 0 && !planted(Flaw::StealUntold) {
             // A page that is no memory any more cannot be: it was when it was registered.
             let _ = self.write_steal(cpu);
         }

@@ -6,6 +6,7 @@
 
 use super::Vcpu;
 use crate::{
+    abi_flaw::{Flaw, planted},
     hw::{
         cpu::{self, Selectors},
         mitigations,
@@ -71,7 +72,9 @@ impl Vcpu {
         }
         self.tell_steal(cpu);
         self.load_registers(cpu);
-        self.saved.xstate.restore();
+        if !planted(Flaw::VectorsLeak) {
+            self.saved.xstate.restore();
+        }
         cpu::load_selectors(&self.saved.selectors);
         cpu.bases.set_fs(self.saved.fs_base);
         cpu.bases.set_gs(self.saved.gs_base);
@@ -97,7 +100,7 @@ impl Vcpu {
     /// Puts its guest registers into the CPU: after another vCPU ran there.
     fn load_registers(&self, cpu: &Cpu) {
         self.publish(cpu);
-        if cpu.features.rdtscp {
+        if cpu.features.rdtscp && !planted(Flaw::TscAuxLeaks) {
             cpu::wrmsr(arch::TSC_AUX, self.msrs.tsc_aux());
         }
         cpu.gdt.set_vcpu_index(self.index as u32);

@@ -3,6 +3,7 @@
 
 use super::Vm;
 use crate::{
+    abi_flaw::{Flaw, planted},
     sched,
     vcpu::{Vcpu, remote::Place, stop::Stop},
     vm::build::Start,
@@ -149,7 +150,9 @@ impl Vm {
             unreachable!("the lock is held");
         };
         // While nobody can see that it is on: what is requested afterwards must not be lost.
-        remote.take_requests(|_| {});
+        if !planted(Flaw::OffKeepsRequests) {
+            remote.take_requests(|_| {});
+        }
         drop(place);
         vcpu.reset(start);
         sched::wake(vcpu);

@@ -13,6 +13,7 @@ use pv_abi::{
     ext, hypercall as nr,
     msr::{self, arch},
     pvcs::{flags, offset},
+    selectors::VCPU_INDEX,
 };
 
 /// Any hypercall.
@@ -58,7 +59,7 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     // SAFETY: the hypervisor skips the INVLPG and answers the CPUID; no memory is touched.
     unsafe {
         asm!(
-            "push rbx", "invlpg [0xffffffffff4d5650]", "cpuid", "mov {b:e}, ebx", "pop rbx",
+            "mov {b:r}, rbx", "invlpg [0xffffffffff4d5650]", "cpuid", "xchg {b:r}, rbx",
             b = out(reg) ebx,
             inout("eax") leaf => eax, inout("ecx") subleaf => ecx, out("edx") edx,
         );
@@ -81,20 +82,38 @@ pub fn first_pvcs() -> u64 {
     &raw const entry::pvcs as u64
 }
 
-/// The PVCS that is registered.
+/// The number of this vCPU, 0 or 1: what segment slot 16 says (SEL-2).
+pub fn vcpu() -> usize {
+    let limit: u64;
+    // SAFETY: LSL changes nothing but its destination and the flags.
+    unsafe {
+        asm!("lsl {:r}, {:r}", out(reg) limit, in(reg) u64::from(VCPU_INDEX), options(nostack));
+    }
+    limit.min(1) as usize
+}
+
+fn current_pvcs() -> &'static AtomicU64 {
+    // SAFETY: words of the guest's own memory, one for each vCPU.
+    unsafe { if vcpu() == 0 { &entry::current_pvcs } else { &entry::second_current_pvcs } }
+}
+
+/// The PVCS that is registered for this vCPU.
 pub fn pvcs() -> Shared {
-    // SAFETY: a word of the guest's own memory.
-    Shared(unsafe { &entry::current_pvcs }.load(Relaxed))
+    Shared(current_pvcs().load(Relaxed))
 }
 
 /// Registers the page at `address`, which must be identity-mapped for the kernel.
 pub fn register_pvcs(address: u64) -> bool {
-    // SAFETY: as in `pvcs`.
-    unsafe { &entry::current_pvcs }.store(address, Relaxed);
+    current_pvcs().store(address, Relaxed);
     wrmsr(msr::PVM_VCPU_STRUCT, address)
 }
 
 impl Shared {
+    /// The page at `address`, which is a vCPU's PVCS.
+    pub const fn at_address(address: u64) -> Self {
+        Self(address)
+    }
+
     pub const fn address(self) -> u64 {
         self.0
     }
@@ -112,6 +131,13 @@ impl Shared {
     /// Stores the 64-bit word at `offset`.
     pub fn set_word(self, offset: usize, value: u64) {
         self.at::<AtomicU64>(offset).store(value, Relaxed);
+    }
+
+    /// Stores `new` at `offset` if `expected` is there.
+    pub fn exchange_word(self, offset: usize, expected: u64, new: u64) {
+        let word = self.at::<AtomicU64>(offset);
+        // It is somebody else's value otherwise, which stays.
+        let _ = word.compare_exchange(expected, new, AcqRel, Relaxed);
     }
 
     pub fn event_flags(self) -> u64 {
@@ -171,13 +197,28 @@ impl Shared {
     }
 }
 
-/// Registers entries and PVCS with the hypervisor.
+/// Registers this vCPU's entries and PVCS with the hypervisor.
 pub fn init() {
-    let address = |symbol: *const u8| symbol as u64;
-    let mut fine = register_pvcs(first_pvcs());
-    fine &= wrmsr(msr::PVM_EVENT_ENTRY, address(&raw const entry::event_entry));
-    fine &= wrmsr(msr::PVM_RETU_RIP, address(&raw const entry::retu_instruction));
-    fine &= wrmsr(arch::LSTAR, address(&raw const entry::syscall_entry));
+    let [page, event, retu, syscall] = if vcpu() == 0 {
+        [
+            &raw const entry::pvcs,
+            &raw const entry::event_entry,
+            &raw const entry::retu_instruction,
+            &raw const entry::syscall_entry,
+        ]
+    } else {
+        [
+            &raw const entry::second_pvcs,
+            &raw const entry::second_event_entry,
+            &raw const entry::second_retu_instruction,
+            &raw const entry::second_syscall_entry,
+        ]
+    }
+    .map(|symbol| symbol as u64);
+    let mut fine = register_pvcs(page);
+    fine &= wrmsr(msr::PVM_EVENT_ENTRY, event);
+    fine &= wrmsr(msr::PVM_RETU_RIP, retu);
+    fine &= wrmsr(arch::LSTAR, syscall);
     fine &= wrmsr(arch::KERNEL_GS_BASE, 0);
     assert!(fine, "the ABI's registers take sane values");
 }

@@ -1,5 +1,6 @@
 /* A C1 kernel's entries: start, events, system calls, the way to user mode and back, and the way
- * into supervisor-mode probes and back. One vCPU, so everything is found relative to RIP. */
+ * into supervisor-mode probes and back. Two vCPUs, each with entries of its own, so everything is
+ * found relative to RIP; what belongs to the second has names that start with `second_`. */
 
     .section .note.Roost, "a", @note
     .balign 4
@@ -83,64 +84,78 @@ guest_start:
     call guest_main
     ud2
 
+    .global second_start
+second_start:
+    STORE_STATE second_start_state
+    lea rsp, [rip + second_stack_top]
+    xor ebp, ebp
+    call second_main
+    ud2
+
     /* Leaves user mode: everything to `user_state`; back on the kernel stack that enter_user
      * left. EAX says which entry it was. */
-    .macro LEAVE_USER kind
-    STORE_STATE user_state
-    mov rsp, [rip + user_kernel_rsp]
+    .macro LEAVE_USER kind, of
+    STORE_STATE \of\()user_state
+    mov rsp, [rip + \of\()user_kernel_rsp]
     mov eax, \kind
     POP_KEPT
     ret
     .endm
 
+    /* The entries of one vCPU. */
+    .macro ENTRIES of
     /* Event from user mode: +0. Event from supervisor mode: +512. */
     .balign 1024
-    .global event_entry
-event_entry:
-    LEAVE_USER 1
-    .org event_entry + 512
+    .global \of\()event_entry
+\of\()event_entry:
+    LEAVE_USER 1, \of
+    .org \of\()event_entry + 512
     /* RCX, R11 and RFLAGS as they came, for the checks; then, on the current stack below a red
      * zone, an IRETQ frame and all registers. */
-    mov [rip + kernel_entry_state], rcx
-    mov [rip + kernel_entry_state + 8], r11
-    mov [rip + event_rsp], rsp
+    mov [rip + \of\()kernel_entry_state], rcx
+    mov [rip + \of\()kernel_entry_state + 8], r11
+    mov [rip + \of\()event_rsp], rsp
     lea rsp, [rsp - 128]
     pushfq
-    pop [rip + kernel_entry_state + 16]
+    pop [rip + \of\()kernel_entry_state + 16]
     and rsp, -16
     push 0
     push {USER_DS}
-    push [rip + event_rsp]
+    push [rip + \of\()event_rsp]
     push 0
     push {USER_CS}
-    mov rcx, [rip + current_pvcs]
+    mov rcx, [rip + \of\()current_pvcs]
     mov r11, [rcx + {PVCS_R11}]
     push [rcx + {PVCS_RIP}]
     mov rcx, [rcx + {PVCS_RCX}]
     PUSH_ALL
     mov rdi, rsp
     cld
-    call kernel_event
+    call \of\()kernel_event
     POP_ALL
     /* The handler stored RFLAGS without the interrupt flag; the virtual one is its business. */
     iretq
 
-    .global syscall_entry
-syscall_entry:
-    LEAVE_USER 0
+    .global \of\()syscall_entry
+\of\()syscall_entry:
+    LEAVE_USER 0, \of
 
     /* Enters user mode with `user_state`; the PVCS is filled. Returns when it is left. */
-    .global enter_user
-enter_user:
+    .global \of\()enter_user
+\of\()enter_user:
     PUSH_KEPT
-    mov [rip + user_kernel_rsp], rsp
-    lea rsp, [rip + user_state]
+    mov [rip + \of\()user_kernel_rsp], rsp
+    lea rsp, [rip + \of\()user_state]
     POP_ALL
-    mov rsp, [rip + user_state + {S_RSP}]
-    .global retu_instruction
-retu_instruction:
+    mov rsp, [rip + \of\()user_state + {S_RSP}]
+    .global \of\()retu_instruction
+\of\()retu_instruction:
     syscall
     ud2
+    .endm
+
+    ENTRIES
+    ENTRIES second_
 
     /* A second ERETU, for RETU_PREFAULT_RIP. */
     .global enter_user_prefault
@@ -226,41 +241,69 @@ hypercall_raw:
     pop rbx
     ret
 
+    /* RDI = 16 values of 16 bytes for XMM0 to XMM15, behind them the x87 control word and MXCSR. */
+    .global load_vectors
+load_vectors:
+    .irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    movups xmm\number, [rdi + 16 * \number]
+    .endr
+    fldcw [rdi + 256]
+    ldmxcsr [rdi + 260]
+    ret
+    /* The way back. */
+    .global store_vectors
+store_vectors:
+    .irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    movups [rdi + 16 * \number], xmm\number
+    .endr
+    fnstcw [rdi + 256]
+    stmxcsr [rdi + 260]
+    ret
+
     .section .bss.guest, "aw", @nobits
+    .macro VARIABLES of
     .balign 4096
-    .global pvcs
-pvcs:
+    .global \of\()pvcs
+\of\()pvcs:
     .skip 4096
+    .global \of\()user_state
+\of\()user_state:
+    .skip {S_SIZE}
+    .global \of\()start_state
+\of\()start_state:
+    .skip {S_SIZE}
+    .global \of\()current_pvcs
+\of\()current_pvcs:
+    .skip 8
+    .global \of\()kernel_entry_state
+\of\()kernel_entry_state:
+    .skip 24
+\of\()user_kernel_rsp:
+    .skip 8
+\of\()event_rsp:
+    .skip 8
+    .endm
+
+    VARIABLES
+    VARIABLES second_
+    .balign 4096
     .skip 65536
     .global boot_stack_top
 boot_stack_top:
     .skip 32768
+    .global second_stack_top
+second_stack_top:
+    .skip 32768
     .global probe_stack_top
 probe_stack_top:
-    .global user_state
-user_state:
-    .skip {S_SIZE}
     .global probe_state
 probe_state:
-    .skip {S_SIZE}
-    .global start_state
-start_state:
     .skip {S_SIZE}
     .global probe_target
 probe_target:
     .skip 8
-    .global current_pvcs
-current_pvcs:
-    .skip 8
-    .global kernel_entry_state
-kernel_entry_state:
-    .skip 24
     .global measured
 measured:
     .skip 8
-user_kernel_rsp:
-    .skip 8
 probe_kernel_rsp:
-    .skip 8
-event_rsp:
     .skip 8

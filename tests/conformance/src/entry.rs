@@ -6,6 +6,7 @@ use crate::{
     event::{Entered, Event},
     interrupts, paging, println, probe,
     registers::{Registers, State},
+    second,
 };
 use core::{
     arch::global_asm,
@@ -46,10 +47,15 @@ global_asm!(
 
 unsafe extern "C" {
     static guest_start: u8;
+    pub static second_start: u8;
     pub static pvcs: u8;
+    pub static second_pvcs: u8;
     pub static event_entry: u8;
+    pub static second_event_entry: u8;
     pub static syscall_entry: u8;
+    pub static second_syscall_entry: u8;
     pub static retu_instruction: u8;
+    pub static second_retu_instruction: u8;
     pub static retu_prefault_instruction: u8;
     pub static measured_event_entry: u8;
     pub static measured_syscall_entry: u8;
@@ -57,14 +63,23 @@ unsafe extern "C" {
     pub static probe_done: u8;
     pub static probe_stack_top: u8;
     pub static mut user_state: State;
+    pub static mut second_user_state: State;
     pub static mut probe_state: State;
     static start_state: State;
+    static second_start_state: State;
     pub static probe_target: AtomicU64;
     pub static current_pvcs: AtomicU64;
+    pub static second_current_pvcs: AtomicU64;
     static kernel_entry_state: [AtomicU64; 3];
+    static second_kernel_entry_state: [AtomicU64; 3];
     #[link_name = "measured"]
     static MEASURED: AtomicU64;
     pub fn enter_user() -> u32;
+    pub fn second_enter_user() -> u32;
+    /// XMM0 to XMM15, x87 control word and MXCSR: see `entry.S`.
+    pub fn load_vectors(from: *const [u64; 33]);
+    /// The same back.
+    pub fn store_vectors(to: *mut [u64; 33]);
     pub fn enter_user_prefault() -> u32;
     pub fn enter_user_measured() -> u32;
     pub fn enter_probe();
@@ -124,12 +139,21 @@ pub fn start() -> State {
     unsafe { start_state }
 }
 
+/// The same of the second vCPU, at its last start.
+pub fn second_started() -> State {
+    // SAFETY: as above; the second vCPU is off, or past it.
+    unsafe { second_start_state }
+}
+
+fn entered(words: &[AtomicU64; 3]) -> Entered {
+    let [rcx, r11, rflags] = words.each_ref().map(|word| word.load(Relaxed));
+    Entered { rcx, r11, rflags }
+}
+
 /// RCX, R11 and RFLAGS as the last supervisor-mode event brought them.
 pub fn kernel_entered() -> Entered {
     // SAFETY: words in the guest's own memory, written by the entry before it calls Rust.
-    let [rcx, r11, rflags] =
-        unsafe { &kernel_entry_state }.each_ref().map(|word| word.load(Relaxed));
-    Entered { rcx, r11, rflags }
+    entered(unsafe { &kernel_entry_state })
 }
 
 /// The time that a measuring entry has read.
@@ -159,6 +183,30 @@ extern "C" fn kernel_event(frame: &mut Frame) {
     if event.rflags & RFLAGS_IF != 0 {
         abi::pvcs().enable_interrupts();
     }
+}
+
+/// Handles a supervisor-mode event of the second vCPU: interrupts only.
+#[unsafe(no_mangle)]
+extern "C" fn second_kernel_event(frame: &mut Frame) {
+    // SAFETY: as in `kernel_entered`.
+    let event = Event::take(entered(unsafe { &second_kernel_entry_state }));
+    frame.rflags = event.rflags & !RFLAGS_IF;
+    match event.interrupt() {
+        Some(vector) => interrupts::handle(vector),
+        None => {
+            println!("Bail out! on the second vCPU: {event:#x?}");
+            abi::shutdown(ext::shutdown::CRASH)
+        }
+    }
+    if event.rflags & RFLAGS_IF != 0 {
+        abi::pvcs().enable_interrupts();
+    }
+}
+
+/// First Rust function of the second vCPU.
+#[unsafe(no_mangle)]
+extern "C" fn second_main() -> ! {
+    second::main()
 }
 
 #[panic_handler]

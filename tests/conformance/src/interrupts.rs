@@ -1,31 +1,65 @@
 //! Interrupts that the guest has taken, in their order.
 
 use crate::abi;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use pv_abi::msr::x2apic;
 
 const DEPTH: usize = 64;
-static TAKEN: [AtomicU8; DEPTH] = [const { AtomicU8::new(0) }; DEPTH];
-static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// What one vCPU has taken.
+struct Taken {
+    vectors: [AtomicU8; DEPTH],
+    count: AtomicUsize,
+}
+
+impl Taken {
+    const fn new() -> Self {
+        Self { vectors: [const { AtomicU8::new(0) }; DEPTH], count: AtomicUsize::new(0) }
+    }
+
+    fn vector(&self, number: usize) -> u64 {
+        let there = number < self.count.load(Acquire);
+        if there { self.vectors[number % DEPTH].load(Relaxed).into() } else { 0 }
+    }
+}
+
+static TAKEN: [Taken; 2] = [const { Taken::new() }; 2];
 /// Handlers end the interrupt.
 static ENDS: AtomicBool = AtomicBool::new(true);
 
 /// Notes an interrupt and ends it.
 pub fn handle(vector: u8) {
-    TAKEN[COUNT.fetch_add(1, Relaxed) % DEPTH].store(vector, Relaxed);
+    let taken = &TAKEN[abi::vcpu()];
+    // Nobody else writes them.
+    let number = taken.count.load(Relaxed);
+    taken.vectors[number % DEPTH].store(vector, Relaxed);
+    taken.count.store(number + 1, Release);
     if ENDS.load(Relaxed) {
         abi::wrmsr(x2apic::EOI, 0);
     }
 }
 
-/// Interrupts so far.
+/// Interrupts that this vCPU has taken so far.
 pub fn count() -> usize {
-    COUNT.load(Relaxed)
+    count_of(abi::vcpu())
 }
 
-/// The vector of interrupt number `number`, one of the last 64; 0 if it has not come.
+/// Interrupts that `vcpu` has taken so far.
+pub fn count_of(vcpu: usize) -> usize {
+    TAKEN[vcpu].count.load(Acquire)
+}
+
+/// The vector of this vCPU's interrupt number `number`, one of the last 64; 0 if it has not come.
 pub fn vector(number: usize) -> u64 {
-    if number < count() { TAKEN[number % DEPTH].load(Relaxed).into() } else { 0 }
+    vector_of(abi::vcpu(), number)
+}
+
+/// The same of `vcpu`.
+pub fn vector_of(vcpu: usize, number: usize) -> u64 {
+    TAKEN[vcpu].vector(number)
 }
 
 /// Runs `body` with handlers that leave the end of interrupt to it.

@@ -51,6 +51,8 @@ mod probe;
 #[cfg(target_os = "none")]
 mod registers;
 #[cfg(target_os = "none")]
+mod second;
+#[cfg(target_os = "none")]
 mod tap;
 #[cfg(target_os = "none")]
 mod timer;

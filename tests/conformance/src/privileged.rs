@@ -1,6 +1,18 @@
 //! Privileged instructions, as snippets for either mode.
 #![expect(unsafe_code, reason = "machine code and its addresses")]
 
+/// HLT.
+pub fn halt() {
+    // SAFETY: the vCPU waits, and nothing else.
+    unsafe { core::arch::asm!("hlt", options(nostack)) };
+}
+
+/// OUT of a byte.
+pub fn out(port: u16, value: u8) {
+    // SAFETY: the ports of this machine change no memory.
+    unsafe { core::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nostack)) };
+}
+
 macro_rules! in_both_modes {
     ($($name:ident: $($line:literal)*;)*) => {
         pub mod user {

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "user-mode entry shares registers with assembly")]
 
 use crate::{
-    abi::pvcs,
+    abi::{self, pvcs},
     code::Code,
     entry,
     event::{Entered, Event},
@@ -86,7 +86,7 @@ impl Start {
 
     /// Runs until the next event or system call.
     pub fn run(self) -> Trap {
-        self.enter(entry::enter_user)
+        self.enter(if abi::vcpu() == 0 { entry::enter_user } else { entry::second_enter_user })
     }
 
     /// The same through the prefaulting ERETU.
@@ -110,12 +110,17 @@ impl Start {
         );
         shared.set_word(offset::USER_GSBASE, self.gsbase);
         shared.set_event_word(self.word);
-        // SAFETY: single vCPU; the assembly reads and writes `user_state` only between entering
-        // and leaving user mode.
+        // SAFETY: each vCPU has a state of its own; the assembly reads and writes it only between
+        // entering and leaving user mode.
         let (kind, State { mut registers, rflags }) = unsafe {
-            entry::user_state.registers = self.registers;
+            let state = if abi::vcpu() == 0 {
+                &raw mut entry::user_state
+            } else {
+                &raw mut entry::second_user_state
+            };
+            (*state).registers = self.registers;
             let kind = enter();
-            (kind, entry::user_state)
+            (kind, *state)
         };
         let entered = Entered { rcx: registers.rcx, r11: registers.r11, rflags };
         // As a kernel does: the word is drained, whatever it says after a system call.

@@ -52,7 +52,8 @@ fn kvm_leaves() -> Verdict {
     let [max, ebx, ecx, edx] = abi::cpuid(cpuid::KVM_BASE, 0);
     holds("signature", [ebx, ecx, edx] == cpuid::KVM_SIGNATURE)?;
     equal("highest leaf", max.into(), cpuid::KVM_TIMING.into())?;
-    let wanted = cpuid::KVM_FEATURE_CLOCKSOURCE2 | cpuid::KVM_FEATURE_CLOCKSOURCE_STABLE;
+    let clock = cpuid::KVM_FEATURE_CLOCKSOURCE2 | cpuid::KVM_FEATURE_CLOCKSOURCE_STABLE;
+    let wanted = clock | cpuid::KVM_FEATURE_STEAL_TIME;
     equal("features", abi::cpuid(cpuid::KVM_BASE + 1, 0)[0].into(), wanted.into())?;
     let [tsc_khz, bus_khz, ..] = abi::cpuid(cpuid::KVM_TIMING, 0);
     equal("TSC kHz", tsc_khz.into(), clock::tsc_hz() / 1000)?;

@@ -178,6 +178,23 @@ fn cost() -> Verdict {
     seen.exactly(&[(Exit::Mmio, 10)])
 }
 
+/// Has the UART's line request `vector` of APIC id `id`.
+pub fn route_uart(vector: u64, id: u64) -> Verdict {
+    write(0x19, id << 24)?;
+    write(0x18, vector)
+}
+
+/// Masks the line again.
+pub fn unroute_uart() -> Verdict {
+    write(0x18, 1 << 16)
+}
+
+/// Raises the UART's line: the transmitter is empty, and interrupts.
+pub fn raise_uart() {
+    privileged::out(UART + 1, 0);
+    privileged::out(UART + 1, 2);
+}
+
 /// The UART's transmitter interrupts through line 4 of the I/O APIC.
 fn uart_interrupt() -> Verdict {
     use privileged::kernel::code::{in_al, out_al};

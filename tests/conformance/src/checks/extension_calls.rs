@@ -46,6 +46,11 @@ fn features_are_off() -> Verdict {
         ("TAKE_IRQ", call::TAKE_IRQ),
         ("SHARE", call::SHARE),
         ("UNSHARE", call::UNSHARE),
+        ("VCPU_START", call::VCPU_START),
+        ("VCPU_STOP", call::VCPU_STOP),
+        ("VCPU_STATE", call::VCPU_STATE),
+        ("SEND_IPI", call::SEND_IPI),
+        ("FLUSH_VCPUS", call::FLUSH_VCPUS),
     ] {
         // If it is served after all it moves nothing.
         let result = abi::call(number, [paging::cr3(0) >> 12, 0, 0, 0]);

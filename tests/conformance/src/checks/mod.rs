@@ -27,6 +27,10 @@ mod private;
 mod pvcs;
 mod range;
 mod segments;
+mod smp;
+mod smp_flush;
+mod smp_ipi;
+mod smp_state;
 mod start;
 mod stepping;
 mod syscalls;
@@ -36,7 +40,7 @@ mod vector_state;
 use crate::{
     abi, clock,
     console::Uart,
-    counters, die, extension, measure, paging, println,
+    counters, die, extension, measure, paging, println, second,
     tap::{self, Verdict},
 };
 use conformance::options::{Options, Task};
@@ -114,6 +118,7 @@ const GROUPS: &[Group] = &[
     // What is enabled from here on stays enabled.
     extension_calls::GROUP,
     private::GROUP,
+    smp::GROUP,
     local_table::GROUP,
     features::GROUP,
     guard::GROUP,
@@ -194,6 +199,7 @@ fn judge(selection: &Selection<'_>) {
     for group in chosen_groups(selection) {
         for check in chosen(group, selection) {
             let verdict = group.setting.arrange().and_then(|()| (check.run)());
+            second::quit();
             tap::report(&mut tally, check.rules, group.name, check.name, &verdict);
             paging::reset();
         }

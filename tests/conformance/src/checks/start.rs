@@ -10,7 +10,7 @@ use crate::{
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{
     event::RFLAGS_FORCED,
-    ext::{self, NativeBoot},
+    ext::{self, NativeBoot, window},
 };
 
 pub const GROUP: Group = Group {
@@ -47,11 +47,7 @@ fn image() -> Verdict {
 fn boot_block() -> Verdict {
     let boot = entry::boot();
     equal("magic", boot.magic, NativeBoot::MAGIC)?;
-    holds("a vCPU", boot.vcpus > 0)?;
-    // Later versions may have more.
-    if boot.version == ext::VERSION {
-        equal("vCPUs", boot.vcpus.into(), 1)?;
-    }
+    within("vCPUs", boot.vcpus.into(), 1, window::MAX_VCPUS as u64)?;
     holds("memory in whole pages", boot.memory.is_multiple_of(4096))?;
     holds("memory for the image", boot.memory >= paging::image().end)?;
     equal("command line", boot.cmdline.gpa, NativeBoot::CMDLINE.0)?;
