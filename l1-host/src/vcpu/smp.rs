@@ -51,8 +51,7 @@ impl Vcpu {
     pub(super) fn flush_vcpus(&mut self, mask: u64, what: u64) -> u64 {
         let what = if what == call::FLUSH_ALL { Flush::All } else { Flush::Address(Gva(what)) };
         let mask = mask & self.all_vcpus();
-        let others =
-            if planted(Flaw::FlushSkipsOthers) { 0 } else { mask & !(1 << self.index) };
+        let others = if planted(Flaw::FlushSkipsOthers) { 0 } else { mask & !(1 << self.index) };
         let named = || {
             let remotes = self.vm.remotes().iter().enumerate();
             remotes.filter(|&(index, _)| others & 1 << index != 0).map(|(_, remote)| &**remote)

@@ -3,8 +3,9 @@
 use crate::{
     abi, kernel,
     paging::{self, A, D, P, W},
-    println,
+    println, privileged,
     probe::Probe,
+    second,
     user::{self, Start},
 };
 use pv_abi::{
@@ -70,6 +71,12 @@ const CASES: &[Case] = &[
         paging::set_area(0, paging::frame(0) | P | W | A | D);
         run(kernel::code::load(), device(1) - 4);
     }),
+    death("event-without-pvcs-elsewhere", "PVCS-2 END-5 SMP-9", || {
+        let _ = second::run_bare(fault_plainly);
+    }),
+    death("power-off-elsewhere", "END-1 XHC-4", || {
+        let _ = second::run_bare(|| end(shutdown::POWEROFF, b""));
+    }),
     death("power-off", "END-1 XHC-4", || end(shutdown::POWEROFF, b"")),
     death("restart", "END-2 XHC-4", || end(shutdown::REBOOT, b"")),
     death("panic", "END-3 XHC-4", || end(shutdown::CRASH, b"the test asked for it")),
@@ -91,6 +98,11 @@ pub fn run_case(name: &str) {
             CASES.iter().for_each(|case| println!("#   {} {}", case.name, case.rules));
         }
     }
+}
+
+/// The same on any vCPU, without a probe's arrangements.
+fn fault_plainly() {
+    privileged::undefined();
 }
 
 /// An exception in supervisor mode.

@@ -1,6 +1,6 @@
 //! Interrupts that the guest has taken, in their order.
 
-use crate::abi;
+use crate::{abi, second};
 use core::sync::atomic::{
     AtomicBool, AtomicU8, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
@@ -33,10 +33,12 @@ static ENDS: AtomicBool = AtomicBool::new(true);
 /// Notes an interrupt and ends it.
 pub fn handle(vector: u8) {
     let taken = &TAKEN[abi::vcpu()];
-    // Nobody else writes them.
-    let number = taken.count.load(Relaxed);
-    taken.vectors[number % DEPTH].store(vector, Relaxed);
-    taken.count.store(number + 1, Release);
+    if u64::from(vector) != second::WAKE {
+        // Nobody else writes them.
+        let number = taken.count.load(Relaxed);
+        taken.vectors[number % DEPTH].store(vector, Relaxed);
+        taken.count.store(number + 1, Release);
+    }
     if ENDS.load(Relaxed) {
         abi::wrmsr(x2apic::EOI, 0);
     }

@@ -7,6 +7,12 @@ pub fn halt() {
     unsafe { core::arch::asm!("hlt", options(nostack)) };
 }
 
+/// UD2.
+pub fn undefined() {
+    // SAFETY: an exception, which the caller wants.
+    unsafe { core::arch::asm!("ud2", options(nostack)) };
+}
+
 /// OUT of a byte.
 pub fn out(port: u16, value: u8) {
     // SAFETY: the ports of this machine change no memory.

@@ -2,15 +2,19 @@
 #![expect(unsafe_code, reason = "a function's address goes through a word")]
 
 use crate::{
-    abi::{self, tsc},
+    abi::{self, tsc, wrmsr},
     clock, entry, extension, paging,
     tap::{Verdict, equal, holds, skip},
+    timer,
 };
 use core::sync::atomic::{
     AtomicBool, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
-use pv_abi::ext::{Features, call};
+use pv_abi::{
+    ext::{Features, call},
+    msr::x2apic,
+};
 
 /// Its number.
 pub const INDEX: usize = 1;
@@ -72,6 +76,10 @@ pub fn run_bare(job: fn()) -> Verdict {
 pub fn main() -> ! {
     if !BARE.load(Relaxed) {
         abi::init();
+        // Whatever it waits for, the first check that fails must not be the last that is made.
+        wrmsr(x2apic::TIMER_DIVIDE, timer::BY_ONE);
+        wrmsr(x2apic::LVT_TIMER, timer::PERIODIC | WAKE);
+        wrmsr(x2apic::TIMER_INITIAL, clock::tsc_hz().min(u32::MAX.into()));
     }
     // SAFETY: `begin` has put it there, before it started this vCPU.
     let job = unsafe { core::mem::transmute::<usize, fn()>(JOB.load(Acquire)) };
@@ -106,12 +114,16 @@ pub fn quits() -> bool {
 }
 
 /// Waits until `ready`, and lets the other vCPU run if it shares a CPU with this one; true if it
-/// was, false after a second of the machine, or more if this vCPU has hardly run in it.
+/// was, false after a tenth of a second, or more if this vCPU has hardly run in it.
 pub fn wait(ready: impl Fn() -> bool) -> bool {
+    wait_long(ready, clock::tsc_hz() / 10)
+}
+
+fn wait_long(ready: impl Fn() -> bool, ticks: u64) -> bool {
     let start = tsc();
     let mut rounds = 0u32;
     while !ready() {
-        if rounds > 20_000 && tsc() - start > clock::tsc_hz() / 10 {
+        if rounds > 20_000 && tsc() - start > ticks {
             return false;
         }
         rounds += 1;
@@ -140,16 +152,15 @@ pub fn quit() {
         return;
     }
     QUIT.store(true, Relaxed);
-    let ends = wait(|| {
-        // It may wait for an interrupt.
-        abi::call(call::SEND_IPI, [1 << INDEX, WAKE, 0, 0]);
-        is_off()
-    });
+    // It may wait for an interrupt.
+    abi::call(call::SEND_IPI, [1 << INDEX, WAKE, 0, 0]);
+    // If that does not come, the timer does.
+    let ends = wait_long(is_off, 4 * clock::tsc_hz());
     assert!(ends, "the second vCPU does not stop");
     // What it has requested of this one is nobody's business any more.
     abi::pvcs().enable_interrupts();
     abi::pvcs().disable_interrupts();
 }
 
-/// Vector of the interrupt that wakes it at the end.
-pub const WAKE: u64 = 0x21;
+/// Vector of the interrupt that wakes it at the end, and once a second. It is not noted.
+pub const WAKE: u64 = 0xf1;

@@ -5,8 +5,7 @@ use crate::{
     abi::{self, tsc},
     clock,
     counters::{self, Exit},
-    entry,
-    paging,
+    entry, paging,
     registers::Registers,
     second::{self, ARGUMENT, INDEX},
     tap::{Case, Verdict, equal, holds, skip, within},
@@ -159,7 +158,6 @@ fn numbers() -> Verdict {
             word.store(value, Relaxed);
         }
     })?;
-    let has_rdtscp = abi::native_cpuid(0x8000_0001, 0)[3] >> 27 & 1;
     for (word, (name, expected)) in NUMBERS.iter().zip([
         ("limit of slot 16", 1),
         ("limit of slot 15", 1),
@@ -168,7 +166,7 @@ fn numbers() -> Verdict {
         ("APIC id", 1),
         ("logical id", 2),
         ("APIC base", 0xfee0_0c00),
-        ("TSC_AUX", u64::from(has_rdtscp)),
+        ("TSC_AUX", smp_state::has_rdtscp().into()),
     ]) {
         equal(name, word.load(Relaxed), expected)?;
     }
@@ -310,7 +308,7 @@ fn steal_time() -> Verdict {
     })?;
     second::wait_for(1)?;
     let (start, mut last) = (tsc(), told(page).unwrap_or(0));
-    let (mut before, mut progress) = (start, PROGRESS.load(Relaxed));
+    let (mut before, mut progress) = ([start; 2], PROGRESS.load(Relaxed));
     let (mut gaps, mut parallel, mut falls) = (0, 0, 0);
     // A busy host may run two CPUs by turns: then it takes longer to see which of the two it is.
     let enough = |last, parallel: u32, elapsed| {
@@ -318,23 +316,24 @@ fn steal_time() -> Verdict {
         elapsed > clock::microseconds(least)
     };
     while !enough(last, parallel, tsc() - start) {
-        let (now, found) = (tsc(), PROGRESS.load(Relaxed));
-        if now - before > clock::microseconds(1000) {
-            gaps += now - before;
-        } else if found != progress {
+        let (earlier, found, later) = (tsc(), PROGRESS.load(Relaxed), tsc());
+        // Whatever happened between the two loads happened between these.
+        if found != progress && later - before[0] < clock::microseconds(1000) {
             parallel += 1;
         }
+        let pieces = [earlier - before[1], later - earlier];
+        gaps += pieces.into_iter().filter(|&gap| gap > clock::microseconds(1000)).sum::<u64>();
         if let Some(time) = told(page) {
             falls += u64::from(time < last);
             last = time;
         }
-        (before, progress) = (now, found);
+        (before, progress) = ([earlier, later], found);
     }
     let elapsed = tsc() - start;
     second::quit();
     abi::wrmsr(msr::KVM_STEAL_TIME, 0);
     equal("falls of the time", falls, 0)?;
-    let nanoseconds = |ticks: u64| (u128::from(ticks) * 1_000_000_000 / u128::from(clock::tsc_hz())) as u64;
+    let nanoseconds = |ticks: u64| ticks * 1000 / clock::microseconds(1);
     let stolen = last - first.unwrap_or(0);
     if parallel > 3 {
         return Ok(());

@@ -77,7 +77,11 @@ fn flip(half: usize, number: u64, mask: u64, what: u64) -> Verdict {
 
 fn nothing_stale() -> Verdict {
     let safe = STALE[1].load(Acquire);
-    if safe == 0 { Ok(()) } else { equal("number read after its flush", STALE[0].load(Relaxed), safe) }
+    if safe == 0 {
+        Ok(())
+    } else {
+        equal("number read after its flush", STALE[0].load(Relaxed), safe)
+    }
 }
 
 /// Moves both pages to and fro while the second vCPU reads them.

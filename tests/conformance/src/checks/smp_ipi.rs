@@ -9,10 +9,7 @@ use crate::{
     tap::{Case, Verdict, equal, holds},
     user::{Start, code},
 };
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering::Relaxed,
-};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pv_abi::{
     ext::call,
     hypercall::{self as nr, EINVAL},
@@ -204,7 +201,7 @@ const WAITS: [fn(); 3] = [
     },
 ];
 
-/// Waits until the other has sent one more, and answers.
+/// Waits until the other has sent one more, and answers. Ends by itself if nothing comes.
 fn wait_and_answer(wait: fn()) {
     let mut taken = interrupts::count();
     second::reached(1);

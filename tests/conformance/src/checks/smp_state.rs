@@ -4,8 +4,7 @@
 use super::segments::{DATA, FLAT, descriptor};
 use crate::{
     abi::{self, wrmsr},
-    entry, extension,
-    paging,
+    entry, extension, paging,
     second::{self, INDEX},
     tap::{Verdict, equal},
     user::{self, Start},
@@ -35,7 +34,9 @@ pub fn cr3() -> u64 {
 pub fn selectors() -> u64 {
     let (cs, ss): (u64, u64);
     // SAFETY: as above.
-    unsafe { asm!("mov {:e}, cs", "mov {:e}, ss", out(reg) cs, out(reg) ss, options(nomem, nostack)) };
+    unsafe {
+        asm!("mov {:e}, cs", "mov {:e}, ss", out(reg) cs, out(reg) ss, options(nomem, nostack))
+    };
     cs | ss << 16
 }
 
@@ -59,6 +60,24 @@ fn data_selectors() -> u64 {
             out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack));
     }
     ds | es << 16 | fs << 32 | gs << 48
+}
+
+/// True if the CPU has RDTSCP, and so TSC_AUX.
+pub fn has_rdtscp() -> bool {
+    abi::native_cpuid(0x8000_0001, 0)[3] >> 27 & 1 == 1
+}
+
+/// TSC_AUX as the CPU has it; 0 if it has none.
+fn tsc_aux() -> u64 {
+    if !has_rdtscp() {
+        return 0;
+    }
+    let value: u32;
+    // SAFETY: the CPU has it, and it changes nothing but three registers.
+    unsafe {
+        asm!("rdtscp", out("ecx") value, out("eax") _, out("edx") _, options(nomem, nostack));
+    }
+    value.into()
 }
 
 macro_rules! register {
@@ -100,10 +119,32 @@ const MSRS: [u32; 9] = [
 ];
 
 /// Names of what [`state`] reads.
-const NAMES: [&str; 24] = [
-    "FS base", "GS base", "kernel GS base", "CSTAR", "SFMASK", "SYSENTER ESP", "SYSENTER EIP",
-    "TSC_AUX", "PAT", "DR0", "DR1", "DR2", "DR3", "DR6", "DR7", "CR0", "CR4", "TLS 0", "TLS 1",
-    "TLS 2", "CPU number", "LDT", "task priority", "data selectors",
+const NAMES: [&str; 25] = [
+    "FS base",
+    "GS base",
+    "kernel GS base",
+    "CSTAR",
+    "SFMASK",
+    "SYSENTER ESP",
+    "SYSENTER EIP",
+    "TSC_AUX",
+    "PAT",
+    "DR0",
+    "DR1",
+    "DR2",
+    "DR3",
+    "DR6",
+    "DR7",
+    "CR0",
+    "CR4",
+    "TLS 0",
+    "TLS 1",
+    "TLS 2",
+    "CPU number",
+    "LDT",
+    "task priority",
+    "data selectors",
+    "TSC_AUX by RDTSCP",
 ];
 
 type State = [u64; NAMES.len()];
@@ -118,8 +159,22 @@ fn state() -> State {
         *value = abi::rdmsr(index);
     }
     let others = [
-        dr0(), dr1(), dr2(), dr3(), dr6(), dr7(), cr0(), cr4(), limit(0x63), limit(0x6b), limit(0x73),
-        limit(0x7b), limit(0xf), abi::rdmsr(x2apic::TPR), data_selectors(),
+        dr0(),
+        dr1(),
+        dr2(),
+        dr3(),
+        dr6(),
+        dr7(),
+        cr0(),
+        cr4(),
+        limit(0x63),
+        limit(0x6b),
+        limit(0x73),
+        limit(0x7b),
+        limit(0xf),
+        abi::rdmsr(x2apic::TPR),
+        data_selectors(),
+        tsc_aux(),
     ];
     state[MSRS.len()..].copy_from_slice(&others);
     state
@@ -189,7 +244,8 @@ fn vectors() -> Vectors {
 }
 
 fn load_vectors(seed: u64) -> Vectors {
-    let mut values = core::array::from_fn(|word| seed.wrapping_mul(0x0123_4567_89ab_cdef) ^ word as u64);
+    let mut values =
+        core::array::from_fn(|word| seed.wrapping_mul(0x0123_4567_89ab_cdef) ^ word as u64);
     // Rounding of both.
     values[32] = CONTROL | (seed & 3) << 10 | (seed & 3) << 45;
     // SAFETY: as above; no exception is unmasked.
@@ -198,7 +254,10 @@ fn load_vectors(seed: u64) -> Vectors {
 }
 
 /// The first difference: what it is, found and expected.
-fn difference(found: (&State, &Vectors), expected: (&State, &Vectors)) -> Option<(usize, u64, u64)> {
+fn difference(
+    found: (&State, &Vectors),
+    expected: (&State, &Vectors),
+) -> Option<(usize, u64, u64)> {
     let all = found.0.iter().chain(found.1).zip(expected.0.iter().chain(expected.1));
     let mut all = all.enumerate();
     all.find(|(_, (found, expected))| found != expected)
