@@ -51,6 +51,9 @@
 // call::SHARE and call::UNSHARE: pages that L1's devices may not use.
 #define ROOST_FEATURE_PRIVATE 0x200u
 
+// call::VCPU_START to call::FLUSH_VCPUS: other vCPUs of the VM.
+#define ROOST_FEATURE_SMP 0x400u
+
 // Base of the KVM leaves; C1 guests look for the signature exactly here.
 #define ROOST_CPUID_KVM_BASE 0x40000000u
 
@@ -62,6 +65,9 @@
 
 // Leaf base + 0x10: EAX = TSC kHz, EBX = APIC bus kHz.
 #define ROOST_CPUID_KVM_TIMING 0x40000010u
+
+// EAX at leaf 0x40000001: msr::KVM_STEAL_TIME.
+#define ROOST_CPUID_KVM_FEATURE_STEAL_TIME 0x20u
 
 // Base of Roost's own leaves.
 #define ROOST_CPUID_ROOST_BASE 0x40000400u
@@ -89,6 +95,10 @@
 
 // kvmclock: per-vCPU time page (guest-physical address, bit 0 enables).
 #define ROOST_MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01u
+
+// Steal time: per-vCPU page (guest-physical address, a multiple of 64; bit 0 enables, bits 1 to 5
+// are reserved). See steal.
+#define ROOST_MSR_KVM_STEAL_TIME 0x4b564d03u
 
 #define ROOST_MSR_TSC 0x10u
 
@@ -430,8 +440,38 @@
 // number of the first page that is in use, in which case nothing changed.
 #define ROOST_CALL_UNSHARE 0x526f000full
 
+// Start a vCPU that is off: (vCPU, entry, argument, cr3); 0 or EINVAL. It begins in supervisor
+// mode at the entry, with the argument in RDI, its number in RSI, no stack, and registers as
+// after reset.
+#define ROOST_CALL_VCPU_START 0x526f0010ull
+
+// Stop this vCPU: it is off when somebody else sees it so; does not return.
+#define ROOST_CALL_VCPU_STOP 0x526f0011ull
+
+// Ask whether a vCPU is on: (vCPU); 1 or 0, or EINVAL.
+#define ROOST_CALL_VCPU_STATE 0x526f0012ull
+
+// Request an interrupt of several vCPUs: (mask, vector); 0 or EINVAL. Bits of vCPUs that do not
+// exist are ignored.
+#define ROOST_CALL_SEND_IPI 0x526f0013ull
+
+// Flush translations of several vCPUs: (mask, address or FLUSH_ALL); 0. When it returns none of
+// them uses a translation from before: each that runs has flushed as by hypercall::TLB_FLUSH or
+// hypercall::TLB_INVLPG, each that does not will before it runs.
+#define ROOST_CALL_FLUSH_VCPUS 0x526f0014ull
+
+// Leave the rest of this vCPU's time slice to others: 0.
+#define ROOST_CALL_YIELD 0x526f0015ull
+
+// Wait until an interrupt could be delivered, whatever the virtual interrupt flag says, and leave
+// that flag as it is: 0.
+#define ROOST_CALL_WAIT_IRQ 0x526f0016ull
+
 // The last number.
-#define ROOST_CALL_LAST 0x526f000full
+#define ROOST_CALL_LAST 0x526f0016ull
+
+// FLUSH_VCPUS: every address of every address space.
+#define ROOST_CALL_FLUSH_ALL 0xffffffffffffffffull
 
 // Pages that one conversion takes at most: 32 MiB.
 #define ROOST_CALL_CONVERT_MOST 0x2000ull
@@ -525,6 +565,9 @@
 
 // CPUID itself, where it traps.
 #define ROOST_COUNTER_CPUID 0x17ull
+
+// Another CPU's interrupt: a flush, an interrupt request or a guest's end waits for this one.
+#define ROOST_COUNTER_KICK 0x18ull
 
 // First of the counters that are no exit reason.
 #define ROOST_COUNTER_SPECIAL 0x1000ull

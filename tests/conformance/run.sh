@@ -44,7 +44,7 @@ while [ $# -gt 0 ]; do
 done
 words=$*
 clock=''
-[ "$cpus" -ne 1 ] || clock=--icount
+if [ "$cpus" -eq 1 ]; then clock=--icount; else words="$words patient"; fi
 if [ -n "$flaw" ]; then
     export ROOST_IMAGES="$target/roost/flaws"
     words="$words roost.abi-flaw=$flaw"

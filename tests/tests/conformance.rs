@@ -66,7 +66,7 @@ fn an_intel_server() {
 #[test]
 fn two_processors() {
     let folder = Folder::new();
-    let run = with_two_vcpus(&folder, "only=smp,pvcs,flush,tables,interrupt.none");
+    let run = with_two_vcpus(&folder, "patient only=smp,pvcs,flush,tables");
     let ended = run.option("--cpus", "2").limit(300).to_end();
     let report = Report::parse(&ended.said.out);
     report.assert_passed(&ended.said.out);

@@ -8,6 +8,7 @@
 //! The command line selects (default: every check but the slow ones):
 //! - `only=msr,apic.nesting` and `skip=filling`: groups, and checks by the start of their names;
 //! - `slow`: checks that take seconds, too;
+//! - `patient`: wait long for other vCPUs, where time is a busy host's;
 //! - `any-cost`: do not judge what the hypervisor counts;
 //! - `list`: print names and rules only;
 //! - `die=NAME`: break the ABI on purpose, `die=?` to list the ways; the guest should not survive;

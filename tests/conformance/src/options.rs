@@ -16,6 +16,8 @@ pub struct Options<'a> {
     pub slow: bool,
     /// Do not judge what operations cost, though the hypervisor counts it.
     pub any_cost: bool,
+    /// Wait long for other vCPUs: time is a busy host's.
+    pub patient: bool,
 }
 
 /// What a run is about.
@@ -52,6 +54,7 @@ impl<'a> Options<'a> {
             None if word == "measure" => self.task = Task::Measure,
             None if word == "slow" => self.slow = true,
             None if word == "any-cost" => self.any_cost = true,
+            None if word == "patient" => self.patient = true,
             None => return None,
         }
         Some(())
@@ -75,6 +78,7 @@ mod tests {
 
     #[test]
     fn wrong_words_are_named() {
+        assert!(Options::parse("patient").unwrap().patient);
         for word in ["slowly", "onyl=msr", "quiet"] {
             assert_eq!(Options::parse(word), Err(word));
         }

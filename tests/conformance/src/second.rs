@@ -13,6 +13,7 @@ use core::sync::atomic::{
 };
 use pv_abi::{
     ext::{Features, call},
+    hypercall as nr,
     msr::x2apic,
 };
 
@@ -26,6 +27,8 @@ static JOB: AtomicUsize = AtomicUsize::new(0);
 static BARE: AtomicBool = AtomicBool::new(false);
 /// It is to come to an end.
 static QUIT: AtomicBool = AtomicBool::new(false);
+/// Time is a busy host's.
+static PATIENT: AtomicBool = AtomicBool::new(false);
 /// How far it has come.
 static STAGE: AtomicUsize = AtomicUsize::new(0);
 
@@ -116,20 +119,36 @@ pub fn quits() -> bool {
 /// Waits until `ready`, and lets the other vCPU run if it shares a CPU with this one; true if it
 /// was, false after a tenth of a second, or more if this vCPU has hardly run in it.
 pub fn wait(ready: impl Fn() -> bool) -> bool {
-    wait_long(ready, clock::tsc_hz() / 10)
-}
-
-fn wait_long(ready: impl Fn() -> bool, ticks: u64) -> bool {
+    let limit = if patient() { 20 * clock::tsc_hz() } else { clock::tsc_hz() / 10 };
     let start = tsc();
-    let mut rounds = 0u32;
-    while !ready() {
-        if rounds > 20_000 && tsc() - start > ticks {
+    loop {
+        if wait_for_rounds(20_000, &ready) {
+            return true;
+        }
+        if tsc() - start > limit {
             return false;
         }
-        rounds += 1;
+    }
+}
+
+fn wait_for_rounds(rounds: u32, ready: impl Fn() -> bool) -> bool {
+    for _ in 0..rounds {
+        if ready() {
+            return true;
+        }
         abi::call(call::YIELD, [0; 4]);
     }
-    true
+    ready()
+}
+
+/// From now on it may take long until another vCPU goes on.
+pub fn be_patient() {
+    PATIENT.store(true, Relaxed);
+}
+
+/// Whether it may.
+pub fn patient() -> bool {
+    PATIENT.load(Relaxed)
 }
 
 /// Waits until it is off.
@@ -154,8 +173,13 @@ pub fn quit() {
     QUIT.store(true, Relaxed);
     // It may wait for an interrupt.
     abi::call(call::SEND_IPI, [1 << INDEX, WAKE, 0, 0]);
-    // If that does not come, the timer does.
-    let ends = wait_long(is_off, 4 * clock::tsc_hz());
+    // If that does not come, its timer does. Where nobody does anything, time goes fast.
+    let halted = || timer::armed(10_000, || abi::call(nr::IRQ_HALT, [0; 4]));
+    let ends = wait_for_rounds(2000, is_off)
+        || (0..400).any(|_| {
+            halted();
+            is_off()
+        });
     assert!(ends, "the second vCPU does not stop");
     // What it has requested of this one is nobody's business any more.
     abi::pvcs().enable_interrupts();

@@ -154,7 +154,7 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     let options = match Options::parse(cmdline) {
         Ok(options) => options,
         Err(word) => stop(format_args!(
-            "`{word}` is no option: only=, skip=, slow, any-cost, list, die=, measure"
+            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure"
         )),
     };
     let selection = &options.selection;
@@ -167,6 +167,9 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     }
     if options.any_cost {
         counters::ignore();
+    }
+    if options.patient {
+        second::be_patient();
     }
     interrupt_delivery::allow_slow(options.slow);
     match options.task {
