@@ -52,6 +52,12 @@ impl Boot {
         self.block().memory
     }
 
+    /// How many vCPUs there are: see [`crate::smp`].
+    #[must_use]
+    pub fn vcpus(&self) -> usize {
+        self.block().vcpus as usize
+    }
+
     /// TSC ticks per second.
     #[must_use]
     pub fn tsc_hz(&self) -> u64 {

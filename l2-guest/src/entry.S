@@ -1,5 +1,5 @@
 /* The ways into a kernel and out of it: start, events, system calls of user mode, the way to user
- * mode, hypercalls. One vCPU, so everything is found relative to RIP.
+ * mode, hypercalls. GS leads to what is each vCPU's own (`Local`): in supervisor mode it always does.
  *
  * On every entry from the hypervisor RIP, RCX, R11, RFLAGS, CS and SS are set, and all other
  * registers are as they were (docs/spec/guest.md, EVT-11). */
@@ -52,17 +52,25 @@ l2_guest_start:
     call rsi
     ud2
 
+    /* Start of another vCPU (SMP-2). In: RDI = its `Local`, with the stack behind it. */
+    .global l2_guest_start_other
+l2_guest_start_other:
+    lea rsp, [rdi + {LOCAL} + {STACK}]
+    xor ebp, ebp
+    call {other}
+    ud2
+
     /* Leaves user mode (EVT-1, EVT-5): registers to the `Registers` that l2_guest_enter_user was
      * given, and returns from it with `kind`. The virtual interrupt flag is still 0, so nothing
      * comes between. RCX and R11 are in the PVCS. */
     .macro LEAVE_USER kind
-    mov [rip + l2_guest_user_rsp], rsp
-    mov rsp, [rip + l2_guest_user]
+    mov gs:[{USER_RSP}], rsp
+    mov rsp, gs:[{USER}]
     lea rsp, [rsp + {REGISTERS_RSP}]
     PUSH_ALL
-    mov rax, [rip + l2_guest_user_rsp]
+    mov rax, gs:[{USER_RSP}]
     mov [rsp + {REGISTERS_RSP}], rax
-    mov rsp, [rip + l2_guest_kernel_rsp]
+    mov rsp, gs:[{KERNEL_RSP}]
     cld
     mov eax, \kind
     pop r15
@@ -83,17 +91,17 @@ l2_guest_event_entry:
     /* Event from supervisor mode (EVT-2), 512 bytes further. Builds a `Frame` on the current stack:
      * what IRETQ takes, and all registers. The virtual interrupt flag is 0. */
     .org l2_guest_event_entry + {SUPERVISOR}
-    mov [rip + l2_guest_event_rsp], rsp
+    mov gs:[{EVENT_RSP}], rsp
     /* C code may use 128 bytes below its stack pointer. */
     lea rsp, [rsp - 128]
     and rsp, -16
     push {USER_DS}
-    push [rip + l2_guest_event_rsp]
+    push gs:[{EVENT_RSP}]
     push {RFLAGS}
     push {USER_CS}
-    mov r11, [rip + l2_guest_pvcs + {PVCS_R11}]
-    push [rip + l2_guest_pvcs + {PVCS_RIP}]
-    mov rcx, [rip + l2_guest_pvcs + {PVCS_RCX}]
+    mov r11, gs:[{PVCS_R11}]
+    push gs:[{PVCS_RIP}]
+    mov rcx, gs:[{PVCS_RCX}]
     PUSH_ALL
     mov rdi, rsp
     cld
@@ -117,13 +125,13 @@ l2_guest_enter_user:
     push r13
     push r14
     push r15
-    mov [rip + l2_guest_kernel_rsp], rsp
-    mov [rip + l2_guest_user], rdi
+    mov gs:[{KERNEL_RSP}], rsp
+    mov gs:[{USER}], rdi
     mov rsp, [rdi + {REGISTERS_RSP}]
-    mov [rip + l2_guest_user_rsp], rsp
+    mov gs:[{USER_RSP}], rsp
     mov rsp, rdi
     POP_ALL
-    mov rsp, [rip + l2_guest_user_rsp]
+    mov rsp, gs:[{USER_RSP}]
     .global l2_guest_retu
 l2_guest_retu:
     syscall
@@ -144,18 +152,9 @@ l2_guest_hypercall:
 
     .section .bss.l2_guest, "aw", @nobits
     .balign 4096
-    .global l2_guest_pvcs
-l2_guest_pvcs:
-    .skip 4096
+    .global l2_guest_local
+l2_guest_local:
+    .skip {LOCAL}
     .skip {STACK}
-    .global l2_guest_stack_top
 l2_guest_stack_top:
-l2_guest_user:
-    .skip 8
-l2_guest_user_rsp:
-    .skip 8
-l2_guest_kernel_rsp:
-    .skip 8
-l2_guest_event_rsp:
-    .skip 8
     .text

@@ -2,11 +2,11 @@
 //! May: unsafe, asm. Context: any. Input: trusted.
 #![expect(unsafe_code, reason = "entry points, and what they share with Rust")]
 
-use crate::{event, pvcs::Shared, user::Registers};
+use crate::{event, local::Local, smp, user::Registers};
 use core::{arch::global_asm, mem::offset_of};
 use pv_abi::{event::RFLAGS_FORCED, msr::EVENT_ENTRY_SUPERVISOR, pvcs, selectors};
 
-/// Bytes of the kernel's stack.
+/// Bytes of a vCPU's stack.
 pub const STACK: usize = 64 << 10;
 /// What `enter_user` returns after an event.
 pub const KIND_EVENT: u32 = 1;
@@ -16,6 +16,12 @@ pub const KIND_SYSCALL: u32 = 2;
 global_asm!(
     include_str!("entry.S"),
     event = sym event::enter,
+    other = sym smp::run_here,
+    LOCAL = const size_of::<Local>(),
+    USER = const offset_of!(Local, user),
+    USER_RSP = const offset_of!(Local, user_rsp),
+    KERNEL_RSP = const offset_of!(Local, kernel_rsp),
+    EVENT_RSP = const offset_of!(Local, event_rsp),
     USER_CS = const selectors::USER_CS,
     USER_DS = const selectors::USER_DS,
     PVCS_RIP = const pvcs::offset::RIP,
@@ -33,7 +39,8 @@ unsafe extern "C" {
     pub safe static l2_guest_event_entry: u8;
     pub safe static l2_guest_syscall_entry: u8;
     pub safe static l2_guest_retu: u8;
-    pub safe static l2_guest_pvcs: Shared;
+    pub safe static l2_guest_start_other: u8;
+    pub safe static l2_guest_local: Local;
     fn l2_guest_enter_user(registers: *mut Registers) -> u32;
     fn l2_guest_hypercall(number: u64, a: u64, b: u64, c: u64, d: u64) -> u64;
 }

@@ -2,13 +2,10 @@
 //! May: unsafe. Context: any. Input: written by the hypervisor, trusted.
 #![expect(unsafe_code, reason = "the handler, set once at the start")]
 
-use crate::{hypercall, pvcs::shared, user::Registers};
+use crate::{hypercall, local::local, pvcs::shared, user::Registers};
 use core::{
     cell::UnsafeCell,
-    sync::atomic::{
-        AtomicBool,
-        Ordering::{AcqRel, Acquire, Relaxed},
-    },
+    sync::atomic::Ordering::{AcqRel, Acquire, Relaxed},
 };
 use pv_abi::{
     event::{INT80, RFLAGS_IF},
@@ -93,24 +90,22 @@ pub(crate) extern "C" fn enter(frame: &mut Frame) {
     }
 }
 
-/// Somebody is in the loop of [`enable`].
-static LETTING_IN: AtomicBool = AtomicBool::new(false);
-
 /// Sets the virtual interrupt flag and lets in what is waiting (EVT-9).
 ///
 /// What is let in ends by calling this, too. It does not let in more, but leaves that to the loop
 /// that it came from, so that interrupts that come faster than they are handled do not pile up on
 /// the stack.
 pub fn enable() {
-    let flags = &shared().event_flags;
+    let local = local();
+    let flags = &local.pvcs.event_flags;
     flags.fetch_or(flags::IF, AcqRel);
     let waiting = || flags.load(Acquire) & flags::IP != 0;
     // The test after the loop is for what came when the flag was still set.
-    while waiting() && !LETTING_IN.swap(true, Relaxed) {
+    while waiting() && !local.letting_in.swap(true, Relaxed) {
         while waiting() {
             hypercall::plain(number::IRQ_WIN);
         }
-        LETTING_IN.store(false, Relaxed);
+        local.letting_in.store(false, Relaxed);
     }
 }
 

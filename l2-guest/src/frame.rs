@@ -27,6 +27,16 @@ pub(crate) unsafe fn init(boot: &Boot) {
     END.store(end & !(PAGE - 1), Relaxed);
 }
 
+/// Takes pages of zeros that lie side by side; the address of the first.
+pub(crate) fn take_range(pages: u64) -> Option<u64> {
+    let end = END.load(Relaxed);
+    let next = |gpa: u64| gpa.checked_add(pages * PAGE).filter(|&next| next <= end);
+    let gpa = NEXT.fetch_update(Relaxed, Relaxed, next).ok()?;
+    // SAFETY: memory that is mapped one to one, and that nobody else was given.
+    unsafe { (gpa as *mut u8).write_bytes(0, (pages * PAGE) as usize) };
+    Some(gpa)
+}
+
 /// A page of memory that belongs to who has it. There is no way back: dropping one loses it.
 #[derive(Debug)]
 pub struct Frame(u64);
@@ -35,17 +45,7 @@ impl Frame {
     /// A page of zeros, if there is one left.
     #[must_use]
     pub fn take() -> Option<Self> {
-        let gpa = NEXT.load(Relaxed);
-        if gpa >= END.load(Relaxed) {
-            return None;
-        }
-        // One vCPU; what interrupts this may take frames, too, and is done with it by now.
-        if NEXT.compare_exchange(gpa, gpa + PAGE, Relaxed, Relaxed).is_err() {
-            return Self::take();
-        }
-        let mut frame = Self(gpa);
-        frame.bytes().fill(0);
-        Some(frame)
+        take_range(1).map(Self)
     }
 
     /// Its guest-physical address, which is where the kernel sees it.

@@ -48,18 +48,16 @@ pub mod __private {
     use crate::{
         boot::Boot,
         console::Console,
-        entry,
         event::{self, Event},
-        frame, hypercall, println, pvcs,
+        frame, hypercall,
+        local::Local,
+        println,
     };
     use core::{
         fmt::{self, Write},
         panic::PanicInfo,
     };
-    use pv_abi::{
-        ext::Shutdown,
-        msr::{self, arch},
-    };
+    use pv_abi::ext::Shutdown;
 
     /// Prepares what the library needs and calls `main`.
     ///
@@ -68,20 +66,11 @@ pub mod __private {
     pub unsafe fn start(boot: u64, main: fn(&'static Boot) -> !, handler: fn(&Event)) -> ! {
         // SAFETY: the caller's promise.
         let boot = unsafe { Boot::take(boot) };
-        // SAFETY: one vCPU, and nothing was delivered or taken yet.
+        // SAFETY: no other vCPU was started, and nothing was delivered or taken yet.
         unsafe {
             event::set_handler(handler);
             frame::init(boot);
-        }
-        for (index, value) in [
-            (msr::PVM_VCPU_STRUCT, pvcs::address()),
-            (msr::PVM_EVENT_ENTRY, &raw const entry::l2_guest_event_entry as u64),
-            (msr::PVM_RETU_RIP, &raw const entry::l2_guest_retu as u64),
-            (arch::LSTAR, &raw const entry::l2_guest_syscall_entry as u64),
-            (arch::KERNEL_GS_BASE, 0),
-        ] {
-            // SAFETY: page and entries are those of `entry.S`, made for it.
-            unsafe { hypercall::wrmsr(index, value) }.expect("the ABI has these registers");
+            Local::first().register();
         }
         main(boot)
     }

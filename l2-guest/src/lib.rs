@@ -2,9 +2,9 @@
 //!
 //! # What a kernel may do with it
 //!
-//! The library is for one vCPU, and owns the entries from the hypervisor and the page tables. It
+//! The library owns the entries from the hypervisor, the page tables, and GS. It
 //! relies on memory being mapped one to one, as the hypervisor leaves it ([`frame`] hands out what
-//! the image does not take): a kernel that loads other tables keeps that mapping. Its stack has
+//! the image does not take): a kernel that loads other tables keeps that mapping. The stack of each vCPU has
 //! 64 KiB and no guard below it; events nest on it.
 //!
 //! | module | holds |
@@ -15,6 +15,7 @@
 //! | [`hypercall`] | calls of the hypervisor, CPUID |
 //! | [`frame`] | memory |
 //! | [`paging`] | mapping pages for user mode |
+//! | [`smp`] | running functions on other vCPUs |
 //! | [`timer`] | the local APIC's timer, time |
 //! | [`user`] | running user mode |
 #![no_std]
@@ -26,8 +27,10 @@ pub mod event;
 pub mod frame;
 pub mod hypercall;
 mod kernel;
+mod local;
 pub mod paging;
 mod pvcs;
+pub mod smp;
 pub mod timer;
 pub mod user;
 

@@ -2,8 +2,11 @@
 //! May: unsafe, take-frame. Context: any. Input: addresses that user mode names.
 #![expect(unsafe_code, reason = "page tables are raw memory")]
 
-use crate::{frame::Frame, hypercall};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::{frame::Frame, smp};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Relaxed},
+};
 use pv_abi::{PAGE_SIZE, addr::Gva, ext::NativeBoot};
 
 /// Where addresses of user mode start: below, memory is mapped one to one for the kernel.
@@ -54,24 +57,22 @@ pub fn map_user(address: u64, frame: Frame, access: Access) -> Result<(), Refuse
         return Err(Refused::Address);
     }
     let entry = entry_of(address, Missing::Add).ok_or(Refused::Memory)?;
-    if entry.load(Relaxed) & PRESENT != 0 {
-        return Err(Refused::Taken);
-    }
     let rights = match access {
         Access::Read => NO_EXECUTE,
         Access::Write => NO_EXECUTE | WRITE,
         Access::Execute => 0,
     };
     // From not present to present no flush is needed (MMU-6).
-    entry.store(frame.gpa() | rights | USER | PRESENT, Relaxed);
+    let new = frame.gpa() | rights | USER | PRESENT;
+    entry.compare_exchange(0, new, AcqRel, Relaxed).map_err(|_| Refused::Taken)?;
     Ok(())
 }
 
-/// Takes the page at `address` from user mode; returns its frame, if there was one.
+/// Takes the page at `address` from user mode, on all vCPUs; returns its frame, if there was one.
 pub fn unmap_user(address: u64) -> Option<Frame> {
     let entry = user_entry(address)?;
     let old = entry.swap(0, Relaxed);
-    hypercall::flush_page(address);
+    smp::flush_page(address);
     // SAFETY: `map_user` consumed the frame, and user mode has lost it.
     (old & PRESENT != 0).then(|| unsafe { Frame::again(old & FRAME) })
 }
@@ -87,7 +88,8 @@ pub fn read_user(address: u64, bytes: &mut [u8]) -> Result<(), NotMapped> {
         if entry & PRESENT == 0 {
             return Err(NotMapped(at));
         }
-        // SAFETY: a byte of a user's frame, mapped one to one; user mode does not run meanwhile.
+        // SAFETY: a byte of a user's frame, mapped one to one. User mode on another vCPU may change it
+        // meanwhile: it is one value or the other.
         *byte = unsafe { ((entry & FRAME | Gva(at).page_offset()) as *const u8).read_volatile() };
     }
     Ok(())
@@ -115,7 +117,9 @@ fn entry_of(address: u64, missing: Missing) -> Option<&'static AtomicU64> {
             match missing {
                 Missing::Stop => return None,
                 Missing::Add => {
-                    entry.store(Frame::take()?.gpa() | USER | WRITE | PRESENT, Relaxed);
+                    let new = Frame::take()?.gpa() | USER | WRITE | PRESENT;
+                    // If another vCPU was faster, its table is as good.
+                    let _ = entry.compare_exchange(0, new, AcqRel, Relaxed);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Accesses the page that the vCPU shares with the hypervisor, field by field.
 //! May: nothing. Context: any. Input: written by the hypervisor, trusted.
 
-use crate::entry;
+use crate::local::local;
 use core::sync::atomic::{
     AtomicU16, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Relaxed},
@@ -39,14 +39,9 @@ const _: () = {
     assert!(offset_of!(Shared, r11) == offset_of!(Pvcs, r11));
 };
 
-/// Address of the page, which is its GPA too.
-pub fn address() -> u64 {
-    &raw const entry::l2_guest_pvcs as u64
-}
-
-/// The page. Both sides access it by atomics only.
+/// The page of this vCPU. Both sides access it by atomics only.
 pub fn shared() -> &'static Shared {
-    &entry::l2_guest_pvcs
+    &local().pvcs
 }
 
 impl Shared {

@@ -47,6 +47,20 @@ fn the_example_kernel_waits_as_long_as_it_is_told() {
 }
 
 #[test]
+fn the_example_kernel_uses_a_second_vcpu() {
+    let folder = Folder::new();
+    // By turns, and at the same time.
+    for cpus in ["1", "2"] {
+        let run = folder.run(&built::example()).memory("64M").option("--vcpus", "2");
+        let ended = run.option("--cpus", cpus).to_end();
+        let expected =
+            ["3 ticks", "hello from vCPU 1", "it says 500500", "hello from user mode", "powering off"];
+        assert_lines(&ended.said.out, &expected);
+        ended.assert_powered_off();
+    }
+}
+
+#[test]
 fn the_example_kernel_panics_if_it_is_told() {
     let folder = Folder::new();
     let ended = folder.run(&built::example()).memory("64M").append("panic").to_end();

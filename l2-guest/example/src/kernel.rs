@@ -2,7 +2,10 @@
 
 use core::{
     hint::black_box,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 use l2_guest::{
     boot::Boot,
@@ -16,7 +19,7 @@ use l2_guest::{
         event::PF,
         ext::{Shutdown, counter},
     },
-    timer,
+    smp, timer,
     user::{Exit, User},
     user_program,
 };
@@ -42,6 +45,9 @@ fn main(boot: &'static Boot) -> ! {
         panic!("the command line asked for it");
     }
     wait_for_ticks(boot);
+    if boot.vcpus() > 1 {
+        work_together();
+    }
     let status = run_user(load(hello()), boot);
     println!("the program ended with {status}");
     if let Ok(exits) = hypercall::counter(counter::EXITS) {
@@ -65,6 +71,30 @@ fn greet(boot: &Boot) {
         }
         None => println!("no extension that is known here"),
     }
+}
+
+/// The vector by which the second vCPU says that it is done.
+const DONE: u8 = 0x50;
+/// What it has computed; 0 while it has not.
+static SUM: AtomicU64 = AtomicU64::new(0);
+
+/// Has the second vCPU add numbers up, and sleeps until it says that it is done.
+fn work_together() {
+    fn sum(up_to: u64) {
+        println!("hello from vCPU {}", smp::current());
+        SUM.store((1..=black_box(up_to)).sum(), Release);
+        smp::send_ipi(1 << 0, DONE).expect("vCPU 0 can be interrupted");
+    }
+    smp::start(1, sum, 1000).expect("the second vCPU can be started");
+    while SUM.load(Acquire) == 0 {
+        // As for the timer.
+        event::wait();
+        event::disable();
+    }
+    while smp::is_on(1) == Ok(true) {
+        smp::yield_now();
+    }
+    println!("it says {}", SUM.load(Relaxed));
 }
 
 /// Interrupts of the timer so far.
@@ -117,6 +147,7 @@ fn tick() {
 fn on_event(event: &Event) {
     match event.interrupt() {
         Some(TIMER) => tick(),
+        Some(DONE) => event::end_of_interrupt(),
         Some(other) => panic!("interrupt {other} has no handler"),
         None => panic!("an exception in supervisor mode: {event:x?}"),
     }
@@ -179,6 +210,8 @@ fn run_user(mut user: User, boot: &Boot) -> u64 {
     loop {
         match user.run() {
             Exit::Interrupt(TIMER) => tick(),
+            // It came when there was no need to wait for it any more.
+            Exit::Interrupt(DONE) => event::end_of_interrupt(),
             Exit::Syscall => {
                 let registers = &mut user.registers;
                 let (number, first, second) = (registers.rax, registers.rdi, registers.rsi);
