@@ -53,8 +53,13 @@ fn the_example_kernel_uses_a_second_vcpu() {
     for cpus in ["1", "2"] {
         let run = folder.run(&built::example()).memory("64M").option("--vcpus", "2");
         let ended = run.option("--cpus", cpus).to_end();
-        let expected =
-            ["3 ticks", "hello from vCPU 1", "it says 500500", "hello from user mode", "powering off"];
+        let expected = [
+            "3 ticks",
+            "hello from vCPU 1",
+            "it says 500500",
+            "hello from user mode",
+            "powering off",
+        ];
         assert_lines(&ended.said.out, &expected);
         ended.assert_powered_off();
     }

@@ -199,8 +199,8 @@ fn fill(seed: u64, page: u64) {
     // MP and PGE say nothing of what a native guest can do.
     const MP: u64 = 1 << 1;
     const PGE: u64 = 1 << 7;
-    set_cr0(cr0() & !MP | (seed & 1) * MP);
-    set_cr4(cr4() & !PGE | (seed & 1) * PGE);
+    set_cr0((cr0() & !MP) | ((seed & 1) * MP));
+    set_cr4((cr4() & !PGE) | ((seed & 1) * PGE));
     let tls = |number: u32| descriptor(0, seed as u32 & 0xff | number << 8, DATA, FLAT);
     abi::call(nr::LOAD_TLS, [tls(1), tls(2), tls(3), 0]);
     if has_descriptors() {
@@ -407,7 +407,7 @@ pub fn restart() -> Verdict {
         load_vectors(0x77);
         fill(0x77, paging::frame(120));
         wrmsr(msr::KVM_STEAL_TIME, paging::frame(0) | 1);
-        wrmsr(msr::KVM_SYSTEM_TIME_NEW, paging::frame(0) + 64 | 1);
+        wrmsr(msr::KVM_SYSTEM_TIME_NEW, (paging::frame(0) + 64) | 1);
         wrmsr(x2apic::LVT_TIMER, 0x45);
         wrmsr(x2apic::SELF_IPI, 0x51);
         wrmsr(x2apic::ICR, 1 << 18 | 0x52);
