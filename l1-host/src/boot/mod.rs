@@ -19,7 +19,7 @@ use alloc::string::String;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pv_abi::{
     addr::Hpa,
-    bundle::{self, Bundle, Error as BundleError},
+    bundle::{self, Bundle, Error as BundleError, Guest},
 };
 
 pub use cpus::cpu;
@@ -116,25 +116,25 @@ fn complaint(error: BundleError) -> &'static str {
 }
 
 /// What a guest's command line says of L1's checks of itself, if there are any.
-fn choose_checks(cmdline: &str) -> Result<(), String> {
+fn choose_checks(guest: &Guest) -> Result<(), String> {
     #[cfg(any(feature = "tlb-model", feature = "dirty-check", feature = "flaws"))]
     let unknown = |names| alloc::format!("there is no such flaw; take one of: {names}");
     #[cfg(feature = "tlb-model")]
-    crate::vcpu::flaw::FLAWS.plant(cmdline).map_err(unknown)?;
+    crate::vcpu::flaw::FLAWS.plant(&guest.cmdline).map_err(unknown)?;
     #[cfg(feature = "flaws")]
-    crate::abi_flaw::FLAWS.plant(cmdline).map_err(unknown)?;
+    crate::abi_flaw::FLAWS.plant(&guest.cmdline).map_err(unknown)?;
     #[cfg(feature = "dirty-check")]
     {
-        crate::vm::dirty_flaw::FLAWS.plant(cmdline).map_err(unknown)?;
-        crate::vcpu::dirty::choose(cmdline)?;
+        crate::vm::dirty_flaw::FLAWS.plant(&guest.cmdline).map_err(unknown)?;
+        crate::vcpu::dirty::choose(&guest.cmdline, guest.vcpus)?;
     }
-    let _ = cmdline;
+    let _ = guest;
     Ok(())
 }
 
 fn run_guests(cpu: &'static Cpu, bundle: Bundle, file: &'static [u8]) -> ! {
     for guest in &bundle.guests {
-        if let Err(error) = choose_checks(&guest.cmdline) {
+        if let Err(error) = choose_checks(guest) {
             refuse(bundle::exit::L1_FAILED, format_args!("{error}"));
         }
     }

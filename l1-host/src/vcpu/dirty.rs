@@ -43,10 +43,14 @@ static EVERY: AtomicU64 = AtomicU64::new(0);
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn choose(cmdline: &str) -> Result<(), String> {
+pub fn choose(cmdline: &str, vcpus: u32) -> Result<(), String> {
     let Some(number) = cmdline.split(' ').find_map(|word| word.strip_prefix(WORD)) else {
         return Ok(());
     };
+    if vcpus > 1 {
+        // Others would write while it compares.
+        return Err(format!("{WORD}N is for guests with one vCPU"));
+    }
     let exits = number.parse().ok().filter(|&exits| exits >= LEAST);
     EVERY.store(
         exits.ok_or_else(|| format!("{WORD}N takes a number of exits, from {LEAST}"))?,

@@ -138,7 +138,7 @@ impl Tlb {
         }
         let stats = &mmu.stats;
         let done = [
-            vm.env().flush_requests(),
+            vm.remotes()[mmu.index].flushes(),
             stats.links,
             stats.protected,
             stats.unprotected,
