@@ -83,6 +83,10 @@ impl Account {
             Reason::Halt => slow("waits"),
             Reason::Cpuid => slow("its own CPUID is an exit to L0")
                 .not_measured("needs CPUID faulting, which the emulator has not"),
+            Reason::Kick => {
+                fast("takes the requests that were left; flushes, if one is among them")
+                    .not_measured("needs another CPU; instructions are counted on one")
+            }
         }
     }
 }

@@ -64,6 +64,8 @@ pub struct VirtualApic {
     deadline: Option<u64>,
     /// Something is requested, or the deadline has changed: cheap to test on every entry.
     attention: bool,
+    /// So the timer's deadline may be another.
+    rearm: bool,
 }
 
 const MASKED: u32 = 1 << 16;
@@ -89,6 +91,7 @@ impl VirtualApic {
             timer_divide: 0,
             deadline: None,
             attention: false,
+            rearm: false,
         }
     }
 
@@ -129,8 +132,9 @@ impl VirtualApic {
     /// `vector` has been delivered. With `auto_eoi` it needs no end of interrupt.
     pub fn accept(&mut self, vector: u8, auto_eoi: bool) {
         self.requested.clear(vector);
-        // The timer may count again.
-        self.attention = true;
+        if self.deadline.is_some() && vector == self.lvt[0] as u8 {
+            self.timer_changed();
+        }
         if !auto_eoi {
             self.in_service.set(vector);
         }
@@ -139,6 +143,17 @@ impl VirtualApic {
     /// The run loop has something to do beside running the guest.
     pub fn ask_for_attention(&mut self) {
         self.attention = true;
+    }
+
+    /// The timer may have another deadline than when the owner last armed its own.
+    fn timer_changed(&mut self) {
+        self.rearm = true;
+        self.attention = true;
+    }
+
+    /// True, once, if the owner is to arm its timer anew.
+    pub const fn take_rearm(&mut self) -> bool {
+        core::mem::replace(&mut self.rearm, false)
     }
 
     /// When the timer has to be looked at, as a TSC value. A periodic one has not as long as
@@ -162,7 +177,7 @@ impl VirtualApic {
     pub fn poll_timer(&mut self, now: u64) {
         let Some(deadline) = self.deadline.filter(|&deadline| now >= deadline) else { return };
         let lvt = self.lvt[0];
-        self.attention = true;
+        self.timer_changed();
         self.deadline = (lvt & TIMER_MODE == TIMER_PERIODIC).then(|| {
             let period = self.period();
             deadline + (now - deadline) / period * period + period
@@ -189,7 +204,7 @@ impl VirtualApic {
     pub fn write_deadline(&mut self, value: u64) {
         if self.lvt[0] & TIMER_MODE == TIMER_DEADLINE {
             self.deadline = (value != 0).then_some(value);
-            self.attention = true;
+            self.timer_changed();
         }
     }
 
@@ -262,6 +277,7 @@ impl VirtualApic {
                 if self.lvt[0] & TIMER_MODE != TIMER_DEADLINE {
                     self.deadline = (low != 0).then(|| now + self.period());
                 }
+                self.rearm = true;
             }
             x2apic::TIMER_DIVIDE => self.timer_divide = low & 0b1011,
             x2apic::LVT_TIMER => {
@@ -269,6 +285,7 @@ impl VirtualApic {
                     self.deadline = None;
                 }
                 self.lvt[0] = low & (TIMER_MODE | MASKED | 0xff);
+                self.rearm = true;
             }
             index if LVT_REGISTERS.contains(&index) => {
                 self.lvt[(index - x2apic::LVT_TIMER) as usize] = low & (MASKED | 0x7ff);

@@ -100,7 +100,7 @@ impl Vcpu {
             }
             call::YIELD => {
                 sched::give_up_slice(cpu);
-                self.apic.ask_for_attention();
+                self.notice_outside();
                 0
             }
             number if (call::BASE..=call::LAST).contains(&number) => EPERM,

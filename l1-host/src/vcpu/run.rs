@@ -56,7 +56,6 @@ impl Vcpu {
         #[cfg(feature = "dirty-check")]
         self.check_dirty_log()?;
         loop {
-            self.take_flush_requests();
             if self.cr3_stale {
                 self.refresh_cr3(cpu);
             }
@@ -67,28 +66,41 @@ impl Vcpu {
                 return Ok(());
             }
             self.remote.leave();
+            self.take_flush_requests();
         }
     }
 
     /// Timer, waiting, interrupts, and whether it may stay on this CPU.
     #[cold]
     fn attend(&mut self, cpu: &Cpu) -> Result<(), Leave> {
-        if self.vm.is_ending() {
-            return Err(Leave::Ended);
-        }
         if self.stops {
             return Err(Leave::Off);
         }
-        self.poll_sources(cpu);
+        if core::mem::take(&mut self.outside) {
+            self.look_outside(cpu)?;
+        }
         if self.halted {
             self.wait(cpu)?;
-        } else if sched::must_yield(cpu) {
-            return Err(Leave::Preempted);
         }
         self.inject_interrupt(cpu)?;
         // Last: what was injected may have the timer count again.
-        self.arm_timer(cpu);
+        if self.apic.take_rearm() {
+            self.arm_timer(cpu);
+        }
         self.apic.attended();
+        Ok(())
+    }
+
+    /// Something has come from outside, or may have while it was elsewhere.
+    fn look_outside(&mut self, cpu: &Cpu) -> Result<(), Leave> {
+        if self.vm.is_ending() {
+            return Err(Leave::Ended);
+        }
+        self.poll_sources(cpu);
+        if !self.halted && sched::must_yield(cpu) {
+            return Err(Leave::Preempted);
+        }
+        self.arm_timer(cpu);
         Ok(())
     }
 
@@ -110,6 +122,10 @@ impl Vcpu {
         while self.apic.deliverable().is_none() {
             if self.vm.is_ending() {
                 return Err(Leave::Ended);
+            }
+            self.poll_sources(cpu);
+            if self.apic.deliverable().is_some() {
+                break;
             }
             self.arm_timer(cpu);
             if !sched::halt(cpu) || guests::any_to_bury() {
@@ -199,7 +215,7 @@ impl Vcpu {
                     sched::timer_fired(cpu);
                     sched::tick(cpu);
                 }
-                self.apic.ask_for_attention();
+                self.notice_outside();
                 Ok(reason)
             }
             // The IRET to the guest refused what it was to load: its #GP, #NP or #SS in the context

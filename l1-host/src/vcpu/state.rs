@@ -74,6 +74,8 @@ pub struct Vcpu {
     /// What lies in the CPU's registers while it is on one.
     pub(super) saved: Saved,
     pub(super) halted: bool,
+    /// There may be something to look at outside of it: requests, the end of its slice or of its VM.
+    pub(super) outside: bool,
     /// The guest has stopped this vCPU.
     pub(super) stops: bool,
     /// The root table it starts with.
@@ -125,6 +127,7 @@ impl Vcpu {
             steal: Steal::default(),
             saved: Saved::new()?,
             halted: false,
+            outside: true,
             stops: false,
             first_root: None,
             cpunode: limit_descriptor(index as u32),
@@ -311,6 +314,12 @@ impl Vcpu {
     #[inline]
     pub(super) fn has_flush_requests(&self) -> bool {
         self.remote.flushes() != self.flushes_seen
+    }
+
+    /// There may be something to look at before the guest goes on.
+    pub(super) fn notice_outside(&mut self) {
+        self.outside = true;
+        self.apic.ask_for_attention();
     }
 
     /// Notices flushes that others asked for.

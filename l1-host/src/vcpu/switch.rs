@@ -81,7 +81,7 @@ impl Vcpu {
         self.saved.direct_at_load = direct_switches(cpu);
         self.cr3_stale = true;
         // Whatever was left for it meanwhile.
-        self.apic.ask_for_attention();
+        self.notice_outside();
         self.vm.mmu.entering(self.index);
     }
 

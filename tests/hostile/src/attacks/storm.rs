@@ -74,7 +74,9 @@ fn timer(rounds: &mut Rounds) -> Verdict {
         let waiting = random.once_in(2);
         let code = if waiting { random.pick(&codes[1..3]) } else { random.pick(&codes) };
         let waits = code == codes[1] || code == codes[2];
-        let distance = random.below(20_000).wrapping_sub(2000);
+        // Short and long, whatever the guest's clock counts and whoever else has the CPU.
+        let reach = 1 << random.below(22);
+        let distance = random.below(reach).wrapping_sub(2000);
         let deadline = if !waits && random.once_in(8) {
             values::number(random)
         } else {
@@ -87,7 +89,7 @@ fn timer(rounds: &mut Rounds) -> Verdict {
         holds!(fitting, "round {round}: {:?}", left.way);
     }
     holds!(SEEN.interrupts() >= rounds.count / 8, "too few interrupts");
-    rounds.entered(Reason::Halt, rounds.count / 4)
+    rounds.entered(Reason::Halt, rounds.count / 16)
 }
 
 /// The flag goes on and off while something waits: by STI and CLI, in the PVCS, by IRQ_WIN.
