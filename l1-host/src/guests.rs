@@ -6,14 +6,15 @@ use crate::{
     backend::{self, Built},
     boot::{self, cpus},
     console::{self, Action, GuestId},
+    diagnostics,
     hw::{
         apic::{self, vector},
-        exit,
+        cpu, exit,
         percpu::Cpu,
         serial,
     },
-    interrupt, log, memory, report, sched,
-    stats::{ExitStats, Report, Timing},
+    interrupt, live, log, memory, report, sched,
+    stats::{ExitStats, Report, Timing, VcpuReport},
     vcpu::{Vcpu, stop::Stop},
     vm::{
         Vm,
@@ -23,6 +24,7 @@ use crate::{
 };
 use alloc::{
     boxed::Box,
+    format,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -33,7 +35,7 @@ use core::{
         Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
 };
-use pv_abi::bundle::{self, Bundle, Guest, Restart};
+use pv_abi::bundle::{self, Bundle, Guest, Restart, Trace};
 use spin::{Mutex, Once};
 
 /// What the user has asked for, and what building a guest needs.
@@ -60,6 +62,7 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
     let guests = &host.bundle.guests;
     RUNNING.store(guests.len(), Relaxed);
     console::mux().set_mode(host.bundle.console);
+    live::begin(host.bundle.stats_every, &cpu.clock, cpu::tsc());
     let mut ready = Vec::new();
     for (number, guest) in guests.iter().enumerate() {
         match backend::build(guest, &host.context, guests.len()) {
@@ -76,7 +79,7 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
                 let stop = machine.run(cpu);
                 console::mux().ended(id, &stop);
                 tell_end(&guest.name, &stop);
-                tell_stats(number, &ExitStats::new(Timing::Off), &machine.counters());
+                tell_stats(number, &ExitStats::new(Timing::Off), &machine.counters(), &[]);
                 one_less(stop.exit_code());
             }
             Err(error) => refuse(guest, &error),
@@ -101,10 +104,13 @@ fn refuse(guest: &Guest, error: &dyn Display) -> ! {
 
 /// Gives the VM its vCPUs and starts the first.
 fn launch(cpu: &Cpu, vm: &Arc<Vm>, start: Start) -> Result<(), build::Error> {
-    let timing = if wants_stats() { Timing::On } else { Timing::Off };
-    let vcpus = (0..vm.vcpus)
+    let timing = if is_watched() { Timing::On } else { Timing::Off };
+    let mut vcpus = (0..vm.vcpus)
         .map(|index| Vcpu::new(cpu, vm.clone(), index, timing).map(Box::new))
         .collect::<Result<Vec<_>, _>>()?;
+    if trace() != Trace::Off {
+        vcpus.iter_mut().for_each(|vcpu| vcpu.trace());
+    }
     vm.seat(vcpus);
     assert!(vm.start_vcpu(0, start), "the first vCPU was off");
     Ok(())
@@ -157,7 +163,10 @@ pub fn bury(cpu: &Cpu) {
 }
 
 fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
-    let (Some(host), Some((stop, index, vcpus))) = (HOST.get(), vm.how_it_ended()) else { return };
+    let (Some(host), Some((stop, index, mut vcpus))) = (HOST.get(), vm.how_it_ended()) else {
+        return;
+    };
+    vcpus.sort_by_key(|vcpu| vcpu.index);
     let place = |guests: &[(GuestId, Weak<Vm>)]| {
         guests.iter().find(|(_, other)| other.as_ptr() == Arc::as_ptr(&vm)).map(|&(id, _)| id)
     };
@@ -173,13 +182,18 @@ fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
     {
         vcpu.report_registers();
     }
+    diagnostics::ended(cpu, trace(), id.0, guest, &vm, &stop, &vcpus);
     let violations = roots::check(&vm);
     if violations != 0 {
         report!("L1 failed: {violations} entries of guest roots are not on the allow-list");
         exit::machine(bundle::exit::L1_FAILED);
     }
     let (exits, counters) = sum(&vcpus);
-    tell_stats(id.0, &exits, &counters);
+    let each: Vec<_> = vcpus
+        .iter()
+        .map(|vcpu| VcpuReport { exits: vcpu.exits(), counters: vcpu.counters() })
+        .collect();
+    tell_stats(id.0, &exits, &counters, &each);
     // With them goes all that still refers to the VM.
     for mut vcpu in vcpus {
         vcpu.dismantle();
@@ -254,16 +268,36 @@ fn tell_end(name: &str, stop: &Stop) {
     }
 }
 
-fn wants_stats() -> bool {
-    HOST.get().is_some_and(|host| host.bundle.stats)
+/// Somebody wants to know more of exits than their number.
+fn is_watched() -> bool {
+    HOST.get().is_some_and(|host| host.bundle.stats) || trace() != Trace::Off || live::is_on()
 }
 
-fn tell_stats(number: usize, exits: &ExitStats, counters: &[(&str, u64)]) {
+fn trace() -> Trace {
+    HOST.get().map_or(Trace::Off, |host| host.bundle.trace)
+}
+
+/// Calls `visit` with the guests that L1 runs, and their names.
+pub fn each_running(mut visit: impl FnMut(&str, &Vm)) {
+    let (Some(host), guests) = (HOST.get(), GUESTS.lock().clone()) else { return };
+    for (id, vm) in guests {
+        if let Some(vm) = vm.upgrade() {
+            visit(&host.bundle.guests[id.0].name, &vm);
+        }
+    }
+}
+
+fn tell_stats(
+    number: usize,
+    exits: &ExitStats,
+    counters: &[(&str, u64)],
+    vcpus: &[VcpuReport<'_>],
+) {
     let (Some(host), Some(cpu)) = (HOST.get(), cpus::cpu(0)) else { return };
     if host.bundle.stats {
         let name = &host.bundle.guests[number].name;
-        let report = Report { name, exits, tsc_hz: cpu.clock.tsc_hz, counters };
-        log::raw(format_args!("{}{report}", bundle::STATS_PREFIX));
+        let report = Report { name, exits, tsc_hz: cpu.clock.tsc_hz, counters, vcpus };
+        log::whole(format!("{}{report}", bundle::STATS_PREFIX));
     }
 }
 

@@ -16,7 +16,10 @@ mod backend;
 #[cfg(target_os = "none")]
 pub mod boot;
 pub mod console;
+pub mod core_dump;
 pub mod dev;
+#[cfg(target_os = "none")]
+mod diagnostics;
 pub mod flaw;
 #[cfg(target_os = "none")]
 mod guests;
@@ -25,6 +28,8 @@ pub mod hw;
 #[cfg(target_os = "none")]
 mod interrupt;
 #[cfg(target_os = "none")]
+mod live;
+#[cfg(target_os = "none")]
 pub mod log;
 pub mod memory;
 pub mod mitigations;
@@ -32,5 +37,6 @@ pub mod mitigations;
 mod panic;
 pub mod sched;
 pub mod stats;
+pub mod trace;
 pub mod vcpu;
 pub mod vm;

@@ -2,6 +2,7 @@
 //! May: port-io. Context: any.
 
 use crate::hw::{cpu, serial};
+use alloc::string::String;
 use core::fmt::{self, Write};
 
 struct Line;
@@ -22,6 +23,12 @@ pub fn line(text: fmt::Arguments<'_>) {
 /// Writes one line as it is: for lines that the tool looks for.
 pub fn raw(text: fmt::Arguments<'_>) {
     let _ = writeln!(Line, "{text}");
+}
+
+/// Writes one line in one go: whatever other CPUs log comes before or after it.
+pub fn whole(mut text: String) {
+    text.push('\n');
+    serial::LOG.write(text.as_bytes());
 }
 
 /// Logs a line.

@@ -1,7 +1,11 @@
 //! Counts exits by reason and, where somebody wants to know, with a histogram of what each cost.
 //! May: nothing. Context: irq-off.
 
-use core::fmt;
+use alloc::vec::Vec;
+use core::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 pub use pv_abi::ext::counter::Reason;
 
 /// Buckets of a histogram: bucket n counts exits that took 2^n to 2^(n+1) ticks.
@@ -81,6 +85,59 @@ impl ExitStats {
     }
 }
 
+/// How often a vCPU was left, by reason, for others to see while it runs.
+#[derive(Debug)]
+pub struct Counts([AtomicU64; Reason::ALL.len()]);
+
+impl Counts {
+    /// All zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; Reason::ALL.len()])
+    }
+
+    /// Counts an exit. Only the CPU that runs the vCPU does.
+    pub fn add(&self, reason: Reason) {
+        let count = &self.0[reason as usize];
+        count.store(count.load(Relaxed) + 1, Relaxed);
+    }
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// As JSON: reasons that have occurred, and how often.
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = Reason::ALL.iter().zip(&self.0).map(|((_, name), n)| (*name, n.load(Relaxed)));
+        object(f, counts.filter(|(_, count)| *count != 0))
+    }
+}
+
+/// Names and numbers as an object of JSON.
+fn object<'a>(
+    f: &mut fmt::Formatter<'_>,
+    members: impl Iterator<Item = (&'a str, u64)>,
+) -> fmt::Result {
+    write!(f, "{{")?;
+    for (index, (name, value)) in members.enumerate() {
+        write!(f, "{}\"{name}\":{value}", if index == 0 { "" } else { "," })?;
+    }
+    write!(f, "}}")
+}
+
+/// What one vCPU has counted.
+#[derive(Debug)]
+pub struct VcpuReport<'a> {
+    /// Its exits.
+    pub exits: &'a ExitStats,
+    /// Everything else.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
 /// The statistics of a guest as one line of JSON.
 #[derive(Debug)]
 pub struct Report<'a> {
@@ -92,6 +149,8 @@ pub struct Report<'a> {
     pub tsc_hz: u64,
     /// Everything else that was counted.
     pub counters: &'a [(&'a str, u64)],
+    /// The same of each vCPU, in the order of their numbers, without histograms.
+    pub vcpus: &'a [VcpuReport<'a>],
 }
 
 impl fmt::Display for Report<'_> {
@@ -113,11 +172,30 @@ impl fmt::Display for Report<'_> {
             write!(f, "]}}")?;
             separator = ",";
         }
-        write!(f, "}},\"counters\":{{")?;
-        for (index, (name, value)) in self.counters.iter().enumerate() {
-            write!(f, "{}\"{name}\":{value}", if index == 0 { "" } else { "," })?;
+        write!(f, "}},\"counters\":")?;
+        object(f, self.counters.iter().copied())?;
+        write!(f, ",\"vcpus\":[")?;
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            write!(f, "{}{vcpu}", if index == 0 { "" } else { "," })?;
         }
-        write!(f, "}}}}]}}")
+        write!(f, "]}}]}}")
+    }
+}
+
+impl fmt::Display for VcpuReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{\"exits\":{{")?;
+        let mut separator = "";
+        for (reason, name) in Reason::ALL {
+            let count = self.exits.counts[reason as usize];
+            if count != 0 {
+                write!(f, "{separator}\"{name}\":{{\"count\":{count}}}")?;
+                separator = ",";
+            }
+        }
+        write!(f, "}},\"counters\":")?;
+        object(f, self.counters.iter().copied())?;
+        write!(f, "}}")
     }
 }
 
@@ -133,12 +211,25 @@ mod tests {
             let begin = exits.begin(|| 7);
             exits.record(reason, begin, || ticks.wrapping_add(7));
         }
-        let report =
-            Report { name: "g", exits: &exits, tsc_hz: 10, counters: &[("fills", 3), ("x", 4)] };
+        let vcpus = [VcpuReport { exits: &exits, counters: vec![("fills", 3)] }];
+        let counters = &[("fills", 3), ("x", 4)];
+        let report = Report { name: "g", exits: &exits, tsc_hz: 10, counters, vcpus: &vcpus };
         let text = report.to_string();
+        let vcpu = r#""vcpus":[{"exits":{"timer":{"count":2},"halt":{"count":1}},"counters":{"fills":3}}]}]}"#;
+        assert!(text.ends_with(vcpu), "{text}");
         assert!(text.contains(r#""timer":{"count":2,"log2_ticks":[1,0,1]}"#), "{text}");
         assert!(text.contains(r#""counters":{"fills":3,"x":4}"#), "{text}");
         assert!(!text.contains('\n'));
+    }
+
+    #[test]
+    fn live_counters_are_json() {
+        let counts = Counts::new();
+        assert_eq!(counts.to_string(), "{}");
+        for reason in [Reason::Halt, Reason::Timer, Reason::Halt] {
+            counts.add(reason);
+        }
+        assert_eq!(counts.to_string(), r#"{"timer":1,"halt":2}"#);
     }
 
     #[test]

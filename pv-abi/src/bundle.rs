@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// First bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"RoostBdl";
 /// Version of header and encoding.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
 pub const HEADER: usize = 16;
 
@@ -89,6 +89,8 @@ pub struct Guest {
     pub weight: u32,
     /// What follows its end.
     pub restart: Restart,
+    /// Somebody takes its memory if it dies: L1 says where it is ([`CORE_PREFIX`]) and waits a while.
+    pub core: bool,
 }
 
 /// Weights that a guest may have.
@@ -130,6 +132,18 @@ pub enum ConsoleMode {
     Prefix,
 }
 
+/// When the last exits of a guest's vCPUs go to the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trace {
+    /// Never: they are not remembered.
+    #[default]
+    Off,
+    /// When the guest dies.
+    Death,
+    /// When it ends, however it does.
+    Always,
+}
+
 /// Everything L1 is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
@@ -137,6 +151,10 @@ pub struct Bundle {
     pub guests: Vec<Guest>,
     /// Time each exit, and print counters and histograms to the log when a guest ends.
     pub stats: bool,
+    /// Seconds from one line of counters to the next while guests run ([`LIVE_PREFIX`]), 0 for none.
+    pub stats_every: u32,
+    /// Remember each vCPU's last exits.
+    pub trace: Trace,
     /// How they share the console.
     pub console: ConsoleMode,
     /// Seconds since 1970 at start, from the tool's clock.
@@ -242,6 +260,18 @@ pub mod exit {
 pub const REPORT_PREFIX: &str = "@report ";
 /// Prefix of the log line that holds the statistics, as JSON.
 pub const STATS_PREFIX: &str = "@stats ";
+/// Prefix of the lines that hold counters while guests run, as JSON.
+pub const LIVE_PREFIX: &str = "@stats-live ";
+/// Prefix of the lines about a guest's last exits.
+pub const TRACE_PREFIX: &str = "@trace ";
+/// Prefix of the line that says, as JSON, where the memory of a guest is that has died.
+pub const CORE_PREFIX: &str = "@core ";
+/// Prefix of the line after it: `taken`, or `late` if nobody came for it. Either way the memory is
+/// given away from then on.
+pub const CORE_END_PREFIX: &str = "@core-end ";
+/// How long L1 waits for it to be taken, seconds in which the machine runs. A break on L1's log port
+/// ends the wait.
+pub const CORE_SECONDS: u64 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -271,8 +301,11 @@ mod tests {
                 backend: Backend::Auto,
                 weight: 250,
                 restart: Restart::OnFailure,
+                core: true,
             }],
             stats: true,
+            stats_every: 5,
+            trace: Trace::Always,
             console: ConsoleMode::Prefix,
             wall_seconds: 7,
         }

@@ -35,7 +35,13 @@ const HEAP_PAGES: u64 = 512;
 /// Microseconds since start at TSC `tsc`.
 #[must_use]
 pub fn since_start(tsc: u64) -> u64 {
-    tsc.wrapping_sub(START[0].load(Relaxed)) / START[1].load(Relaxed)
+    ticks_since_start(tsc) / START[1].load(Relaxed)
+}
+
+/// Ticks since start at TSC `tsc`.
+#[must_use]
+pub fn ticks_since_start(tsc: u64) -> u64 {
+    tsc.wrapping_sub(START[0].load(Relaxed))
 }
 
 /// The wall clock, in nanoseconds since 1970, when the TSC was 0.

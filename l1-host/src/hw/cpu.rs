@@ -112,6 +112,14 @@ pub fn clear_data_selectors() {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Selectors([u16; 4]);
 
+impl Selectors {
+    /// DS, ES, FS and GS.
+    #[must_use]
+    pub const fn values(&self) -> [u16; 4] {
+        self.0
+    }
+}
+
 /// Reads the data selectors.
 #[must_use]
 pub fn selectors() -> Selectors {

@@ -12,6 +12,7 @@
 //! | `registers` | MSRs | `cpuid` | CPUID leaves |
 //! | `emulate`, `mmio` | instructions that trap |
 //! | `segments`, `debug` | descriptors, breakpoints |
+//! | `observe` | last exits, live counters, registers for whoever asks |
 //! | `tlb` | what the CPU has cached of their translations |
 //! | `dirty` | a check of the dirty log (feature `dirty-check`) |
 //! | [`apic`] | the virtual local APIC |
@@ -39,6 +40,8 @@ mod fault;
 mod inject;
 #[cfg(target_os = "none")]
 mod mmio;
+#[cfg(target_os = "none")]
+mod observe;
 #[cfg(target_os = "none")]
 mod pvcs;
 #[cfg(target_os = "none")]

@@ -5,7 +5,7 @@
 //! where it is first and looks here afterwards. So one of the two sees the other, and nothing is lost.
 
 use super::Vcpu;
-use crate::sched;
+use crate::{sched, stats::Counts};
 use alloc::boxed::Box;
 use arrayvec::ArrayVec;
 use core::sync::atomic::{
@@ -55,6 +55,8 @@ pub struct Remote {
     addresses: Mutex<ArrayVec<Gva, ADDRESSES>>,
     pub(crate) place: Mutex<Place>,
     cpu: AtomicUsize,
+    /// Its exits, if somebody wants to know while it runs.
+    pub(crate) counts: Counts,
 }
 
 impl Remote {
@@ -70,6 +72,7 @@ impl Remote {
             addresses: Mutex::new(ArrayVec::new_const()),
             place: Mutex::new(Place::Gone),
             cpu: AtomicUsize::new(0),
+            counts: Counts::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "this is where guests are entered")]
 
 use super::{
-    Vcpu,
+    Vcpu, observe,
     state::Mode,
     stop::{Leave, Stop},
 };
@@ -38,9 +38,13 @@ impl Vcpu {
                 return leave;
             }
             self.enter(cpu);
-            let begin = self.stats.begin(cpu::tsc);
+            let begin = self
+                .stats
+                .begin(|| observe::left(&mut self.trace, &self.context, self.mode, &self.remote));
             match self.handle_exit(cpu) {
-                Ok(reason) => self.stats.record(reason, begin, cpu::tsc),
+                Ok(reason) => self.stats.record(reason, begin, || {
+                    observe::handled(&mut self.trace, &self.remote, reason)
+                }),
                 Err(stop) => return stop.into(),
             }
         }

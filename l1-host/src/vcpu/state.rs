@@ -13,6 +13,7 @@ use crate::{
     memory::{self, paging::NoMemory},
     report,
     stats::{ExitStats, Timing},
+    trace::Ring,
     vm::{Vm, build::Start},
 };
 use alloc::{sync::Arc, vec::Vec};
@@ -97,6 +98,8 @@ pub struct Vcpu {
     /// The last user-mode fault that was reflected: what a prefaulting ERETU tries again.
     pub(super) last_fault: Option<(Gva, Access)>,
     pub(super) stats: ExitStats,
+    /// Its last exits, if they are remembered.
+    pub(super) trace: Option<Ring>,
     #[cfg(feature = "dirty-check")]
     pub(super) dirty: DirtyCheck,
 }
@@ -141,6 +144,7 @@ impl Vcpu {
             noted: None,
             last_fault: None,
             stats: ExitStats::new(timing),
+            trace: None,
             #[cfg(feature = "dirty-check")]
             dirty: DirtyCheck::new(&vm),
             vm,

@@ -48,6 +48,16 @@ impl Saved {
         })
     }
 
+    /// DS, ES, FS and GS.
+    pub fn selectors(&self) -> [u64; 4] {
+        self.selectors.values().map(u64::from)
+    }
+
+    /// The bases of FS and GS.
+    pub const fn bases(&self) -> (u64, u64) {
+        (self.fs_base, self.gs_base)
+    }
+
     /// Back to what it was at first; counters go on.
     pub fn reset(&mut self) {
         self.xstate.reset();

@@ -16,6 +16,7 @@ use crate::{
         self, heap,
         paging::{NoMemory, Tree},
     },
+    trace,
 };
 use alloc::{sync::Arc, vec::Vec};
 use core::{fmt, sync::atomic::Ordering::Relaxed};
@@ -250,7 +251,9 @@ fn finish(
 ) -> Result<Arc<Vm>, Error> {
     let vcpus = guest.vcpus as usize;
     let pages = pool_pages(frames);
-    let overhead = Mmu::<VmEnv>::overhead(frames, pages) + Owners::overhead(frames) + (1 << 20);
+    let traces = (vcpus * trace::SIZE * size_of::<trace::Entry>()) as u64;
+    let overhead =
+        Mmu::<VmEnv>::overhead(frames, pages) + Owners::overhead(frames) + traces + (1 << 20);
     let heap = HeapShare::take(overhead)?;
     let pool_bytes = u64::from(pages) << 12;
     let pool = memory::take_pages(pages.into(), 4096).ok_or_else(|| no_memory(pool_bytes))?;
