@@ -4,7 +4,7 @@ use crate::elf::Program;
 use anyhow::{Context, Result, ensure};
 use pv_abi::{
     PAGE_SIZE,
-    bundle::{Backend, Blob, Bundle, ConsoleMode, Guest, Image, Kind, Restart, Segment},
+    bundle::{Backend, Blob, Bundle, ConsoleMode, Guest, Image, Kind, Restart, Segment, Trace},
 };
 use std::{
     fs::File,
@@ -48,6 +48,10 @@ pub struct Contents {
     pub guests: Vec<GuestContents>,
     /// Whether L1 prints statistics.
     pub stats: bool,
+    /// Seconds from one line of live counters to the next, 0 for none.
+    pub stats_every: u32,
+    /// When last exits go to the log.
+    pub trace: Trace,
     /// How the guests share the console.
     pub console: ConsoleMode,
     /// Seconds since 1970.
@@ -75,6 +79,8 @@ pub struct GuestContents {
     pub weight: u32,
     /// What follows its end.
     pub restart: Restart,
+    /// Whether its memory is taken if it dies.
+    pub core: bool,
 }
 
 impl Contents {
@@ -121,6 +127,8 @@ impl Contents {
         Bundle {
             guests: self.guests.iter().map(|guest| guest.describe(layout)).collect(),
             stats: self.stats,
+            stats_every: self.stats_every,
+            trace: self.trace,
             console: self.console,
             wall_seconds: self.wall_seconds,
         }
@@ -149,6 +157,7 @@ impl GuestContents {
             backend: self.backend,
             weight: self.weight,
             restart: self.restart,
+            core: self.core,
         }
     }
 }
@@ -271,10 +280,13 @@ mod tests {
             backend: Backend::Shadow,
             weight: 300,
             restart: Restart::Always,
+            core: true,
         };
         Contents {
             guests: vec![guest],
             stats: true,
+            stats_every: 7,
+            trace: Trace::Death,
             console: ConsoleMode::Prefix,
             wall_seconds: 1_700_000_000,
         }
@@ -293,7 +305,8 @@ mod tests {
         assert_eq!(seen.get(), 4 + 5000 + 3);
 
         let read = Bundle::decode(&file).unwrap();
-        assert!(read.stats);
+        assert!(read.stats && read.guests[0].core);
+        assert_eq!((read.stats_every, read.trace), (7, Trace::Death));
         assert_eq!(read.console, ConsoleMode::Prefix);
         assert_eq!(read.wall_seconds, 1_700_000_000);
         let [guest] = &read.guests[..] else { panic!("one guest") };

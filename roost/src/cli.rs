@@ -3,10 +3,10 @@
 use crate::{
     accel::{self, Clock},
     memory::{Size, parse_size},
-    plan::{MOST_CPUS, MOST_VCPUS, MachinePlan},
+    plan::{MOST_CPUS, MOST_SECONDS, MOST_VCPUS, MachinePlan},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
-use pv_abi::bundle::{Backend, ConsoleMode};
+use pv_abi::bundle::{Backend, ConsoleMode, Trace};
 use serde::Deserialize;
 use std::{path::PathBuf, str::FromStr};
 
@@ -92,15 +92,25 @@ pub struct RunArgs {
     /// Count instructions: time goes by executed instructions and runs repeat exactly (TCG only)
     #[arg(long)]
     pub icount: bool,
-    /// Show exit counts and times after the run, or write them to FILE as JSON
+    /// Show exit counts and times after the run, or write them to FILE as JSON; `live` also shows
+    /// counts each second while guests run
     #[arg(
         long,
-        value_name = "json:FILE",
+        value_name = "live|json:FILE",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "table"
     )]
     pub stats: Option<StatsTo>,
+    /// Show how often guests are left while they run, every so many seconds
+    #[arg(long, value_name = "SECS", value_parser = value_parser!(u32).range(1..=MOST_SECONDS.into()))]
+    pub stats_every: Option<u32>,
+    /// Remember each vCPU's last exits; they go to L1's log when a guest dies, or at any end
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "death")]
+    pub trace: Option<TraceChoice>,
+    /// Write the guest's memory and registers to FILE (ELF, for gdb and crash) if it dies
+    #[arg(long, value_name = "FILE", conflicts_with = "pack", value_hint = ValueHint::FilePath)]
+    pub core: Option<PathBuf>,
     /// End the run after this many seconds, with status 124
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
@@ -134,6 +144,8 @@ impl RunArgs {
             clock: if self.icount { Clock::Instructions } else { Clock::Host },
             kind: self.machine.clone().unwrap_or_else(|| "q35".into()),
             stats: self.stats.clone(),
+            stats_every: self.stats_every,
+            trace: self.trace.map(Trace::from).unwrap_or_default(),
             console: self.console.map(ConsoleMode::from),
         }
     }
@@ -154,6 +166,24 @@ impl From<ConsoleChoice> for ConsoleMode {
         match choice {
             ConsoleChoice::Focus => Self::Focus,
             ConsoleChoice::Prefix => Self::Prefix,
+        }
+    }
+}
+
+/// When a guest's last exits go to L1's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TraceChoice {
+    /// When it dies
+    Death,
+    /// When it ends, however it does
+    Always,
+}
+
+impl From<TraceChoice> for Trace {
+    fn from(choice: TraceChoice) -> Self {
+        match choice {
+            TraceChoice::Death => Self::Death,
+            TraceChoice::Always => Self::Always,
         }
     }
 }
@@ -185,6 +215,8 @@ impl From<BackendChoice> for Backend {
 pub enum StatsTo {
     /// A table on standard error.
     Table,
+    /// The same, and how often guests are left while they run.
+    Live,
     /// JSON in a file.
     Json(PathBuf),
 }
@@ -195,8 +227,9 @@ impl FromStr for StatsTo {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "table" => Ok(Self::Table),
+            None if text == "live" => Ok(Self::Live),
             Some(("json", file)) if !file.is_empty() => Ok(Self::Json(file.into())),
-            _ => Err("write --stats for a table or --stats=json:FILE".into()),
+            _ => Err("write --stats for a table, --stats=live or --stats=json:FILE".into()),
         }
     }
 }
@@ -348,8 +381,16 @@ mod tests {
         assert_eq!(run(&[]).stats, None);
         assert_eq!(run(&["--stats"]).stats, Some(StatsTo::Table));
         assert_eq!(run(&["--stats=json:a:b"]).stats, Some(StatsTo::Json("a:b".into())));
+        assert_eq!(run(&["--stats=live"]).stats, Some(StatsTo::Live));
         assert!("json:".parse::<StatsTo>().is_err());
         assert!("csv:x".parse::<StatsTo>().is_err());
+    }
+
+    #[test]
+    fn a_trace_takes_an_optional_word() {
+        assert_eq!(run(&[]).trace, None);
+        assert_eq!(run(&["--trace"]).trace, Some(TraceChoice::Death));
+        assert_eq!(run(&["--trace=always"]).trace, Some(TraceChoice::Always));
     }
 
     #[test]

@@ -6,10 +6,12 @@ use crate::{
     cli::{BackendChoice, ConsoleChoice, RunArgs, StatsTo},
     files,
     memory::Size,
-    plan::{DEFAULT_MEMORY, GuestPlan, MOST_CPUS, MOST_VCPUS, MachinePlan, Origin, Plan},
+    plan::{
+        DEFAULT_MEMORY, GuestPlan, MOST_CPUS, MOST_SECONDS, MOST_VCPUS, MachinePlan, Origin, Plan,
+    },
 };
 use anyhow::{Result, anyhow, bail, ensure};
-use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, WEIGHTS};
+use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, Trace, WEIGHTS};
 use serde::Deserialize;
 use std::{
     collections::HashMap,
@@ -32,6 +34,8 @@ struct File {
     icount: Option<Spanned<bool>>,
     machine: Option<Spanned<String>>,
     stats: Option<Spanned<Stats>>,
+    stats_every: Option<Spanned<Bounded<1, MOST_SECONDS>>>,
+    trace: Option<Spanned<TraceWord>>,
     console: Option<Spanned<ConsoleChoice>>,
     #[serde(default)]
     guest: Vec<Guest>,
@@ -52,6 +56,7 @@ struct Guest {
     #[serde(default)]
     restart: RestartChoice,
     backend: Option<BackendChoice>,
+    core: Option<PathBuf>,
 }
 
 /// A number from `LOW` to `HIGH`.
@@ -97,7 +102,25 @@ impl TryFrom<String> for Stats {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse().map(Self).map_err(|_| "write \"table\" or \"json:FILE\"")
+        text.parse().map(Self).map_err(|_| "write \"table\", \"live\" or \"json:FILE\"")
+    }
+}
+
+/// When a guest's last exits go to L1's log.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "toml::Value")]
+struct TraceWord(Trace);
+
+impl TryFrom<toml::Value> for TraceWord {
+    type Error = &'static str;
+
+    fn try_from(value: toml::Value) -> Result<Self, Self::Error> {
+        match value {
+            toml::Value::Boolean(false) => Ok(Self(Trace::Off)),
+            toml::Value::Boolean(true) => Ok(Self(Trace::Death)),
+            toml::Value::String(word) if word == "always" => Ok(Self(Trace::Always)),
+            _ => Err("write true, false or \"always\""),
+        }
     }
 }
 
@@ -145,6 +168,7 @@ fn no_guest_options(args: &RunArgs, path: &Path) -> Result<()> {
         ("memory", args.memory.is_some()),
         ("vcpus", args.vcpus.is_some()),
         ("backend", args.backend.is_some()),
+        ("core", args.core.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {
         None => Ok(()),
@@ -193,13 +217,15 @@ impl Source<'_> {
         let stats = self.choose("stats", &file.stats, args.stats.is_some())?;
         let stats = stats.map(|Stats(to)| match to {
             StatsTo::Json(path) => StatsTo::Json(self.resolve(&path)),
-            StatsTo::Table => StatsTo::Table,
+            other => other,
         });
         let clock = self.choose("icount", &file.icount, args.icount)?;
         let clock = clock.map(|count| if count { Clock::Instructions } else { Clock::Host });
         let cpus = self.choose("cpus", &file.cpus, args.cpus.is_some())?;
         let accel = self.choose("accel", &file.accel, args.accel.is_some())?;
         let kind = self.choose("machine", &file.machine, args.machine.is_some())?;
+        let every = self.choose("stats-every", &file.stats_every, args.stats_every.is_some())?;
+        let trace = self.choose("trace", &file.trace, args.trace.is_some())?;
         let console = self.choose("console", &file.console, args.console.is_some())?;
         Ok(MachinePlan {
             memory: file.machine_memory.map(|size| size.0),
@@ -209,6 +235,8 @@ impl Source<'_> {
             clock: clock.unwrap_or(usual.clock),
             kind: kind.unwrap_or(usual.kind),
             stats: stats.or(usual.stats),
+            stats_every: every.map(|every| every.0).or(usual.stats_every),
+            trace: trace.map_or(usual.trace, |trace| trace.0),
             console: console.map(ConsoleMode::from).or(usual.console),
         })
     }
@@ -258,6 +286,7 @@ impl Source<'_> {
             weight: guest.weight.map_or(DEFAULT_WEIGHT, |weight| weight.0),
             restart: guest.restart.into(),
             backend: guest.backend.map(Backend::from).unwrap_or_default(),
+            core: guest.core.map(|path| self.resolve(&path)),
         }
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use object::{
     LittleEndian as Little, U16, U32, U64,
-    elf::{self, FileHeader64, Ident, NoteHeader64, ProgramHeader64},
+    elf::{self, FileHeader64, Ident, NoteHeader64, NoteType, ProgramFlags, ProgramHeader64},
     pod::bytes_of,
 };
 use serde::Deserialize;
@@ -20,6 +20,8 @@ const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 /// How much of that there is at most.
 const KERNEL_MAP_SIZE: u64 = 1 << 30;
+/// The type of notes that have none.
+const NO_TYPE: NoteType = NoteType(0);
 /// A kernel's note about itself, with its header.
 const MOST_VMCOREINFO: usize = 8192;
 /// The start of that note, at the start of a page: lengths of name and text, type, name.
@@ -90,40 +92,42 @@ impl Description {
         let found: Self = serde_json::from_str(json).context("L1's description is damaged")?;
         let sound = |&(gpa, hpa, bytes): &(u64, u64, u64)| {
             let ends = [gpa, hpa].map(|at| at.checked_add(bytes));
-            bytes > 0 && (gpa | hpa | bytes).is_multiple_of(PAGE) && ends.iter().all(Option::is_some)
+            bytes > 0
+                && (gpa | hpa | bytes).is_multiple_of(PAGE)
+                && ends.iter().all(Option::is_some)
         };
         ensure!(found.ram.iter().all(sound), "L1's description of the memory makes no sense");
         Ok(found)
     }
 }
 
-/// Writes the core file of `core` to `out`, which is empty. `memory` gives a reader of so many bytes
-/// at an L1-physical address.
+/// Writes the core file of `core` to `out`, which is empty. `memory` reads all of its memory, in the
+/// order of the description.
 ///
 /// # Errors
 /// Reading or writing fails.
-pub fn write<R: Read>(
+pub fn write(
     core: &Description,
     out: &mut (impl Write + Seek),
-    mut memory: impl FnMut(u64, u64) -> Result<R>,
+    mut memory: impl Read,
 ) -> Result<()> {
     let notes = notes(core);
     let headers = size_of::<FileHeader64<Little>>()
         + (1 + 2 * core.ram.len()) * size_of::<ProgramHeader64<Little>>();
     let data = ((headers + notes.len() + MOST_VMCOREINFO) as u64).next_multiple_of(PAGE);
     let mut found = None;
-    let mut at = data;
-    for &(_, hpa, bytes) in &core.ram {
-        copy(memory(hpa, bytes)?, bytes, at, out, &mut found)?;
-        at += bytes;
-    }
+    let bytes: u64 = core.ram.iter().map(|&(_, _, bytes)| bytes).sum();
+    copy(&mut memory, bytes, data, out, &mut found)?;
     // Memory that ends with zeros was not written to its end.
-    out.seek(SeekFrom::Start(at - 1))?;
-    out.write_all(&[0])?;
+    let end = data + bytes;
+    if out.seek(SeekFrom::End(0))? < end {
+        out.seek(SeekFrom::Start(end - 1))?;
+        out.write_all(&[0])?;
+    }
 
     let mut all = notes;
     if let Some(text) = &found {
-        all.extend(note("VMCOREINFO", 0, text.as_bytes()));
+        all.extend(note("VMCOREINFO", NO_TYPE, text.as_bytes()));
     }
     let segments = segments(core, headers as u64, all.len() as u64, data, found.as_deref());
     out.seek(SeekFrom::Start(0))?;
@@ -199,17 +203,17 @@ fn file_header(segments: usize) -> FileHeader64<Little> {
         },
         e_type: U16::new(e, elf::ET_CORE),
         e_machine: U16::new(e, elf::EM_X86_64),
-        e_version: U32::new(e, u32::from(elf::EV_CURRENT)),
+        e_version: U32::new(e, u32::from(elf::EV_CURRENT.0)),
         e_entry: U64::new(e, 0),
         e_phoff: U64::new(e, size_of::<FileHeader64<Little>>() as u64),
         e_shoff: U64::new(e, 0),
-        e_flags: U32::new(e, 0),
+        e_flags: U32::new(e, elf::FileFlags(0)),
         e_ehsize: U16::new(e, size_of::<FileHeader64<Little>>() as u16),
         e_phentsize: U16::new(e, size_of::<ProgramHeader64<Little>>() as u16),
         e_phnum: U16::new(e, segments as u16),
         e_shentsize: U16::new(e, 0),
         e_shnum: U16::new(e, 0),
-        e_shstrndx: U16::new(e, 0),
+        e_shstrndx: U16::new(e, elf::SymbolSection(0)),
     }
 }
 
@@ -224,7 +228,10 @@ fn segments(
     let e = Little;
     let segment = |kind, offset, vaddr, paddr, len| ProgramHeader64 {
         p_type: U32::new(e, kind),
-        p_flags: U32::new(e, if kind == elf::PT_LOAD { elf::PF_R | elf::PF_W | elf::PF_X } else { 0 }),
+        p_flags: U32::new(
+            e,
+            if kind == elf::PT_LOAD { elf::PF_R | elf::PF_W | elf::PF_X } else { ProgramFlags(0) },
+        ),
         p_offset: U64::new(e, offset),
         p_vaddr: U64::new(e, vaddr),
         p_paddr: U64::new(e, paddr),
@@ -243,7 +250,8 @@ fn segments(
     let Some(phys_base) = phys_base.filter(|_| core.stock) else { return all };
     // What of memory lies in the map: `phys_base` is negative for a kernel that lies below where it was
     // linked.
-    let (start, end) = (phys_base.max(0) as u64, phys_base.saturating_add_unsigned(KERNEL_MAP_SIZE));
+    let (start, end) =
+        (phys_base.max(0) as u64, phys_base.saturating_add_unsigned(KERNEL_MAP_SIZE));
     offset = data;
     for &(gpa, _, bytes) in &core.ram {
         let (first, last) = (gpa.max(start), (gpa + bytes).min(end.max(0) as u64));
@@ -263,16 +271,17 @@ fn notes(core: &Description) -> Vec<u8> {
         all.extend(note("CORE", elf::NT_PRSTATUS, &prstatus(vcpu)));
     }
     for vcpu in &core.vcpus {
-        all.extend(note("QEMU", 0, &qemu_state(vcpu)));
+        all.extend(note("QEMU", NO_TYPE, &qemu_state(vcpu)));
     }
     all
 }
 
-fn note(name: &str, kind: u32, content: &[u8]) -> Vec<u8> {
+fn note(name: &str, kind: NoteType, content: &[u8]) -> Vec<u8> {
     let e = Little;
     // The name's length counts its end.
     let lengths = [name.len() + 1, content.len()].map(|len| U32::new(e, len as u32));
-    let header = NoteHeader64 { n_namesz: lengths[0], n_descsz: lengths[1], n_type: U32::new(e, kind) };
+    let header =
+        NoteHeader64 { n_namesz: lengths[0], n_descsz: lengths[1], n_type: U32::new(e, kind) };
     let mut note = bytes_of(&header).to_vec();
     note.extend(name.as_bytes());
     note.resize((note.len() + 1).next_multiple_of(4), 0);
@@ -332,14 +341,20 @@ mod tests {
         let mut machine = vec![0u8; 24576];
         machine[16384 + 4096] = 9;
         machine[4096 + 4096 - 1] = 5;
-        let note = note("VMCOREINFO", 0, INFO.as_bytes());
+        let note = note("VMCOREINFO", NO_TYPE, INFO.as_bytes());
         machine[4096..4096 + note.len()].copy_from_slice(&note);
         (Description::parse(text).unwrap(), machine)
     }
 
     fn written(core: &Description, machine: &[u8]) -> Vec<u8> {
         let mut out = Cursor::new(Vec::new());
-        write(core, &mut out, |hpa, bytes| Ok(&machine[hpa as usize..][..bytes as usize])).unwrap();
+        let memory: Vec<u8> = core
+            .ram
+            .iter()
+            .flat_map(|&(_, hpa, bytes)| &machine[hpa as usize..][..bytes as usize])
+            .copied()
+            .collect();
+        write(core, &mut out, &*memory).unwrap();
         out.into_inner()
     }
 

@@ -1,6 +1,6 @@
 //! Holds a run's files in a temporary folder, of which only a useful log outlives the run.
 
-use crate::{cli::StatsTo, plan::Plan};
+use crate::{cli::StatsTo, dump, plan::Plan};
 use anyhow::{Context, Result, ensure};
 use std::{
     fs::{self, OpenOptions},
@@ -26,6 +26,14 @@ impl Folder {
         }
         if let Some(log) = named_log {
             check_writable("--l1-log", log)?;
+        }
+        for guest in &plan.guests {
+            if let Some(file) = &guest.core {
+                let setting = plan.origin.setting("core");
+                check_writable(&setting, file)
+                    .and_then(|()| dump::temporary(file).map(drop))
+                    .map_err(|why| plan.origin.about(guest, format!("{why:#}")))?;
+            }
         }
         let temporary = tempfile::Builder::new()
             .prefix("roost-")

@@ -1,7 +1,7 @@
 //! Reads what the tool needs from L1's log.
 //! Input: written by L1, which quotes guests: any bytes.
 
-use pv_abi::bundle::{REPORT_PREFIX, STATS_PREFIX};
+use pv_abi::bundle::{REPORT_PREFIX, STATS_PREFIX, TRACE_PREFIX};
 use serde_json::Value;
 use std::{
     fs::File,
@@ -16,6 +16,8 @@ pub struct Log {
     pub reports: Vec<String>,
     /// Statistics of all guests as JSON, if L1 gave any.
     pub stats: Option<String>,
+    /// Guests whose last exits are in it.
+    pub traced: Vec<String>,
     /// Whether L1 said anything at all.
     pub spoke: bool,
 }
@@ -42,6 +44,13 @@ impl Log {
                     Some(earlier) => joined(&earlier, stats),
                     None => stats.into(),
                 });
+            }
+            let trace =
+                text.strip_prefix(TRACE_PREFIX).and_then(|text| text.strip_prefix("begin '"));
+            if let Some((name, _)) = trace.and_then(|text| text.rsplit_once('\''))
+                && !found.traced.iter().any(|known| known == name)
+            {
+                found.traced.push(printable(name));
             }
             line.clear();
         }
@@ -83,6 +92,13 @@ mod tests {
         assert_eq!(log.reports, ["it died", "of \u{fffd}\u{fffd}[2J"]);
         assert_eq!(log.stats.as_deref(), Some("{\"a\":1}"));
         assert!(log.spoke);
+    }
+
+    #[test]
+    fn guests_with_a_trace_are_named_once() {
+        let text = "@trace begin 'a b': 2 exits\n@trace 1.5 vcpu=0\n@trace end 'a b'\n\
+                    @trace begin 'a b': 1 exits\n@trace begin 'c': 0 exits\n";
+        assert_eq!(Log::parse(text.as_bytes()).unwrap().traced, ["a b", "c"]);
     }
 
     #[test]

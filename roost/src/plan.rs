@@ -7,7 +7,7 @@ use crate::{
     memory::MIB,
 };
 use anyhow::{Context, Result};
-use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart};
+use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, Trace};
 use std::{
     fmt::Display,
     path::{Path, PathBuf},
@@ -20,6 +20,9 @@ pub const MOST_CPUS: u32 = 64;
 /// Virtual CPUs of a guest.
 #[expect(clippy::cast_possible_truncation, reason = "it is 32")]
 pub const MOST_VCPUS: u32 = pv_abi::ext::window::MAX_VCPUS as u32;
+
+/// The longest time from one look at live counters to the next.
+pub const MOST_SECONDS: u32 = 3600;
 
 /// A run.
 #[derive(Clone, Debug)]
@@ -53,6 +56,8 @@ pub struct GuestPlan {
     pub restart: Restart,
     /// Who runs it.
     pub backend: Backend,
+    /// Where its core file goes if it dies, if anywhere.
+    pub core: Option<PathBuf>,
 }
 
 /// The machine that L1 runs on, and what is common to all guests.
@@ -72,6 +77,10 @@ pub struct MachinePlan {
     pub kind: String,
     /// Where statistics go, if anywhere.
     pub stats: Option<StatsTo>,
+    /// Seconds from one look at counters to the next while guests run, if that was said.
+    pub stats_every: Option<u32>,
+    /// When a guest's last exits go to L1's log.
+    pub trace: Trace,
     /// How guests share the console, if not as it suits standard input.
     pub console: Option<ConsoleMode>,
 }
@@ -112,6 +121,7 @@ impl Plan {
             weight: DEFAULT_WEIGHT,
             restart: Restart::Never,
             backend: args.backend.map(Backend::from).unwrap_or_default(),
+            core: args.core.clone(),
         };
         Self { guests: vec![guest], machine: args.machine(), origin: Origin::CommandLine }
     }
@@ -120,6 +130,13 @@ impl Plan {
     #[must_use]
     pub fn guest_memory(&self) -> u64 {
         self.guests.iter().fold(0, |sum, guest| sum.saturating_add(guest.memory))
+    }
+
+    /// Seconds from one look at counters to the next while guests run; 0 if nobody looks.
+    #[must_use]
+    pub fn stats_every(&self) -> u32 {
+        let live = u32::from(self.machine.stats == Some(StatsTo::Live));
+        self.machine.stats_every.unwrap_or(live)
     }
 
     /// How the guests share the console, for a standard input that is a terminal or not.

@@ -10,7 +10,8 @@ use crate::{
     memory::{self, LEAST_GUEST, MIB, l1_need, mib},
     plan::{GuestPlan, MachinePlan, Origin, Plan},
 };
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
+use pv_abi::bundle::Backend;
 use std::path::Path;
 
 /// The longest command line, bytes: Xen PV's start_info holds 1024 with the final NUL.
@@ -38,6 +39,7 @@ pub fn check(plan: &Plan) -> Result<Vec<GuestFiles>> {
     for guest in &plan.guests {
         check_least(guest.memory, origin)
             .and_then(|()| check_cmdline(&guest.append, origin))
+            .and_then(|()| check_core(guest, &plan.guests, origin))
             .map_err(|why| origin.about(guest, why))?;
     }
     let mut measured = Vec::new();
@@ -84,6 +86,23 @@ fn check_cmdline(text: &str, origin: &Origin) -> Result<()> {
         text.len()
     );
     ensure!(!text.contains('\0'), "the command line ({append}) contains a NUL byte: remove it");
+    Ok(())
+}
+
+/// A core file is one guest's, and one that L1 runs.
+fn check_core(guest: &GuestPlan, all: &[GuestPlan], origin: &Origin) -> Result<()> {
+    let Some(file) = &guest.core else { return Ok(()) };
+    let (core, shown) = (origin.setting("core"), file.display());
+    ensure!(
+        guest.backend != Backend::Assisted,
+        "{core} {shown} cannot be written of a guest that L0 runs: drop it, or set {} to shadow",
+        origin.setting("backend")
+    );
+    let other =
+        all.iter().find(|other| other.name != guest.name && other.core.as_ref() == Some(file));
+    if let Some(other) = other {
+        bail!("{core} {shown} is that of guest '{}' too: name another file", other.name);
+    }
     Ok(())
 }
 

@@ -10,7 +10,10 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fmt,
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::{
+        fd::RawFd,
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -104,6 +107,8 @@ pub struct Machine {
     pub log: PathBuf,
     /// The guest's console, COM1.
     pub console: Console,
+    /// A socket over which QEMU is controlled, by its number as an inherited file.
+    pub control: Option<RawFd>,
 }
 
 impl Machine {
@@ -136,6 +141,10 @@ impl Machine {
         args.pair("-serial", "chardev:console");
         args.pair("-chardev", option_path("file,id=log,path=", &self.log));
         args.pair("-serial", "chardev:log");
+        if let Some(socket) = self.control {
+            args.pair("-chardev", format!("socket,id=control,fd={socket}"));
+            args.pair("-mon", "chardev=control,mode=control");
+        }
         args.pair("-kernel", &self.l1);
         args.pair("-initrd", &self.bundle);
         args.0
@@ -189,6 +198,7 @@ mod tests {
             bundle: "dir/bundle".into(),
             log: "a,b.log".into(),
             console: Console::Plain,
+            control: None,
         }
     }
 
@@ -230,6 +240,13 @@ mod tests {
         let terminal = line(&Machine { console, ..machine() });
         assert!(terminal.contains("stdio,id=console,mux=on,signal=off"));
         assert!(terminal.contains("-chardev pipe,id=end,path=dir/end -mon chardev=end"));
+    }
+
+    #[test]
+    fn control_needs_a_socket() {
+        let controlled = line(&Machine { control: Some(7), ..machine() });
+        let words = "-chardev socket,id=control,fd=7 -mon chardev=control,mode=control";
+        assert!(controlled.contains(words), "{controlled}");
     }
 
     #[test]

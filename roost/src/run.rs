@@ -4,9 +4,11 @@ use crate::{
     accel::{self, Clock, Kvm},
     bundle::{Contents, GuestContents, Payload},
     cli::{RunArgs, StatsTo},
+    control::{Control, Inherited},
     folder::Folder,
     images::Images,
     kernel::Kernel,
+    live::{Live, Style},
     log::Log,
     memory::{self, mib},
     outcome::{Evidence, Outcome, SilentEnd},
@@ -17,6 +19,7 @@ use crate::{
     qmp::EventPipes,
     stats::Stats,
     terminal,
+    watch::{Duties, Watcher},
 };
 use anyhow::{Context, Result, bail};
 use std::{
@@ -55,6 +58,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         bundle: folder.bundle(),
         log: folder.log(),
         console: Console::Plain,
+        control: None,
     };
     boot(args, &plan, &qemu, machine, folder)
 }
@@ -65,6 +69,10 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
 /// As for [`run`], or the file cannot be written.
 pub fn pack(args: &RunArgs) -> Result<()> {
     let plan = Plan::of(args)?;
+    if let Some(guest) = plan.guests.iter().find(|guest| guest.core.is_some()) {
+        let why = "`core` cannot be used with --pack: no other machine monitor is asked for memory";
+        return Err(plan.origin.about(guest, why));
+    }
     let guests = preflight::check(&plan)?;
     let contents = contents(&plan, guests, &Images::find())?;
     let to = args.pack.as_deref().unwrap_or(Path::new(""));
@@ -90,12 +98,15 @@ fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<Cont
             backend: guest.backend,
             weight: guest.weight,
             restart: guest.restart,
+            core: guest.core.is_some(),
         });
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(Contents {
         guests,
         stats: plan.machine.stats.is_some(),
+        stats_every: plan.stats_every(),
+        trace: plan.machine.trace,
         console: plan.console(io::stdin().is_terminal()),
         wall_seconds: match plan.machine.clock {
             Clock::Instructions => COUNTED_WALL_SECONDS,
@@ -130,6 +141,8 @@ fn boot(
         eprintln!("roost: Ctrl-C goes to the guest; {others}Ctrl-a x quits");
         machine.console = Console::Terminal(events.base().into());
     }
+    let (watcher, socket) = watch(plan, &folder)?;
+    machine.control = socket.as_ref().map(Inherited::number);
     if args.verbose {
         explain(qemu, &machine, plan);
     }
@@ -139,14 +152,35 @@ fn boot(
     let restore = terminal::Restore::new();
     let ended = process::supervise(command, limit, qemu::worth_showing)?;
     drop(restore);
+    // With this end closed, nobody waits for a QEMU that is gone.
+    drop(socket);
+    let words = watcher.map(Watcher::end).unwrap_or_default();
 
     let log = Log::read(&machine.log).unwrap_or_default();
     // Without a terminal there is no key to quit with.
     let reset = events.is_none_or(EventPipes::machine_reset);
     let silent_end = if reset { SilentEnd::Reset } else { SilentEnd::Quit };
     let outcome = Outcome::of(ended, Evidence { l1_spoke: log.spoke, silent_end });
-    report(plan, &outcome, &log, folder);
+    report(plan, &outcome, &log, &words, folder);
     Ok(outcome)
+}
+
+/// Somebody to watch L1's log, and QEMU's end of the way to it, if there is anything to watch for.
+fn watch(plan: &Plan, folder: &Folder) -> Result<(Option<Watcher>, Option<Inherited>)> {
+    let style = if io::stderr().is_terminal() { Style::Screen } else { Style::Lines };
+    let live = (plan.stats_every() > 0).then(|| Live::new(style));
+    let cores: Vec<_> = plan.guests.iter().map(|guest| guest.core.clone()).collect();
+    let wants_core = cores.iter().any(Option::is_some);
+    if live.is_none() && !wants_core {
+        return Ok((None, None));
+    }
+    let (control, socket) = match wants_core {
+        true => Control::pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+        false => (None, None),
+    };
+    let duties =
+        Duties { log: folder.log(), live, cores, control, folder: folder.path().to_owned() };
+    Ok((Some(Watcher::start(duties)?), socket))
 }
 
 fn explain(qemu: &Path, machine: &Machine, plan: &Plan) {
@@ -159,8 +193,8 @@ fn explain(qemu: &Path, machine: &Machine, plan: &Plan) {
     eprintln!("roost: {} {}", qemu.display(), words.join(" "));
 }
 
-fn report(plan: &Plan, outcome: &Outcome, log: &Log, folder: Folder) {
-    for line in &log.reports {
+fn report(plan: &Plan, outcome: &Outcome, log: &Log, words: &[String], folder: Folder) {
+    for line in log.reports.iter().chain(words) {
         eprintln!("roost: {line}");
     }
     if let Some(to) = &plan.machine.stats
@@ -171,8 +205,13 @@ fn report(plan: &Plan, outcome: &Outcome, log: &Log, folder: Folder) {
     if let Some(message) = outcome.message() {
         eprintln!("roost: {message}");
     }
-    if outcome.is_failure() {
-        eprintln!("roost: L1's log is in {}", folder.keep_log().display());
+    if outcome.is_failure() || !log.traced.is_empty() {
+        let file = folder.keep_log();
+        if !log.traced.is_empty() {
+            let names = log.traced.join("', '");
+            eprintln!("roost: the last exits of '{names}' are the lines with @trace of L1's log");
+        }
+        eprintln!("roost: L1's log is in {}", file.display());
     }
 }
 
@@ -180,7 +219,7 @@ fn show_stats(to: &StatsTo, json: Option<&str>) -> Result<()> {
     let Some(json) = json else { bail!("L1 gave no statistics: it did not get to a guest's end") };
     let stats = Stats::parse(json)?;
     match to {
-        StatsTo::Table => eprint!("{stats}"),
+        StatsTo::Table | StatsTo::Live => eprint!("{stats}"),
         StatsTo::Json(file) => fs::write(file, format!("{json}\n"))
             .with_context(|| format!("cannot write {}", file.display()))?,
     }

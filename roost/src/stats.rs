@@ -23,6 +23,17 @@ struct GuestStats {
     exits: BTreeMap<String, Exit>,
     #[serde(default)]
     counters: BTreeMap<String, u64>,
+    /// The same of each vCPU.
+    #[serde(default)]
+    vcpus: Vec<VcpuStats>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct VcpuStats {
+    #[serde(default)]
+    exits: BTreeMap<String, Exit>,
+    #[serde(default)]
+    counters: BTreeMap<String, u64>,
 }
 
 /// One exit reason.
@@ -51,6 +62,7 @@ impl fmt::Display for Stats {
             writeln!(f, "guest {}", guest.name)?;
             f.write_str(&table(&guest.exit_rows()))?;
             f.write_str(&table(&guest.counter_rows()))?;
+            f.write_str(&table(&guest.vcpu_rows()))?;
         }
         Ok(())
     }
@@ -80,6 +92,23 @@ impl GuestStats {
     fn counter_rows(&self) -> Vec<Vec<String>> {
         let rows = self.counters.iter().map(|(name, value)| vec![name.clone(), grouped(*value)]);
         with_title(["counter", "value"], rows)
+    }
+}
+
+impl GuestStats {
+    /// Of several vCPUs, what each had to do.
+    fn vcpu_rows(&self) -> Vec<Vec<String>> {
+        if self.vcpus.len() < 2 {
+            return Vec::new();
+        }
+        let row = |(index, vcpu): (usize, &VcpuStats)| {
+            let sum = vcpu.exits.values().map(|exit| exit.count).sum();
+            let most = vcpu.exits.iter().max_by_key(|(_, exit)| exit.count);
+            let most = most.map(|(name, exit)| format!("{name} {}", grouped(exit.count)));
+            let events = vcpu.counters.get("events").copied().unwrap_or_default();
+            vec![index.to_string(), grouped(sum), grouped(events), most.unwrap_or_default()]
+        };
+        with_title(["vCPU", "exits", "events", "most"], self.vcpus.iter().enumerate().map(row))
     }
 }
 
@@ -174,6 +203,21 @@ guest g
   counter       value
   fills    12,345,678
   flushes           0
+";
+        assert_eq!(stats.to_string(), expected);
+    }
+
+    #[test]
+    fn several_vcpus_are_told_apart() {
+        let vcpus = r#"[{"exits":{"halt":{"count":1200},"kick":{"count":3}},"counters":{"events":5}},
+                        {"exits":{},"counters":{}}]"#;
+        let stats =
+            Stats::parse(&format!(r#"{{"guests":[{{"name":"g","vcpus":{vcpus}}}]}}"#)).unwrap();
+        let expected = "\
+guest g
+  vCPU  exits  events        most
+  0     1,203       5  halt 1,200
+  1         0       0
 ";
         assert_eq!(stats.to_string(), expected);
     }
