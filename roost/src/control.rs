@@ -27,6 +27,14 @@ impl Inherited {
     }
 }
 
+#[cfg(test)]
+impl From<Inherited> for UnixStream {
+    /// For a stand-in for QEMU.
+    fn from(socket: Inherited) -> Self {
+        socket.0.into()
+    }
+}
+
 /// Our end.
 #[derive(Debug)]
 pub struct Control {
@@ -88,7 +96,7 @@ mod tests {
     /// A QEMU that says `lines`, one more with each order.
     fn qemu(theirs: Inherited, lines: &'static [&'static str]) -> thread::JoinHandle<Vec<String>> {
         thread::spawn(move || {
-            let mut stream = BufReader::new(UnixStream::from(theirs.0));
+            let mut stream = BufReader::new(UnixStream::from(theirs));
             let mut heard = Vec::new();
             for line in lines {
                 let mut order = String::new();

@@ -111,3 +111,97 @@ impl Read for Memory<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Inherited;
+    use serde_json::Value;
+    use std::{
+        io::{BufRead, BufReader, Write},
+        os::unix::net::UnixStream,
+        thread::{self, JoinHandle},
+    };
+
+    /// A QEMU whose memory holds its addresses' page numbers; the orders that it was given. It refuses
+    /// the one named.
+    fn qemu(theirs: Inherited, refused: &'static str) -> JoinHandle<Vec<String>> {
+        thread::spawn(move || {
+            let mut stream = BufReader::new(UnixStream::from(theirs));
+            let (mut orders, mut line) = (Vec::new(), String::new());
+            while stream.read_line(&mut line).unwrap() > 0 {
+                let order: Value = serde_json::from_str(&line).unwrap();
+                let name = order["execute"].as_str().unwrap();
+                if name == "pmemsave" {
+                    let (at, size) = (&order["arguments"]["val"], &order["arguments"]["size"]);
+                    let pages = at.as_u64().unwrap() >> 12..;
+                    let pages = pages.take(size.as_u64().unwrap() as usize >> 12);
+                    let bytes: Vec<u8> = pages.flat_map(|page| [page as u8; 4096]).collect();
+                    fs::write(order["arguments"]["filename"].as_str().unwrap(), bytes).unwrap();
+                }
+                let answer = if name == refused {
+                    "{\"error\":{\"desc\":\"no\"}}\n"
+                } else {
+                    "{\"event\":\"X\"}\n{\"return\":{}}\n"
+                };
+                stream.get_mut().write_all(answer.as_bytes()).unwrap();
+                orders.push(name.to_owned());
+                line.clear();
+            }
+            orders
+        })
+    }
+
+    /// Takes two extents, the larger in two pieces; the result, the file, the orders.
+    fn taken(refused: &'static str, is_there: bool) -> (Result<()>, Option<Vec<u8>>, String) {
+        let core = Description {
+            guest: 0,
+            name: "g".into(),
+            stock: false,
+            ram: vec![(0, 0x5000, 0x1000), (0x1000, 0x7000, CHUNK + 0x1000)],
+            vcpus: Vec::new(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let (mut control, theirs) = Control::pair().unwrap();
+        let qemu = qemu(theirs, refused);
+        let to = dir.path().join("core");
+        let result = take(&mut control, &core, &to, dir.path(), || is_there);
+        drop(control);
+        let file = fs::read(&to).ok();
+        let left = fs::read_dir(dir.path()).unwrap().filter(|entry| {
+            entry
+                .as_ref()
+                .is_ok_and(|entry| !["core", "memory"].iter().any(|n| entry.file_name() == *n))
+        });
+        assert_eq!(left.count(), 0);
+        (result, file, qemu.join().unwrap().join(" "))
+    }
+
+    #[test]
+    fn memory_comes_in_pieces_while_the_machine_stands_still() {
+        let (result, file, orders) = taken("", true);
+        result.unwrap();
+        let expected = "qmp_capabilities stop pmemsave pmemsave pmemsave chardev-send-break cont";
+        assert_eq!(orders, expected);
+        let file = file.unwrap();
+        let memory = &file[file.len() - 0x2000 - CHUNK as usize..];
+        let pages: Vec<_> = memory.chunks(4096).map(|page| page[0]).collect();
+        let expected: Vec<_> =
+            [5].into_iter().chain((7..).take(1 + (CHUNK >> 12) as usize)).collect();
+        assert_eq!(pages, expected.iter().map(|&page: &u64| page as u8).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn whatever_happens_l1_and_the_machine_go_on() {
+        let (result, file, orders) = taken("", false);
+        assert!(result.unwrap_err().to_string().contains("L1 did not wait"));
+        assert_eq!(
+            (file, orders.as_str()),
+            (None, "qmp_capabilities stop chardev-send-break cont")
+        );
+        let (result, file, orders) = taken("pmemsave", true);
+        assert!(format!("{:#}", result.unwrap_err()).contains("`pmemsave`: no"));
+        assert_eq!(file, None);
+        assert_eq!(orders, "qmp_capabilities stop pmemsave chardev-send-break cont");
+    }
+}

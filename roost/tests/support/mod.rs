@@ -117,10 +117,17 @@ pub fn end(value: u8) -> Vec<u8> {
 
 /// Code that waits for a byte from the console and sends it back.
 pub fn echo_one() -> Vec<u8> {
-    let mut code = select(CONSOLE + 5);
+    let mut code = take_one(CONSOLE);
+    code.push(0xee); // out dx, al
+    code
+}
+
+/// Code that waits for a byte from a serial port, and takes it.
+pub fn take_one(port: u16) -> Vec<u8> {
+    let mut code = select(port + 5);
     code.extend([0xec, 0xa8, 0x01, 0x74, 0xfb]); // in al, dx; test al, 1; jz -5
-    code.extend(select(CONSOLE));
-    code.extend([0xec, 0xee]); // in al, dx; out dx, al
+    code.extend(select(port));
+    code.push(0xec); // in al, dx
     code
 }
 
