@@ -391,7 +391,7 @@ mod tests {
         let mut found = Vec::new();
         while let Some(note) = notes.next().unwrap() {
             let name = String::from_utf8(note.name().to_vec()).unwrap();
-            found.push((name, note.n_type(Little), note.desc().to_vec()));
+            found.push((name, note.n_type(Little).0, note.desc().to_vec()));
         }
         let names: Vec<_> = found.iter().map(|(name, kind, _)| (name.as_str(), *kind)).collect();
         let expected = [("CORE", 1), ("CORE", 1), ("QEMU", 0), ("QEMU", 0), ("VMCOREINFO", 0)];
