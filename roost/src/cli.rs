@@ -24,7 +24,7 @@ pub struct Cli {
 pub enum Command {
     /// Boot guests; their console is on standard input and output
     #[command(after_help = RUN_STATUS)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Say whether this machine can run Roost, and why not
     #[command(after_help = "Exit status: 0 it can, 1 it cannot.")]
     Check(CheckArgs),
@@ -371,7 +371,7 @@ mod tests {
     fn run(args: &[&str]) -> RunArgs {
         let all = ["roost", "run", "--kernel", "k"].iter().chain(args);
         match Cli::try_parse_from(all).unwrap().command {
-            Command::Run(run) => run,
+            Command::Run(run) => *run,
             other => panic!("parsed as {other:?}"),
         }
     }
