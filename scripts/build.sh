@@ -4,7 +4,8 @@
 # scripts/build.sh [--checks]
 #
 # --checks  also builds L1 with its checks of itself (a model of the TLB, a check of the dirty log),
-#           into target/roost/checks, and one that breaks rules of the guest ABI, into
+#           into target/roost/checks, one that interrupts the switcher everywhere, into
+#           target/roost/traps, and one that breaks rules of the guest ABI, into
 #           target/roost/flaws
 set -eu
 case "$#:${1-}" in
@@ -40,6 +41,7 @@ image() {
 if [ "$checks" = yes ]; then
     image l1-host l1 "$target/roost/checks" --features tlb-model,dirty-check
     ln -sf ../shim "$target/roost/checks/shim"
+    image l1-host l1 "$target/roost/traps" --features switcher-traps
     # The L1s that break the guest ABI, in one.
     image l1-host l1 "$target/roost/flaws" --features flaws
     ln -sf ../shim "$target/roost/flaws/shim"

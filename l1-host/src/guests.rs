@@ -194,6 +194,8 @@ fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
         .map(|vcpu| VcpuReport { exits: vcpu.exits(), counters: vcpu.counters() })
         .collect();
     tell_stats(id.0, &exits, &counters, &each);
+    #[cfg(feature = "switcher-traps")]
+    crate::traps::report();
     // With them goes all that still refers to the VM.
     for mut vcpu in vcpus {
         vcpu.dismantle();

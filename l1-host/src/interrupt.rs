@@ -50,6 +50,10 @@ pub fn receive() {
 /// Everything that interrupts L1 itself: its interrupts while it waits, NMIs, and its own faults.
 pub extern "C" fn l1_trap(trap: &mut L1Trap, area: u64) {
     let index = ((area - layout::BASE) / layout::AREA_STRIDE) as usize;
+    #[cfg(feature = "switcher-traps")]
+    if crate::traps::take(trap, index) {
+        return;
+    }
     match trap.vector as u8 {
         // A #DB on the switcher's first instruction is what MOV SS and a breakpoint leave behind;
         // the architecture of the guest ABI drops it.

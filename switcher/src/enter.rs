@@ -107,8 +107,10 @@ pub struct Text {
     pub syscall_msr: u64,
     /// SYSCALL entry from 32-bit code.
     pub syscall32: u64,
-    enter: u64,
-    enter_clear: u64,
+    /// Entry of a guest.
+    pub enter: u64,
+    /// The same, clearing buffers.
+    pub enter_clear: u64,
 }
 
 impl Text {

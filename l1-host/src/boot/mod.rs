@@ -134,6 +134,8 @@ fn choose_checks(guest: &Guest) -> Result<(), String> {
         crate::vm::dirty_flaw::FLAWS.plant(&guest.cmdline).map_err(unknown)?;
         crate::vcpu::dirty::choose(&guest.cmdline, guest.vcpus)?;
     }
+    #[cfg(feature = "switcher-traps")]
+    crate::traps::choose(&guest.cmdline);
     let _ = guest;
     Ok(())
 }

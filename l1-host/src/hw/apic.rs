@@ -31,6 +31,8 @@ const X2APIC_ENABLE: u64 = 1 << 10;
 const LVT_MASKED: u32 = 1 << 16;
 const LVT_TSC_DEADLINE: u32 = 2 << 17;
 const SOFTWARE_ENABLE: u32 = 1 << 8;
+#[cfg(feature = "switcher-traps")]
+const ICR_NMI: u32 = 4 << 8;
 const ICR_INIT: u32 = 5 << 8;
 const ICR_STARTUP: u32 = 6 << 8;
 const ICR_SELF: u32 = 1 << 18;
@@ -117,6 +119,12 @@ impl LocalApic {
     /// Sends interrupt `vector` to this CPU.
     pub fn send_self(self, vector: u8) {
         self.command(0, ICR_ASSERT | ICR_SELF | u32::from(vector));
+    }
+
+    /// Sends an NMI to the CPU with APIC id `destination`.
+    #[cfg(feature = "switcher-traps")]
+    pub fn send_nmi(self, destination: u32) {
+        self.command(destination, ICR_ASSERT | ICR_NMI);
     }
 
     /// Resets the CPU with APIC id `destination`, which then waits for [`Self::send_startup`].

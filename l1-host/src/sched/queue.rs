@@ -111,6 +111,12 @@ impl<T> Queues<T> {
     }
 }
 
+impl<T> Default for Queues<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -72,6 +72,12 @@ impl<T> Timers<T> {
     }
 }
 
+impl<T> Default for Timers<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -175,12 +175,16 @@ impl Vcpu {
             Mode::Supervisor => self.cr3.smod,
         };
         self.load_debug();
+        #[cfg(feature = "switcher-traps")]
+        let door = crate::traps::arm(cpu, self.debug.armed != 0, self.context.sysret != 0);
+        #[cfg(not(feature = "switcher-traps"))]
+        let door = cpu.enter;
         // SAFETY: 1. `cpu` is this CPU, brought up by `hw::percpu`; interrupts are off in L1.
         // 2. The roots are the MMU's, whose fixed entries are the switcher window of this VM and
         //    the VM window; the block's copies are of the same pair.
         // 3. `sysret` is set only where RCX, R11 and RIP were checked (`hypercall`, `eretu`).
         // 4. RFLAGS and selectors were sanitized wherever they were set from guest values.
-        unsafe { switcher::enter::enter(cpu.enter, &mut self.context) };
+        unsafe { switcher::enter::enter(door, &mut self.context) };
         self.remote.leave();
         self.unload_debug();
         self.context.sysret = 0;
@@ -235,7 +239,11 @@ impl Vcpu {
     fn exception(&mut self, cpu: &Cpu, vector: u8, error: u64) -> Result<Reason, Stop> {
         match vector {
             event::DB => self.debug_exception(cpu),
-            event::NMI => Ok(Reason::OtherInterrupt),
+            event::NMI => {
+                #[cfg(feature = "switcher-traps")]
+                crate::traps::left_by_nmi();
+                Ok(Reason::OtherInterrupt)
+            }
             event::MC => panic!("machine check while a guest ran"),
             event::DF => Err(Stop::TripleFault("a double fault at CPL3")),
             event::INT80 => {

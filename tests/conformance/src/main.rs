@@ -12,7 +12,8 @@
 //! - `any-cost`: do not judge what the hypervisor counts;
 //! - `list`: print names and rules only;
 //! - `die=NAME`: break the ABI on purpose, `die=?` to list the ways; the guest should not survive;
-//! - `measure`: print what operations cost.
+//! - `measure`: print what operations cost;
+//! - `ways=N`: nothing but every way in and out, N times, with all registers compared.
 //!
 //! `FLAWS.md` says which checks a broken hypervisor fails.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -59,6 +60,8 @@ mod tap;
 mod timer;
 #[cfg(target_os = "none")]
 mod user;
+#[cfg(target_os = "none")]
+mod ways;
 
 #[cfg(not(target_os = "none"))]
 fn main() {

@@ -30,6 +30,8 @@ pub enum Task {
     List,
     /// What operations cost.
     Measure,
+    /// Every way into the hypervisor and out of it, so many times.
+    Ways(u64),
 }
 
 impl<'a> Options<'a> {
@@ -49,6 +51,7 @@ impl<'a> Options<'a> {
         match word.split_once('=') {
             Some((key, _)) if key.contains('.') => {}
             Some(("die", case)) => self.die = Some(case),
+            Some(("ways", rounds)) => self.task = Task::Ways(rounds.parse().ok()?),
             Some((key, names)) => return self.selection.take(key, names),
             None if word == "list" => self.task = Task::List,
             None if word == "measure" => self.task = Task::Measure,
@@ -72,6 +75,7 @@ mod tests {
         assert!(options.selection.chosen("msr", "star"));
         assert!(!options.selection.chosen("apic", "nesting"));
         assert_eq!(Options::parse("die=x").unwrap().die, Some("x"));
+        assert_eq!(Options::parse("ways=12").unwrap().task, Task::Ways(12));
         assert_eq!(Options::parse("list").unwrap().task, Task::List);
         assert_eq!(Options::parse("").unwrap(), Options::default());
     }
@@ -79,7 +83,7 @@ mod tests {
     #[test]
     fn wrong_words_are_named() {
         assert!(Options::parse("patient").unwrap().patient);
-        for word in ["slowly", "onyl=msr", "quiet"] {
+        for word in ["slowly", "onyl=msr", "quiet", "ways=many"] {
             assert_eq!(Options::parse(word), Err(word));
         }
     }

@@ -42,6 +42,7 @@ use crate::{
     console::Uart,
     counters, die, extension, measure, paging, println, second,
     tap::{self, Verdict},
+    ways,
 };
 use conformance::options::{Options, Task};
 use core::fmt::Arguments;
@@ -154,7 +155,7 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     let options = match Options::parse(cmdline) {
         Ok(options) => options,
         Err(word) => stop(format_args!(
-            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure"
+            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, ways="
         )),
     };
     let selection = &options.selection;
@@ -175,6 +176,7 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     match options.task {
         Task::List => list(selection),
         Task::Measure => measure::run(),
+        Task::Ways(rounds) => ways::run(rounds),
         Task::Judge => judge(selection),
     }
     abi::shutdown(shutdown::POWEROFF)
