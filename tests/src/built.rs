@@ -51,6 +51,12 @@ pub fn checks() -> PathBuf {
     existing(target().join("roost/checks"), "scripts/build.sh --checks")
 }
 
+/// The folder of the L1 that interrupts its switcher everywhere.
+#[must_use]
+pub fn traps() -> PathBuf {
+    existing(target().join("roost/traps"), "scripts/build.sh --checks")
+}
+
 /// The folder of the L1 that breaks rules of the guest ABI.
 #[must_use]
 pub fn flaws() -> PathBuf {

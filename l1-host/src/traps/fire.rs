@@ -51,6 +51,9 @@ static WAYS_OUT: [WayOut; MAX_CPUS] = [const {
     WayOut { rip: AtomicU64::new(0), rsp: AtomicU64::new(0), wanted: AtomicBool::new(false) }
 }; MAX_CPUS];
 
+/// CPUs on which an NMI is pending that a guest is to be left by.
+static NMI_WAITS: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
+
 /// Finds the instructions if a guest's command line asks for traps.
 pub fn choose(cmdline: &str) {
     if cmdline.split(' ').any(|word| word == WORD) {
@@ -81,17 +84,24 @@ pub fn arm(cpu: &Cpu, guest_has_breakpoints: bool, by_sysret: bool) -> Enter {
     let buffers = if random() & 1 == 0 { Buffers::Keep } else { Buffers::Clear };
     // SAFETY: the CPU is up, so its area is mapped.
     let door = unsafe { Enter::of(cpu.index, buffers) };
-    if !by_sysret && random().is_multiple_of(NMI_EXITS) {
-        // It is taken when the guest's first instruction is due. The way out is on the NMI's stack,
-        // so nothing of it may be interrupted.
+    // It is taken when the guest's first instruction is due. The way out is on the NMI's stack, so
+    // nothing of it may be interrupted; if the entry fails, the NMI still waits at the next.
+    let waits = &NMI_WAITS[cpu.index];
+    if !by_sysret && !waits.load(Relaxed) && random().is_multiple_of(NMI_EXITS) {
         debug::set_dr7(0);
         leave_nmi_pending(cpu);
+        waits.store(true, Relaxed);
+    }
+    if waits.load(Relaxed) {
         return door;
     }
     for set in [debug::set_dr0, debug::set_dr1, debug::set_dr2, debug::set_dr3] {
         let target = table.choose(random());
         set(layout::area_base(cpu.index) + target.offset);
-        if let Some(vector) = target.vector.filter(|&vector| may_be_sent(vector)) {
+        // No more than needed: while interrupts wait the guest gets nowhere.
+        if !target.is_done()
+            && let Some(vector) = target.vector.filter(|&vector| may_be_sent(vector))
+        {
             cpu.apic.send_self(vector);
         }
     }
@@ -104,8 +114,9 @@ const fn may_be_sent(number: u8) -> bool {
     number >= FIRST_INTERRUPT && number != event::INT80 && number != vector::SPURIOUS
 }
 
-/// A guest was left by an NMI.
-pub fn left_by_nmi() {
+/// A guest was left by an NMI on `cpu`.
+pub fn left_by_nmi(cpu: &Cpu) {
+    NMI_WAITS[cpu.index].store(false, Relaxed);
     if let Some(table) = TABLE.get() {
         table.nmi_exits.fetch_add(1, Relaxed);
     }
@@ -135,6 +146,7 @@ pub fn take(trap: &mut L1Trap, index: usize) -> bool {
             if way.wanted.swap(false, SeqCst) {
                 get_out(way);
             }
+            NMI_WAITS[index].store(false, Relaxed);
             let count = target.map_or(&table.nmis_elsewhere, |target| &target.nmis);
             count.fetch_add(1, Relaxed);
             true

@@ -241,7 +241,7 @@ impl Vcpu {
             event::DB => self.debug_exception(cpu),
             event::NMI => {
                 #[cfg(feature = "switcher-traps")]
-                crate::traps::left_by_nmi();
+                crate::traps::left_by_nmi(cpu);
                 Ok(Reason::OtherInterrupt)
             }
             event::MC => panic!("machine check while a guest ran"),

@@ -5,7 +5,7 @@ use crate::{
     abi,
     code::Code,
     console::Uart,
-    counters, entry, interrupts, kernel,
+    counters, entry, extension, interrupts, kernel,
     paging::{self, A, D, NX, P, U, W},
     println, privileged,
     probe::Probe,
@@ -16,8 +16,8 @@ use crate::{
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{
-    event::{BP, DE, GP, INT80, MF, OF, PF, SS, UD},
-    ext::{Features, msr as ext_msr, shutdown},
+    event::{BP, BR, DE, GP, INT80, MF, NP, OF, PF, SS, UD},
+    ext::{self, Features, shutdown},
     hypercall as nr,
     msr::x2apic,
 };
@@ -29,6 +29,11 @@ const FLAGS: u64 = 0x24_0cd5;
 const ABSENT: usize = 100;
 /// One with 32-bit code, and one for its data.
 const CODE32: usize = 101;
+/// `push 0; push 0; bound esp, [esp]; int 0x80`: the stack is beyond both bounds.
+const BOUND: [u8; 9] = [0x6a, 0, 0x6a, 0, 0x62, 0x24, 0x24, 0xcd, 0x80];
+/// Data that is not present, and the selector of such an entry of the local table.
+const ABSENT_DATA: u64 = 0x00cf_7200_0000_ffff;
+const ABSENT_SELECTOR: u64 = 0xf;
 /// Memory that nobody is to touch.
 const QUIET: usize = 60;
 /// Words of a page.
@@ -83,6 +88,8 @@ const WAYS: &[Way] = &[
     ("divide", divide),
     ("x87", x87),
     ("stack", stack),
+    ("absent_segment", |random| absent(random, user::code::load_fs(), NP)),
+    ("absent_stack_segment", |random| absent(random, user::code::load_ss(), SS)),
     ("page_fault", page_fault),
     ("prefault", prefault),
     ("interrupt", interrupt),
@@ -90,6 +97,7 @@ const WAYS: &[Way] = &[
     ("bad_stack_selector", |random| bad_selectors(random, 0x0000_0033)),
     ("foreign_selector", |random| bad_selectors(random, 0x002b_0043)),
     ("compat", |random| compat(random, &[0xcd, 0x80], INT80, 2)),
+    ("compat_bound", |random| compat(random, &BOUND, BR, 4)),
     ("compat_system_call", |random| compat(random, &[0x0f, 0x05], UD, 0)),
     ("hypercall", hypercall),
     ("kernel_undefined", kernel_undefined),
@@ -104,16 +112,19 @@ pub fn run(rounds: u64) {
     println!("1..{}", WAYS.len() + 1);
     timer::set_mode(timer::DEADLINE);
     let prefault = &raw const entry::retu_prefault_instruction as u64;
-    if abi::cpuid(pv_abi::cpuid::ROOST_BASE, 0)[0] > pv_abi::cpuid::ROOST_BASE {
-        let _ = crate::extension::enable(Features::PREFAULT);
-        abi::wrmsr(ext_msr::RETU_PREFAULT_RIP, prefault);
+    if extension::present() {
+        let _ = extension::enable(Features::PREFAULT | Features::DESCRIPTORS);
+        paging::word(paging::frame(0)).store(0, Relaxed);
+        paging::word(paging::frame(0) + 8).store(ABSENT_DATA, Relaxed);
+        abi::call(ext::call::LOAD_LDT, [paging::frame(0), 2, 0, 0]);
+        abi::wrmsr(ext::msr::RETU_PREFAULT_RIP, prefault);
     }
     let quiet = |word: u64| paging::word(paging::frame(QUIET) + 8 * word);
     let value = |word: u64| 0x0123_4567_89ab_cdef_u64.wrapping_mul(2 * word + 1);
     (0..WORDS).for_each(|word| quiet(word).store(value(word), Relaxed));
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let mut verdicts: [Verdict; WAYS.len()] = [const { Ok(()) }; WAYS.len()];
-    let before = counters::read(pv_abi::ext::counter::EXITS);
+    let before = counters::read(ext::counter::EXITS);
     for _ in 0..rounds {
         for ((_, way), verdict) in WAYS.iter().zip(&mut verdicts) {
             if verdict.is_ok() {
@@ -123,7 +134,7 @@ pub fn run(rounds: u64) {
     }
     println!(
         "# {rounds} rounds, {} exits",
-        counters::read(pv_abi::ext::counter::EXITS).wrapping_sub(before)
+        counters::read(ext::counter::EXITS).wrapping_sub(before)
     );
     let mut tally = Tally::default();
     for ((name, _), verdict) in WAYS.iter().zip(&verdicts) {
@@ -212,6 +223,16 @@ fn stack(random: &mut Random) -> Verdict {
     unchanged(&trap, &start, |_| ())
 }
 
+/// Loading a selector of the local table whose segment is absent.
+fn absent(random: &mut Random, code: Code, vector: u8) -> Verdict {
+    extension::needed()?;
+    let start = start(random, code).with(|r| r.rbx = ABSENT_SELECTOR);
+    let start = any_way(random, start);
+    let trap = start.run();
+    trap.is(vector, ABSENT_SELECTOR & !3, start.rip)?;
+    unchanged(&trap, &start, |_| ())
+}
+
 fn page_fault(random: &mut Random) -> Verdict {
     let address = paging::area(ABSENT);
     let start = start(random, user::code::load()).with(|r| r.rbx = address);
@@ -232,7 +253,7 @@ fn prefault(random: &mut Random) -> Verdict {
     let value = random.next();
     paging::word(paging::frame(ABSENT)).store(value, Relaxed);
     paging::area_entry(0, ABSENT).store(paging::frame(ABSENT) | P | U | A | NX, Relaxed);
-    let trap = if crate::extension::present() { start.run_prefault() } else { start.run() };
+    let trap = if extension::present() { start.run_prefault() } else { start.run() };
     paging::set_area(ABSENT, 0);
     trap.is_syscall(code.end)?;
     unchanged(&trap, &start, |r| (r.rax, r.rcx, r.r11) = (value, code.end, start.rflags))
@@ -269,7 +290,7 @@ fn compat(random: &mut Random, bytes: &[u8], vector: u8, past: u64) -> Verdict {
     });
     let trap = start.run();
     trap.is(vector, trap.event.error, address + past)?;
-    let with = |r: Registers| [r.rax, r.rbx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp].map(low);
+    let with = |r: Registers| [r.rax, r.rbx, r.rdx, r.rsi, r.rdi, r.rbp].map(low);
     let same = with(trap.registers) == with(start.registers);
     holds("the registers of 32-bit code", same)
 }
