@@ -12,6 +12,23 @@ use pv_abi::msr::arch;
 use spin::Once;
 use switcher::{enter::Buffers, tables::L1_DS};
 
+#[cfg(feature = "switcher-traps")]
+use crate::traps::remains::{Step, did};
+
+/// What a test counts ([`did`]).
+#[cfg(not(feature = "switcher-traps"))]
+enum Step {
+    Begin,
+    Barrier,
+    Returns,
+    FirstLevel,
+    Buffers,
+}
+
+/// Nobody counts.
+#[cfg(not(feature = "switcher-traps"))]
+const fn did(_: Step, _: &Actions) {}
+
 const SPEC_CTRL: u32 = 0x48;
 const PRED_CMD: u32 = 0x49;
 const ARCH_CAPABILITIES: u32 = 0x10a;
@@ -91,17 +108,22 @@ pub fn enable() -> Buffers {
 /// block is scrubbed by [`switcher::CpuBlock::scrub`].
 pub fn vm_changed() {
     let Some(actions) = ACTIONS.get() else { return };
+    did(Step::Begin, actions);
     if actions.branch_barrier {
         cpu::wrmsr(PRED_CMD, IBPB);
+        did(Step::Barrier, actions);
     }
     if actions.fill_returns {
         fill_return_stack();
+        did(Step::Returns, actions);
     }
     if actions.flush_l1d {
         cpu::wrmsr(FLUSH_CMD, L1D_FLUSH);
+        did(Step::FirstLevel, actions);
     }
     if actions.clear_buffers {
         clear_buffers();
+        did(Step::Buffers, actions);
     }
 }
 

@@ -90,6 +90,8 @@ fn run_one(cpu: &'static Cpu, mut vcpu: Box<Vcpu>) {
     let local = &LOCALS[cpu.index];
     let slice = cpu.clock.tsc_hz / SLICES * u64::from(vcpu.vm.weight) / 100;
     local.slice_end.store(cpu::tsc().saturating_add(slice), Relaxed);
+    #[cfg(feature = "switcher-traps")]
+    crate::traps::remains::runs(cpu, vcpu.vm.id);
     let leave = vcpu.run(cpu);
     match leave {
         Leave::Preempted => {

@@ -13,7 +13,23 @@
 #[cfg(all(feature = "switcher-traps", target_os = "none"))]
 mod fire;
 #[cfg(all(feature = "switcher-traps", target_os = "none"))]
-pub use fire::{arm, choose, left_by_nmi, report, take};
+pub use fire::{arm, left_by_nmi, take};
+#[cfg(all(feature = "switcher-traps", target_os = "none"))]
+pub mod remains;
 
 pub mod table;
 pub mod text;
+
+/// Does what a guest's command line asks for.
+#[cfg(all(feature = "switcher-traps", target_os = "none"))]
+pub fn choose(cmdline: &str) {
+    fire::choose(cmdline);
+    remains::choose(cmdline);
+}
+
+/// Tells what was seen.
+#[cfg(all(feature = "switcher-traps", target_os = "none"))]
+pub fn report() {
+    fire::report();
+    remains::report();
+}

@@ -185,6 +185,8 @@ impl Vcpu {
         // 3. `sysret` is set only where RCX, R11 and RIP were checked (`hypercall`, `eretu`).
         // 4. RFLAGS and selectors were sanitized wherever they were set from guest values.
         unsafe { switcher::enter::enter(door, &mut self.context) };
+        #[cfg(feature = "switcher-traps")]
+        crate::traps::remains::left(cpu);
         self.remote.leave();
         self.unload_debug();
         self.context.sysret = 0;

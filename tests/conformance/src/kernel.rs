@@ -110,6 +110,7 @@ snippets! {
     timed_load: "rdtsc" "shl rdx, 32" "or rax, rdx" "mov r8, rax" "mov rax, r9" "mov rcx, r9" "mov edx, 0x3ff" "mov rax, [rbx]" "rdtsc" "shl rdx, 32" "or rax, rdx";
     timed_store: "rdtsc" "shl rdx, 32" "or rax, rdx" "mov r8, rax" "mov rax, r9" "mov rcx, r9" "mov edx, 0x3ff" "mov [rbx], rax" "rdtsc" "shl rdx, 32" "or rax, rdx";
     read_cr4_int3: "mov rax, cr4" "int3";
+    fxsave: "fxsave64 [rbx]";
     rdtscp: "rdtscp";
     rdpid: "rdpid rax";
     read_fs_base: "rdfsbase rax";

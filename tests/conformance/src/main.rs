@@ -13,7 +13,8 @@
 //! - `list`: print names and rules only;
 //! - `die=NAME`: break the ABI on purpose, `die=?` to list the ways; the guest should not survive;
 //! - `measure`: print what operations cost;
-//! - `ways=N`: nothing but every way in and out, N times, with all registers compared.
+//! - `ways=N`: nothing but every way in and out, N times, with all registers compared;
+//! - `leave=N`, `look=N`, `live=SECONDS`: between guests (`leaks.rs`).
 //!
 //! `FLAWS.md` says which checks a broken hypervisor fails.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -42,6 +43,8 @@ mod extension;
 mod interrupts;
 #[cfg(target_os = "none")]
 mod kernel;
+#[cfg(target_os = "none")]
+mod leaks;
 #[cfg(target_os = "none")]
 mod measure;
 #[cfg(target_os = "none")]

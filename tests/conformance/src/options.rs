@@ -32,6 +32,12 @@ pub enum Task {
     Measure,
     /// Every way into the hypervisor and out of it, so many times.
     Ways(u64),
+    /// Leave words for other guests to find, and give way to them so many times.
+    Leave(u64),
+    /// Look for these, so many times.
+    Look(u64),
+    /// Look for these in memory, and restart until so many seconds have passed.
+    Live(u64),
 }
 
 impl<'a> Options<'a> {
@@ -52,6 +58,9 @@ impl<'a> Options<'a> {
             Some((key, _)) if key.contains('.') => {}
             Some(("die", case)) => self.die = Some(case),
             Some(("ways", rounds)) => self.task = Task::Ways(rounds.parse().ok()?),
+            Some(("leave", rounds)) => self.task = Task::Leave(rounds.parse().ok()?),
+            Some(("look", rounds)) => self.task = Task::Look(rounds.parse().ok()?),
+            Some(("live", seconds)) => self.task = Task::Live(seconds.parse().ok()?),
             Some((key, names)) => return self.selection.take(key, names),
             None if word == "list" => self.task = Task::List,
             None if word == "measure" => self.task = Task::Measure,

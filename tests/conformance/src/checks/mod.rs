@@ -37,10 +37,12 @@ mod syscalls;
 mod tables;
 mod vector_state;
 
+pub use segments::{descriptor, look};
+
 use crate::{
     abi, clock,
     console::Uart,
-    counters, die, extension, measure, paging, println, second,
+    counters, die, extension, leaks, measure, paging, println, second,
     tap::{self, Verdict},
     ways,
 };
@@ -155,7 +157,7 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     let options = match Options::parse(cmdline) {
         Ok(options) => options,
         Err(word) => stop(format_args!(
-            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, ways="
+            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, ways=, leave=, look=, live="
         )),
     };
     let selection = &options.selection;
@@ -177,6 +179,9 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
         Task::List => list(selection),
         Task::Measure => measure::run(),
         Task::Ways(rounds) => ways::run(rounds),
+        Task::Leave(rounds) => leaks::leave(rounds),
+        Task::Look(rounds) => leaks::look_for(rounds),
+        Task::Live(seconds) => leaks::live(boot.memory, seconds),
         Task::Judge => judge(selection),
     }
     abi::shutdown(shutdown::POWEROFF)
