@@ -7,6 +7,9 @@
  * offsets, field offsets, selectors and masks. FS, GS and the FPU are never touched, except for
  * the GS base of a direct switch.
  *
+ * The window is in every guest's root. A register that is parked in it, on a stack or in the block,
+ * is cleared there as soon as it is taken back; addresses (RIP, RSP) and flags may stay.
+ *
  * Contracts, by label:
  *   switcher_enter      in: RDI = Context, C stack; returns when the guest is left.
  *   switcher_enter_clear  the same, on a CPU that leaks what is in its buffers.
@@ -67,6 +70,7 @@ switcher_enter:
     mov rdi, [rdi + {RDI}]
     mov cr3, rax
     mov rax, [rip + .Larea + {SCRATCH0}]
+    mov qword ptr [rip + .Larea + {SCRATCH0}], 0
     sysretq
 
 1:  lea rsp, [rip + .Larea + {ENTRY_TOP}]
@@ -81,6 +85,7 @@ switcher_enter:
     mov rdi, [rdi + {RDI}]
     mov cr3, rax
     mov rax, [rip + .Larea + {SCRATCH0}]
+    mov qword ptr [rip + .Larea + {SCRATCH0}], 0
     .global switcher_iret
 switcher_iret:
     iretq
@@ -113,6 +118,7 @@ switcher_iret:
     mov edx, [rip + .Larea + {SMOD_GSBASE} + 4]
     wrmsr
     mov rdx, [rip + .Larea + {SCRATCH1}]
+    mov qword ptr [rip + .Larea + {SCRATCH1}], 0
     .endif
     mov rcx, [rip + .Larea + {SMOD_CR3}]
     mov cr3, rcx
@@ -121,6 +127,7 @@ switcher_iret:
     mov rcx, [rip + .Larea + {LSTAR}]
     mov r11d, {RFLAGS_FORCED}
     mov rax, [rip + .Larea + {SCRATCH0}]
+    mov qword ptr [rip + .Larea + {SCRATCH0}], 0
     sysretq
     .endm
 
@@ -149,6 +156,7 @@ switcher_iret:
     mov ecx, {MSR_GS_BASE}
     wrmsr
     mov rdx, [rip + .Larea + {SCRATCH1}]
+    mov qword ptr [rip + .Larea + {SCRATCH1}], 0
     mov rax, r11
     .endif
     mov word ptr [rax + {PVCS_EVENT_VECTOR}], {VECTOR_STANDARD}
@@ -169,6 +177,7 @@ switcher_iret:
     cmp rcx, [rip + sysret_limit]
     jae 2f
     mov rax, [rip + .Larea + {SCRATCH0}]
+    mov qword ptr [rip + .Larea + {SCRATCH0}], 0
     sysretq
 
 2:  mov [rip + .Larea + {ENTRY_TOP} - 16], rsp
@@ -179,6 +188,7 @@ switcher_iret:
     mov rcx, [rax + {PVCS_RCX}]
     mov r11, [rax + {PVCS_R11}]
     mov rax, [rip + .Larea + {SCRATCH0}]
+    mov qword ptr [rip + .Larea + {SCRATCH0}], 0
     lea rsp, [rip + .Larea + {ENTRY_TOP} - 40]
     jmp switcher_iret
 
@@ -254,6 +264,7 @@ syscall_exit:
     mov qword ptr [rax + {SS}], {USER_SS}
     mov rcx, [rip + .Larea + {SCRATCH0}]
     mov [rax + {RAX}], rcx
+    mov qword ptr [rip + .Larea + {SCRATCH0}], 0
     jmp leave
 
     /* Stack: vector, error, RIP, CS, RFLAGS, RSP, SS; everything else the guest's. */
@@ -271,6 +282,7 @@ exception_exit:
     pop [rax + {RFLAGS}]
     pop [rax + {RSP}]
     pop [rax + {SS}]
+    mov qword ptr [rsp - 64], 0
 
     /* Back to the caller of switcher_enter. No guest value stays in a register. */
 leave:
@@ -355,6 +367,7 @@ failed_iret:
     or ecx, {EXIT_FAILED}
     mov [rax - 16], rcx
     pop rcx
+    mov qword ptr [rsp - 8], 0
     sub rax, 16
     xchg rax, [rsp]
     pop rsp
