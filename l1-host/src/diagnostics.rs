@@ -13,10 +13,13 @@ use crate::{
 };
 use alloc::{boxed::Box, format, vec::Vec};
 use pv_abi::bundle::{CORE_END_PREFIX, CORE_PREFIX, CORE_SECONDS, Guest, TRACE_PREFIX, Trace};
+use spin::Mutex;
 
 /// Of a wait, no more than this part of a second counts at a time: the machine may stand still
 /// meanwhile, and some clocks go on.
 const STEPS: u64 = 1000;
+/// One guest's memory is offered at a time: the answer does not say whose it is for.
+static OFFER: Mutex<()> = Mutex::new(());
 
 /// `vm` has ended, as guest `number`, and its vCPUs do not run any more.
 pub fn ended(
@@ -62,6 +65,7 @@ fn offer_memory(cpu: &Cpu, number: usize, guest: &Guest, vm: &Vm, vcpus: &[Box<V
         ram: vm.env().ram.extents(),
         vcpus: &registers,
     };
+    let _one = OFFER.lock();
     while serial::LOG.read(&mut [0]) != 0 {}
     log::whole(format!("{CORE_PREFIX}{description}"));
     let taken = wait_until_taken(cpu);
