@@ -143,7 +143,7 @@ pub fn run(rounds: u64) {
     let memory =
         (0..WORDS).try_for_each(|word| equal("word", quiet(word).load(Relaxed), value(word)));
     tap::report(&mut tally, "EVT-1", "way", "memory", &memory);
-    let _ = tally.json(&mut Uart);
+    let _ = tally.end(&mut Uart);
     if tally.all.failed > 0 {
         abi::shutdown(shutdown::CRASH);
     }
