@@ -38,7 +38,6 @@ mod panic;
 pub mod sched;
 pub mod stats;
 pub mod trace;
-#[cfg(any(test, all(feature = "switcher-traps", target_os = "none")))]
 pub mod traps;
 pub mod vcpu;
 pub mod vm;

@@ -123,7 +123,12 @@ fn complaint(error: BundleError) -> &'static str {
 
 /// What a guest's command line says of L1's checks of itself, if there are any.
 fn choose_checks(guest: &Guest) -> Result<(), String> {
-    #[cfg(any(feature = "tlb-model", feature = "dirty-check", feature = "flaws"))]
+    #[cfg(any(
+        feature = "tlb-model",
+        feature = "dirty-check",
+        feature = "flaws",
+        feature = "switcher-traps"
+    ))]
     let unknown = |names| alloc::format!("there is no such flaw; take one of: {names}");
     #[cfg(feature = "tlb-model")]
     crate::vcpu::flaw::FLAWS.plant(&guest.cmdline).map_err(unknown)?;
@@ -135,7 +140,7 @@ fn choose_checks(guest: &Guest) -> Result<(), String> {
         crate::vcpu::dirty::choose(&guest.cmdline, guest.vcpus)?;
     }
     #[cfg(feature = "switcher-traps")]
-    crate::traps::choose(&guest.cmdline);
+    crate::traps::choose(&guest.cmdline).map_err(unknown)?;
     let _ = guest;
     Ok(())
 }

@@ -17,14 +17,21 @@ pub use fire::{arm, left_by_nmi, take};
 #[cfg(all(feature = "switcher-traps", target_os = "none"))]
 pub mod remains;
 
+pub mod flaw;
+#[cfg(any(test, feature = "switcher-traps"))]
 pub mod table;
+#[cfg(any(test, feature = "switcher-traps"))]
 pub mod text;
 
 /// Does what a guest's command line asks for.
+///
+/// # Errors
+/// The flaws that there are, if it names none of them.
 #[cfg(all(feature = "switcher-traps", target_os = "none"))]
-pub fn choose(cmdline: &str) {
+pub fn choose(cmdline: &str) -> Result<(), alloc::string::String> {
     fire::choose(cmdline);
     remains::choose(cmdline);
+    flaw::FLAWS.plant(cmdline)
 }
 
 /// Tells what was seen.

@@ -14,6 +14,7 @@ use crate::{
         xstate,
     },
     memory::paging::NoMemory,
+    traps::flaw::{self as leak, Flaw as Leak},
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::msr::arch;
@@ -72,7 +73,9 @@ impl Vcpu {
         self.remote.arrive(cpu.index);
         if cpu.last_vm.swap(self.vm.id, Relaxed) != self.vm.id {
             cpu.block.scrub();
-            mitigations::vm_changed();
+            if !leak::planted(Leak::Barriers) {
+                mitigations::vm_changed();
+            }
             self.vm.window.show_in(&cpu.window);
         }
         if cpu.last_vcpu.swap(self.id, Relaxed) != self.id {
@@ -86,8 +89,10 @@ impl Vcpu {
             self.saved.xstate.restore();
         }
         cpu::load_selectors(&self.saved.selectors);
-        cpu.bases.set_fs(self.saved.fs_base);
-        cpu.bases.set_gs(self.saved.gs_base);
+        if !leak::planted(Leak::Bases) {
+            cpu.bases.set_fs(self.saved.fs_base);
+            cpu.bases.set_gs(self.saved.gs_base);
+        }
         self.saved.direct_at_load = direct_switches(cpu);
         self.cr3_stale = true;
         // Whatever was left for it meanwhile.
@@ -104,7 +109,9 @@ impl Vcpu {
         self.saved.xstate.save();
         self.saved.direct = self.direct_switches(cpu);
         cpu::clear_data_selectors();
-        cpu::load_ldt(0);
+        if !leak::planted(Leak::LocalTable) {
+            cpu::load_ldt(0);
+        }
     }
 
     /// Puts its guest registers into the CPU: after another vCPU ran there.
@@ -114,16 +121,24 @@ impl Vcpu {
             cpu::wrmsr(arch::TSC_AUX, self.msrs.tsc_aux());
         }
         cpu.gdt.set_vcpu_index(self.index as u32);
-        for (slot, descriptor) in self.tls.iter().enumerate() {
-            cpu.gdt.set_tls(slot, *descriptor);
+        if !leak::planted(Leak::Slots) {
+            self.load_slots(cpu);
         }
-        cpu.gdt.set_cpunode(self.cpunode);
         if self.ldt_entries == 0 {
-            cpu::load_ldt(0);
+            if !leak::planted(Leak::LocalTable) {
+                cpu::load_ldt(0);
+            }
         } else {
             cpu.gdt.set_ldt(self.index, self.ldt_entries);
             cpu::load_ldt(tables::LDT_SELECTOR);
         }
+    }
+
+    fn load_slots(&self, cpu: &Cpu) {
+        for (slot, descriptor) in self.tls.iter().enumerate() {
+            cpu.gdt.set_tls(slot, *descriptor);
+        }
+        cpu.gdt.set_cpunode(self.cpunode);
     }
 
     /// Switches that never left the switcher, while it is on `cpu`.
