@@ -160,7 +160,7 @@ fn memory_map(ram: &Ram) -> Vec<hvm_memmap_table_entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_abi::bundle::{Backend, Blob, ConsoleMode, Guest, Image, Kind, Restart};
+    use pv_abi::bundle::{Backend, Blob, ConsoleMode, Guest, Image, Kind, Restart, Trace};
     use std::io::Write;
     use vm_memory::ByteValued;
 
@@ -219,9 +219,17 @@ mod tests {
             backend,
             weight: 100,
             restart: Restart::Never,
+            core: false,
         };
-        let console = ConsoleMode::Focus;
-        Bundle { guests: vec![guest], stats: false, console, wall_seconds: 0 }.encode().unwrap()
+        let bundle = Bundle {
+            guests: vec![guest],
+            stats: false,
+            stats_every: 0,
+            trace: Trace::Off,
+            console: ConsoleMode::Focus,
+            wall_seconds: 0,
+        };
+        bundle.encode().unwrap()
     }
 
     #[test]

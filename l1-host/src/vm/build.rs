@@ -275,8 +275,7 @@ fn finish(
         largest: context.largest_page,
     };
     let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap, vcpus), config, vcpus);
-    let name = guest.name.clone();
-    Ok(Arc::new(Vm::new(name, kind, vcpus, guest.weight, mmu, switcher_window, vm_window, heap)))
+    Ok(Arc::new(Vm::new(guest, kind, mmu, switcher_window, vm_window, heap)))
 }
 
 /// Bytes of the heap that VMs which are no more have brought.

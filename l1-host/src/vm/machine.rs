@@ -15,6 +15,7 @@ use alloc::{string::String, sync::Arc};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use pv_abi::{
     addr::Gfn,
+    bundle::Guest,
     ext::{Features, WindowFrames},
 };
 use shadow_mmu::Mmu;
@@ -80,13 +81,11 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Puts a VM together.
+    /// Puts the VM of `guest` together.
     #[must_use]
     pub fn new(
-        name: String,
+        guest: &Guest,
         kind: Kind,
-        vcpus: usize,
-        weight: u32,
         mmu: Mmu<VmEnv>,
         window: SwitcherWindow,
         vm_window: Option<VmWindow>,
@@ -99,10 +98,10 @@ impl Vm {
         };
         Self {
             id: NUMBERS.fetch_add(1, Relaxed),
-            name,
+            name: guest.name.clone(),
             kind,
-            vcpus,
-            weight,
+            vcpus: guest.vcpus as usize,
+            weight: guest.weight,
             mmu,
             window,
             vm_window,
