@@ -5,8 +5,6 @@ crate::flaw::flaws! {
     /// What L1 forgets.
     "switcher-traps", "roost.leak-flaw=":
 
-    /// FS and GS bases.
-    Bases = "bases",
     /// The slots of the GDT that are a guest's.
     Slots = "slots",
     /// The local descriptor table.

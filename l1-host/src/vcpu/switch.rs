@@ -89,10 +89,8 @@ impl Vcpu {
             self.saved.xstate.restore();
         }
         cpu::load_selectors(&self.saved.selectors);
-        if !leak::planted(Leak::Bases) {
-            cpu.bases.set_fs(self.saved.fs_base);
-            cpu.bases.set_gs(self.saved.gs_base);
-        }
+        cpu.bases.set_fs(self.saved.fs_base);
+        cpu.bases.set_gs(self.saved.gs_base);
         self.saved.direct_at_load = direct_switches(cpu);
         self.cr3_stale = true;
         // Whatever was left for it meanwhile.
