@@ -7,8 +7,6 @@ crate::flaw::flaws! {
 
     /// The slots of the GDT that are a guest's.
     Slots = "slots",
-    /// The local descriptor table.
-    LocalTable = "local-table",
     /// Memory is given to a guest as it is.
     Memory = "memory",
     /// Nothing is done about the CPU's own state between two VMs.

@@ -107,9 +107,7 @@ impl Vcpu {
         self.saved.xstate.save();
         self.saved.direct = self.direct_switches(cpu);
         cpu::clear_data_selectors();
-        if !leak::planted(Leak::LocalTable) {
-            cpu::load_ldt(0);
-        }
+        cpu::load_ldt(0);
     }
 
     /// Puts its guest registers into the CPU: after another vCPU ran there.
@@ -123,9 +121,7 @@ impl Vcpu {
             self.load_slots(cpu);
         }
         if self.ldt_entries == 0 {
-            if !leak::planted(Leak::LocalTable) {
-                cpu::load_ldt(0);
-            }
+            cpu::load_ldt(0);
         } else {
             cpu.gdt.set_ldt(self.index, self.ldt_entries);
             cpu::load_ldt(tables::LDT_SELECTOR);
