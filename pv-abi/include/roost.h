@@ -54,6 +54,9 @@
 // call::VCPU_START to call::FLUSH_VCPUS: other vCPUs of the VM.
 #define ROOST_FEATURE_SMP 0x400u
 
+// timer: the deadline is a word in memory. Not offered to native guests.
+#define ROOST_FEATURE_TIMER_WORD 0x800u
+
 // Base of the KVM leaves; C1 guests look for the signature exactly here.
 #define ROOST_CPUID_KVM_BASE 0x40000000u
 
