@@ -60,6 +60,9 @@ impl Vcpu {
         #[cfg(feature = "dirty-check")]
         self.check_dirty_log()?;
         loop {
+            // What is asked for already is done before the model looks, not after.
+            #[cfg(feature = "tlb-model")]
+            self.take_flush_requests();
             if self.cr3_stale {
                 self.refresh_cr3(cpu);
             }
