@@ -4,7 +4,7 @@
 # Words for `roost run`, for example: make run ARGS="--memory 1G --stats"
 ARGS =
 
-.PHONY: help run test run-l0 test-l0 conformance hostile exits docs selftests build bench check clean setup
+.PHONY: help run test run-l0 test-l0 conformance hostile soak exits docs selftests build bench check clean setup
 .DEFAULT_GOAL := build
 
 help: ## show this
@@ -27,6 +27,9 @@ conformance: build ## judge L1 by each rule of the guest ABI (ARGS=... for tests
 
 hostile: build ## attack L1 from a guest (ARGS=... for tests/hostile/run.sh)
 	@tests/hostile/run.sh $(ARGS)
+
+soak: build ## run hostile and other guests beside each other for half an hour (ARGS=SECONDS)
+	@tests/soak/run.sh $(ARGS)
 
 docs: setup ## build the code's documentation and the book, and check their links
 	@scripts/docs.sh
