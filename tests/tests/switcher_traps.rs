@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// How often every way is gone, unless [`roost_tests::times`] says otherwise.
-const ROUNDS: u64 = 2000;
+const ROUNDS: u64 = 4000;
 
 /// Vectors whose stubs nothing reaches here: on this emulator, from a guest, and with what L1 may send
 /// itself without harm.
