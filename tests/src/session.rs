@@ -109,6 +109,9 @@ impl<'a> Session<'a> {
     }
 
     /// Runs a command in the shell; returns its exit status and what it printed.
+    ///
+    /// A command must wait for the processes that it kills: the signal of one that dies while the
+    /// shell writes its prompt costs the prompt.
     pub fn shell(&mut self, command: &str) -> (i32, String) {
         // The quotes keep the shell's echo of the line from looking like the result.
         self.send(&format!("echo '<''<'; {command}; echo \">\"\"$?>\"\n"));

@@ -50,7 +50,8 @@ fn four_vcpus_on_one_cpu() {
     let work = "for i in 1 2 3 4; do (n=0; while [ $n -lt 40 ]; do /bin/true; n=$((n+1)); done; \
                 echo done) & done; wait";
     assert_eq!(guest.succeed(work).matches("done").count(), 4);
-    let busy = "for i in 1 2 3 4; do (while :; do :; done) & done; sleep 4; kill %1 %2 %3 %4";
+    let busy = "for i in 1 2 3 4; do (while :; do :; done) & done; sleep 4; \
+                kill %1 %2 %3 %4; wait";
     guest.succeed(busy);
     let line = guest.succeed("head -1 /proc/stat");
     let ticks: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
@@ -81,7 +82,7 @@ fn vcpus_go_and_come_back() {
             assert_eq!(guest.succeed(&here).trim(), cpu.to_string());
         }
     }
-    guest.succeed("kill %1");
+    guest.succeed("kill %1; wait");
     assert_quiet(&mut guest);
     power_off(guest);
 }

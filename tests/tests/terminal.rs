@@ -32,7 +32,7 @@ fn job_control() {
     assert_eq!(guest.succeed("jobs"), "");
 
     guest.succeed("{ sleep 3000 & }");
-    guest.succeed("kill %1");
+    guest.succeed("kill %1; wait");
     // Terminated jobs are told of once, before the prompt or by `jobs`.
     guest.succeed("wait; jobs");
     assert_eq!(guest.succeed("jobs"), "");
