@@ -4,7 +4,7 @@
 use crate::{
     boot, guests,
     hw::{apic::vector, cpu::debug, percpu::Cpu, serial},
-    log,
+    log, sched,
     stats::Reason,
 };
 use pv_abi::event;
@@ -14,6 +14,7 @@ use switcher::{L1Trap, layout};
 pub fn handle(cpu: &Cpu, number: u8) -> Reason {
     match number {
         vector::TIMER => {
+            sched::timer_fired(cpu);
             cpu.apic.eoi();
             Reason::Timer
         }

@@ -80,8 +80,6 @@ pub fn halt(cpu: &Cpu) -> bool {
     if idle {
         cpu::halt();
         QUEUES.end_idle(cpu.index);
-        // It may have been the timer.
-        timer_fired(cpu);
     }
     idle
 }
@@ -181,7 +179,8 @@ pub fn give_up_slice(cpu: &Cpu) {
     LOCALS[cpu.index].slice_end.store(0, Relaxed);
 }
 
-/// The timer has fired.
+/// The timer has fired: for what it was armed for, for something that is no more, or early, for it
+/// counts coarser than the TSC and not as far.
 pub fn timer_fired(cpu: &Cpu) {
     LOCALS[cpu.index].armed.store(NEVER, Relaxed);
 }

@@ -98,16 +98,26 @@ impl Vcpu {
         let open =
             self.mode == Mode::User || self.pvcs.is_some_and(|pvcs| pvcs.interrupts_enabled());
         if !open {
-            if let Some(pvcs) = &self.pvcs {
-                pvcs.update_flags(flags::IP, 0);
-            }
-            self.set_awaits_window(true);
+            self.tell_that_one_waits();
             return Ok(());
         }
         let auto_eoi = self.vm.features().contains(Features::AUTO_EOI);
         let auto_eoi = auto_eoi && !planted(Flaw::AutoEoiIgnored);
         self.apic.accept(vector, auto_eoi);
         self.set_awaits_window(false);
-        self.deliver(cpu, vector, 0)
+        self.deliver(cpu, vector, 0)?;
+        if self.apic.deliverable().is_some() {
+            // Else it would wait for whatever exit comes next.
+            self.tell_that_one_waits();
+        }
+        Ok(())
+    }
+
+    /// The guest is to say when it takes an interrupt.
+    fn tell_that_one_waits(&mut self) {
+        if let Some(pvcs) = &self.pvcs {
+            pvcs.update_flags(flags::IP, 0);
+        }
+        self.set_awaits_window(true);
     }
 }

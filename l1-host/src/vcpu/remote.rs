@@ -85,6 +85,11 @@ impl Remote {
         new
     }
 
+    /// Has the vCPU look at what is outside, though no interrupt is requested here.
+    pub fn have_look(&self) {
+        self.any_requested.store(true, SeqCst);
+    }
+
     /// Calls `raise` with each interrupt that was requested.
     pub fn take_requests(&self, mut raise: impl FnMut(u8)) {
         if !self.any_requested.swap(false, SeqCst) {
@@ -99,7 +104,7 @@ impl Remote {
         }
     }
 
-    /// Something is requested.
+    /// Something is requested, or it is to look.
     pub fn is_requested(&self) -> bool {
         self.any_requested.load(SeqCst)
     }

@@ -83,6 +83,8 @@ impl Vm {
 
     /// Has vCPU `index` look at what was left for it.
     pub fn kick(&self, index: usize) {
+        // It may be about to park.
+        self.remotes()[index].have_look();
         if let Some(vcpu) = self.disturb(index, false) {
             sched::wake(vcpu);
         }
