@@ -68,6 +68,8 @@ impl fmt::Display for Entry {
             Exit::Exception(vector, _) => write!(f, "exception-{vector}")?,
             Exit::Interrupt(vector) => write!(f, "interrupt-{vector}")?,
             Exit::FailedEntry(vector) => write!(f, "failed-entry-{vector}")?,
+            Exit::Virtual8086(vector) => write!(f, "virtual-8086-{vector}")?,
+            Exit::Lost => f.write_str("lost")?,
         }
         let reason = Reason::ALL.get(usize::from(self.handled));
         write!(f, " {} rip={:#x}", reason.map_or("-", |(_, name)| name), self.rip)?;
@@ -77,7 +79,7 @@ impl fmt::Display for Entry {
                 write!(f, " error={error:#x} cr2={:#x}", self.detail)
             }
             Exit::Exception(..) | Exit::FailedEntry(_) => write!(f, " error={:#x}", self.error),
-            Exit::Interrupt(_) => Ok(()),
+            Exit::Interrupt(_) | Exit::Virtual8086(_) | Exit::Lost => Ok(()),
         }
     }
 }

@@ -79,6 +79,9 @@ global_asm!(
     EXIT_SYSCALL = const exit::SYSCALL,
     EXIT_SYSCALL32 = const exit::SYSCALL32,
     EXIT_FAILED = const exit::FAILED_ENTRY,
+    EXIT_VIRTUAL_8086 = const exit::VIRTUAL_8086,
+    EXIT_LOST = const exit::LOST,
+    RFLAGS_VM_BYTE = const tables::RFLAGS_VM >> 16,
 );
 
 unsafe extern "C" {

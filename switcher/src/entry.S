@@ -310,6 +310,8 @@ leave:
 exception:
     test byte ptr [rsp + 24], 3
     jnz exception_exit
+    test byte ptr [rsp + 34], {RFLAGS_VM_BYTE}
+    jnz virtual_8086
 
     push rax
     lea rax, [rip + switcher_iret]
@@ -373,6 +375,12 @@ failed_iret:
     pop rsp
     jmp exception_exit
 
+    /* No CPU goes from 64-bit mode to virtual-8086 mode. QEMU's emulator does, for a 32-bit IRET at
+     * CPL3 with VM set; the CS it then has says nothing of its privilege. */
+virtual_8086:
+    or qword ptr [rsp], {EXIT_VIRTUAL_8086}
+    jmp exception_exit
+
     /* NMI, #DB, #MC, #DF: on an IST stack of the window. From CPL3 they are exits like any other.
      * From CPL0 the first stage leaves the CR3 and the stack it found, both of which may be
      * anyone's, and goes back to exactly them: nothing the switcher does needs to be restarted.
@@ -380,6 +388,15 @@ failed_iret:
     .macro IST_ENTRY index
     test byte ptr [rsp + 24], 3
     jnz exception_exit
+    test byte ptr [rsp + 34], {RFLAGS_VM_BYTE}
+    jnz virtual_8086
+    .if \index == 1
+    push rax
+    lea rax, [rip + stub_db]
+    cmp [rsp + 24], rax
+    je nested_debug
+    pop rax
+    .endif
     push rax
     push rcx
     push rdx
@@ -399,6 +416,19 @@ ist_mc:
     IST_ENTRY 2
 ist_df:
     IST_ENTRY 3
+
+    /* A #DB before the first instruction of the #DB's stub: it lies where the first one lay. What
+     * that one left, a guest, cannot be gone back to. (ICEBP after a MOV SS that read what is watched;
+     * in QEMU's emulator, a step that touches what is watched.) Stack: RAX, vector, error, frame. */
+nested_debug:
+    mov rax, [rip + .Larea + {L1_CR3}]
+    mov cr3, rax
+    mov rax, [rip + .Larea + {CONTEXT}]
+    mov qword ptr [rax + {REASON}], {EXIT_LOST}
+    SAVE_COMMON
+    pop [rax + {RAX}]
+    mov qword ptr [rsp - 8], 0
+    jmp leave
 
     /* RCX = CR3 and RDX = window stack to go back to, where RDX, RCX, RAX and the frame lie. */
 ist_common:
@@ -464,7 +494,10 @@ switcher_stubs:
     .set vector, 0
     .rept 256
     .balign 16
-    .if (vector != 8) && ((vector < 10) || (vector > 14)) && (vector != 17) && (vector != 21)
+    .if (vector != 8) && ((vector < 10) || (vector > 14)) && (vector != 17) && (vector != 21) && (vector != 29) && (vector != 30)
+    .if vector == 1
+stub_db:
+    .endif
     push 0
     .endif
     push vector

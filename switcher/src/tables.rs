@@ -15,8 +15,10 @@ pub const TSS_SELECTOR: u16 = 0x40;
 pub const LDT_SELECTOR: u16 = 0x50;
 /// STAR: SYSCALL loads CS 8, SS 0x10; SYSRETQ loads CS 0x33, SS 0x2b.
 pub const STAR: u64 = 0x23 << 48 | (L1_CS as u64) << 32;
-/// SFMASK: TF IF DF IOPL NT RF AC.
-pub const SFMASK: u64 = 0x0005_7700;
+/// RFLAGS.VM.
+pub const RFLAGS_VM: u64 = 1 << 17;
+/// SFMASK: TF IF DF IOPL NT RF AC, and VM (see `virtual_8086` in `entry.S`).
+pub const SFMASK: u64 = 0x0005_7700 | RFLAGS_VM;
 
 const GDT_ENTRIES: usize = 17;
 /// GDT limit.

@@ -141,6 +141,8 @@ impl Vcpu {
             sched::tick(cpu);
             self.poll_sources(cpu);
         }
+        // The timer may have fired early, or for another, and something else ended the wait.
+        self.arm_timer(cpu);
         self.vm.mmu.entering(self.index);
         self.halted = false;
         Ok(())
@@ -223,9 +225,6 @@ impl Vcpu {
             Exit::Interrupt(vector) => {
                 let reason = interrupt::handle(cpu, vector);
                 if reason == Reason::Timer {
-                    // It has fired: for this deadline, for one that is no more, or early, for it
-                    // counts coarser than the TSC and not as far.
-                    sched::timer_fired(cpu);
                     sched::tick(cpu);
                 }
                 self.notice_outside();
@@ -238,6 +237,13 @@ impl Vcpu {
                 Ok(Reason::FailedEntry)
             }
             Exit::Syscall32 => self.syscall32(cpu),
+            Exit::Virtual8086(vector) => {
+                if vector >= exit::FIRST_INTERRUPT && vector != event::INT80 {
+                    interrupt::handle(cpu, vector);
+                }
+                Err(Stop::Unsupported("virtual-8086 mode"))
+            }
+            Exit::Lost => Err(Stop::Unsupported("a debug exception within another")),
         }
     }
 
