@@ -5,7 +5,7 @@ use crate::{
     println,
     runtime::{
         abi::{self, pvcs},
-        memory::{self, P, TABLE, W},
+        memory::{self, P, STACK_OFFSET, TABLE, W},
         piece,
         trial::{Mode, Trial, stack},
     },
@@ -86,6 +86,26 @@ const CASES: &[Case] = &[
     death("fetch-from-a-device", "DEV-3 END-6", |random| {
         let at = device(random.pick(&[0xfec0_0000, 0xfee0_0000, 1 << 36]));
         Trial::of(Mode::User, piece::jump()).with(|r| r.rbx = at).run();
+    }),
+    // What no CPU does, but QEMU's emulator: see docs/hostile.md.
+    death("virtual-8086", "RET-5 END-6", |_| {
+        const VM: u64 = 1 << 17;
+        // EIP 0, CS 0, flags, ESP, and six segments: anything that is executed there faults.
+        memory::set_data(STACK_OFFSET, 0);
+        memory::set_data(STACK_OFFSET + 8, VM | 0x202);
+        Trial::of(Mode::User, piece::iret32()).with(|r| r.rsp = stack()).run();
+    }),
+    death("debug-in-debug", "EVT-8 END-6", |_| {
+        // A single step that stores where a breakpoint watches.
+        const WRITES: u64 = 1 << 16;
+        let at = stack();
+        Trial::of(Mode::Supervisor, piece::set_debug())
+            .with(|r| (r.rbx, r.rax) = (at, 0x401 | WRITES))
+            .run();
+        Trial::of(Mode::User, piece::touch_at_once())
+            .but(|t| t.rflags |= 0x100)
+            .with(|r| r.rbx = at)
+            .run();
     }),
     death("locked-device", "DEV-3 END-6", |_| {
         let at = device(0xfec0_0000);

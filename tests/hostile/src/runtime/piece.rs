@@ -48,6 +48,7 @@ pieces! {
     icebp: ".byte 0xf1" "int3";
     int3: "int3";
     int80: "int 0x80";
+    iret32: "iretd";
     iretq: "iretq";
     irq_halt: "mov eax, 0x17088202" "syscall" "int3";
     jump: "jmp rbx";
@@ -80,6 +81,7 @@ pieces! {
     touch: "mov rax, [rbx]" "mov [rbx], rax" "mov rcx, rax" "int3";
     touch_and_call: "mov rax, 0x17088201" "mov [rbx], rcx" "syscall" "int3";
     touch_and_emulate: "mov [rbx], rcx" "in al, 0x42" "int3";
+    touch_at_once: "mov [rbx], rax" "int3";
     touch_string: "mov rdi, rbx" "mov ecx, 4" "rep stosb" "int3";
     ud2: "ud2";
     wrfsbase: "wrfsbase rax" "rdfsbase rbx" "int3";
