@@ -1,8 +1,11 @@
 //! Interrupts that the guest has taken, in their order.
 
-use crate::{abi, second};
+use crate::{
+    abi::{self, pvcs},
+    second,
+};
 use core::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicUsize,
+    AtomicBool, AtomicU8, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 use pv_abi::msr::x2apic;
@@ -12,12 +15,17 @@ const DEPTH: usize = 64;
 /// What one vCPU has taken.
 struct Taken {
     vectors: [AtomicU8; DEPTH],
+    flags: [AtomicU64; DEPTH],
     count: AtomicUsize,
 }
 
 impl Taken {
     const fn new() -> Self {
-        Self { vectors: [const { AtomicU8::new(0) }; DEPTH], count: AtomicUsize::new(0) }
+        Self {
+            vectors: [const { AtomicU8::new(0) }; DEPTH],
+            flags: [const { AtomicU64::new(0) }; DEPTH],
+            count: AtomicUsize::new(0),
+        }
     }
 
     fn vector(&self, number: usize) -> u64 {
@@ -37,6 +45,7 @@ pub fn handle(vector: u8) {
         // Nobody else writes them.
         let number = taken.count.load(Relaxed);
         taken.vectors[number % DEPTH].store(vector, Relaxed);
+        taken.flags[number % DEPTH].store(pvcs().event_flags(), Relaxed);
         taken.count.store(number + 1, Release);
     }
     if ENDS.load(Relaxed) {
@@ -57,6 +66,11 @@ pub fn count_of(vcpu: usize) -> usize {
 /// The vector of this vCPU's interrupt number `number`, one of the last 64; 0 if it has not come.
 pub fn vector(number: usize) -> u64 {
     vector_of(abi::vcpu(), number)
+}
+
+/// PVCS.event_flags as the handler of that interrupt found them.
+pub fn flags(number: usize) -> u64 {
+    TAKEN[abi::vcpu()].flags[number % DEPTH].load(Relaxed)
 }
 
 /// The same of `vcpu`.

@@ -29,6 +29,7 @@ pub const GROUP: Group = Group {
         check("prefault", "FEAT-3 XMSR-0", prefault),
         check("prefault_other_address", "FEAT-3 XMSR-0", prefault_other_address),
         check("auto_eoi", "FEAT-5", auto_eoi),
+        check("auto_eoi_of_two", "FEAT-5 EVT-9", auto_eoi_of_two),
         check("take_irq", "FEAT-5 XHC-13", take_irq),
         check("wide_va", "FEAT-0 MMU-1", wide_va),
         check("syscall_reflection", "FEAT-1 XMSR-1 XMSR-2", syscall_reflection),
@@ -98,6 +99,22 @@ fn auto_eoi() -> Verdict {
             equal("priority", abi::rdmsr(x2apic::PPR), 0)?;
         }
         Ok(())
+    })
+}
+
+/// Two that wait are delivered one after the other, and the first one's handler sees that another waits.
+fn auto_eoi_of_two() -> Verdict {
+    enable(Features::AUTO_EOI)?;
+    interrupts::without_eoi(|| {
+        for vector in [0x41, 0x61] {
+            abi::wrmsr(x2apic::SELF_IPI, vector);
+        }
+        let before = interrupts::count();
+        equal("interrupts", let_in() + let_in(), 2)?;
+        equal("the first", interrupts::vector(before), 0x61)?;
+        equal("its event_flags", interrupts::flags(before), flags::IP)?;
+        equal("the second", interrupts::vector(before + 1), 0x41)?;
+        equal("its event_flags", interrupts::flags(before + 1), 0)
     })
 }
 
