@@ -35,7 +35,7 @@ use core::{
         Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
 };
-use pv_abi::bundle::{self, Bundle, Guest, Restart, Trace};
+use pv_abi::bundle::{self, Bundle, Guest, Restart, Siblings, Trace};
 use spin::{Mutex, Once};
 
 /// What the user has asked for, and what building a guest needs.
@@ -62,6 +62,9 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
     let guests = &host.bundle.guests;
     RUNNING.store(guests.len(), Relaxed);
     console::mux().set_mode(host.bundle.console);
+    if host.bundle.siblings == Siblings::OneGuest {
+        sched::run_one_vm_a_core();
+    }
     live::begin(host.bundle.stats_every, &cpu.clock, cpu::tsc());
     let mut ready = Vec::new();
     for (number, guest) in guests.iter().enumerate() {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// First bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"RoostBdl";
 /// Version of header and encoding.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
 pub const HEADER: usize = 16;
 
@@ -132,6 +132,16 @@ pub enum ConsoleMode {
     Prefix,
 }
 
+/// What the hardware threads of one core may run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Siblings {
+    /// vCPUs of any guests.
+    #[default]
+    AnyGuests,
+    /// vCPUs of one guest at a time.
+    OneGuest,
+}
+
 /// When the last exits of a guest's vCPUs go to the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trace {
@@ -157,6 +167,8 @@ pub struct Bundle {
     pub trace: Trace,
     /// How they share the console.
     pub console: ConsoleMode,
+    /// How they share cores.
+    pub siblings: Siblings,
     /// Seconds since 1970 at start, from the tool's clock.
     pub wall_seconds: u64,
 }
@@ -307,6 +319,7 @@ mod tests {
             stats_every: 5,
             trace: Trace::Always,
             console: ConsoleMode::Prefix,
+            siblings: Siblings::OneGuest,
             wall_seconds: 7,
         }
     }

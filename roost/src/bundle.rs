@@ -4,7 +4,9 @@ use crate::elf::Program;
 use anyhow::{Context, Result, ensure};
 use pv_abi::{
     PAGE_SIZE,
-    bundle::{Backend, Blob, Bundle, ConsoleMode, Guest, Image, Kind, Restart, Segment, Trace},
+    bundle::{
+        Backend, Blob, Bundle, ConsoleMode, Guest, Image, Kind, Restart, Segment, Siblings, Trace,
+    },
 };
 use std::{
     fs::File,
@@ -54,6 +56,8 @@ pub struct Contents {
     pub trace: Trace,
     /// How the guests share the console.
     pub console: ConsoleMode,
+    /// How the guests share cores.
+    pub siblings: Siblings,
     /// Seconds since 1970.
     pub wall_seconds: u64,
 }
@@ -130,6 +134,7 @@ impl Contents {
             stats_every: self.stats_every,
             trace: self.trace,
             console: self.console,
+            siblings: self.siblings,
             wall_seconds: self.wall_seconds,
         }
     }
@@ -288,6 +293,7 @@ mod tests {
             stats_every: 7,
             trace: Trace::Death,
             console: ConsoleMode::Prefix,
+            siblings: Siblings::OneGuest,
             wall_seconds: 1_700_000_000,
         }
     }
@@ -307,7 +313,7 @@ mod tests {
         let read = Bundle::decode(&file).unwrap();
         assert!(read.stats && read.guests[0].core);
         assert_eq!((read.stats_every, read.trace), (7, Trace::Death));
-        assert_eq!(read.console, ConsoleMode::Prefix);
+        assert_eq!((read.console, read.siblings), (ConsoleMode::Prefix, Siblings::OneGuest));
         assert_eq!(read.wall_seconds, 1_700_000_000);
         let [guest] = &read.guests[..] else { panic!("one guest") };
         assert_eq!((guest.name.as_str(), guest.cmdline.as_str()), ("guest", "quiet"));

@@ -3,10 +3,10 @@
 use crate::{
     accel::{self, Clock},
     memory::{Size, parse_size},
-    plan::{MOST_CPUS, MOST_SECONDS, MOST_VCPUS, MachinePlan},
+    plan::{MOST_CPUS, MOST_SECONDS, MOST_THREADS, MOST_VCPUS, MachinePlan},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
-use pv_abi::bundle::{Backend, ConsoleMode, Trace};
+use pv_abi::bundle::{Backend, ConsoleMode, Siblings, Trace};
 use serde::Deserialize;
 use std::{path::PathBuf, str::FromStr};
 
@@ -80,6 +80,12 @@ pub struct RunArgs {
     /// CPUs of the machine that L1 runs on [default: 1]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_CPUS.into()))]
     pub cpus: Option<u32>,
+    /// Hardware threads of each core of that machine [default: 1]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_THREADS.into()))]
+    pub threads: Option<u32>,
+    /// What the hardware threads of a core run [default: any]
+    #[arg(long, value_enum)]
+    pub siblings: Option<SiblingsChoice>,
     /// How several guests share the console [default: focus at a terminal, else prefix]
     #[arg(long, value_enum)]
     pub console: Option<ConsoleChoice>,
@@ -139,6 +145,8 @@ impl RunArgs {
         MachinePlan {
             memory: None,
             cpus: self.cpus.unwrap_or(1),
+            threads: self.threads.unwrap_or(1),
+            siblings: self.siblings.map(Siblings::from).unwrap_or_default(),
             accel: self.accel.unwrap_or_default(),
             cpu: self.cpu.clone(),
             clock: if self.icount { Clock::Instructions } else { Clock::Host },
@@ -166,6 +174,25 @@ impl From<ConsoleChoice> for ConsoleMode {
         match choice {
             ConsoleChoice::Focus => Self::Focus,
             ConsoleChoice::Prefix => Self::Prefix,
+        }
+    }
+}
+
+/// What the hardware threads of a core run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SiblingsChoice {
+    /// Any guests
+    Any,
+    /// One guest at a time: guests cannot watch each other through what threads share
+    OneGuest,
+}
+
+impl From<SiblingsChoice> for Siblings {
+    fn from(choice: SiblingsChoice) -> Self {
+        match choice {
+            SiblingsChoice::Any => Self::AnyGuests,
+            SiblingsChoice::OneGuest => Self::OneGuest,
         }
     }
 }

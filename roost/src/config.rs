@@ -3,15 +3,16 @@
 
 use crate::{
     accel::{self, Clock},
-    cli::{BackendChoice, ConsoleChoice, RunArgs, StatsTo},
+    cli::{BackendChoice, ConsoleChoice, RunArgs, SiblingsChoice, StatsTo},
     files,
     memory::Size,
     plan::{
-        DEFAULT_MEMORY, GuestPlan, MOST_CPUS, MOST_SECONDS, MOST_VCPUS, MachinePlan, Origin, Plan,
+        DEFAULT_MEMORY, GuestPlan, MOST_CPUS, MOST_SECONDS, MOST_THREADS, MOST_VCPUS, MachinePlan,
+        Origin, Plan,
     },
 };
 use anyhow::{Result, anyhow, bail, ensure};
-use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, Trace, WEIGHTS};
+use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, Siblings, Trace, WEIGHTS};
 use serde::Deserialize;
 use std::{
     collections::HashMap,
@@ -29,6 +30,8 @@ const LONGEST_NAME: usize = 32;
 struct File {
     machine_memory: Option<Size>,
     cpus: Option<Spanned<Bounded<1, MOST_CPUS>>>,
+    threads: Option<Spanned<Bounded<1, MOST_THREADS>>>,
+    siblings: Option<Spanned<SiblingsChoice>>,
     accel: Option<Spanned<accel::Choice>>,
     cpu: Option<Spanned<String>>,
     icount: Option<Spanned<bool>>,
@@ -222,6 +225,8 @@ impl Source<'_> {
         let clock = self.choose("icount", &file.icount, args.icount)?;
         let clock = clock.map(|count| if count { Clock::Instructions } else { Clock::Host });
         let cpus = self.choose("cpus", &file.cpus, args.cpus.is_some())?;
+        let threads = self.choose("threads", &file.threads, args.threads.is_some())?;
+        let siblings = self.choose("siblings", &file.siblings, args.siblings.is_some())?;
         let accel = self.choose("accel", &file.accel, args.accel.is_some())?;
         let kind = self.choose("machine", &file.machine, args.machine.is_some())?;
         let every = self.choose("stats-every", &file.stats_every, args.stats_every.is_some())?;
@@ -230,6 +235,8 @@ impl Source<'_> {
         Ok(MachinePlan {
             memory: file.machine_memory.map(|size| size.0),
             cpus: cpus.map_or(usual.cpus, |cpus| cpus.0),
+            threads: threads.map_or(usual.threads, |threads| threads.0),
+            siblings: siblings.map_or(usual.siblings, Siblings::from),
             accel: accel.unwrap_or(usual.accel),
             cpu: self.choose("cpu", &file.cpu, args.cpu.is_some())?.or(usual.cpu),
             clock: clock.unwrap_or(usual.clock),

@@ -7,7 +7,7 @@ use crate::{
     memory::MIB,
 };
 use anyhow::{Context, Result};
-use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, Trace};
+use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, Siblings, Trace};
 use std::{
     fmt::Display,
     path::{Path, PathBuf},
@@ -17,6 +17,8 @@ use std::{
 pub const DEFAULT_MEMORY: u64 = 512 * MIB;
 /// CPUs of the machine: L1 drives no more.
 pub const MOST_CPUS: u32 = 64;
+/// Most hardware threads of a core.
+pub const MOST_THREADS: u32 = 8;
 /// Virtual CPUs of a guest.
 #[expect(clippy::cast_possible_truncation, reason = "it is 32")]
 pub const MOST_VCPUS: u32 = pv_abi::ext::window::MAX_VCPUS as u32;
@@ -67,6 +69,10 @@ pub struct MachinePlan {
     pub memory: Option<u64>,
     /// Its CPUs.
     pub cpus: u32,
+    /// Hardware threads of each of its cores.
+    pub threads: u32,
+    /// What the threads of a core run.
+    pub siblings: Siblings,
     /// How QEMU runs it.
     pub accel: accel::Choice,
     /// QEMU's CPU model, if not the usual one.

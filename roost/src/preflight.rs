@@ -35,7 +35,9 @@ pub struct GuestFiles {
 pub fn check(plan: &Plan) -> Result<Vec<GuestFiles>> {
     let origin = &plan.origin;
     // Contradictions are told before any file is looked at, KVM or not.
-    check_clock(&plan.machine, origin).map_err(|why| origin.about_machine(why))?;
+    check_clock(&plan.machine, origin)
+        .and_then(|()| check_threads(&plan.machine, origin))
+        .map_err(|why| origin.about_machine(why))?;
     for guest in &plan.guests {
         check_least(guest.memory, origin)
             .and_then(|()| check_cmdline(&guest.append, origin))
@@ -63,6 +65,18 @@ fn check_clock(machine: &MachinePlan, origin: &Origin) -> Result<()> {
         origin.setting("cpus"),
         machine.cpus,
         origin.setting("icount")
+    );
+    Ok(())
+}
+
+fn check_threads(machine: &MachinePlan, origin: &Origin) -> Result<()> {
+    ensure!(
+        machine.cpus.is_multiple_of(machine.threads),
+        "{} {} is no multiple of {} {}: cores have the same number of hardware threads",
+        origin.setting("cpus"),
+        machine.cpus,
+        origin.setting("threads"),
+        machine.threads
     );
     Ok(())
 }

@@ -97,6 +97,8 @@ pub struct Machine {
     pub cpu: Option<String>,
     /// CPUs.
     pub cpus: u32,
+    /// Hardware threads of each core.
+    pub threads: u32,
     /// Memory in bytes, whole MiB.
     pub memory: u64,
     /// The L1 image.
@@ -127,7 +129,11 @@ impl Machine {
         }
         let model = if self.accel == Accel::Kvm { "host" } else { "max" };
         args.pair("-cpu", self.cpu.as_deref().unwrap_or(model));
-        args.pair("-smp", self.cpus.to_string());
+        let threads = match self.threads {
+            1 => String::new(),
+            threads => format!(",threads={threads}"),
+        };
+        args.pair("-smp", format!("{}{threads}", self.cpus));
         args.pair("-m", (self.memory / MIB).to_string());
         args.words("-nodefaults -display none -no-reboot -device isa-debug-exit,iobase=0xf4");
         match &self.console {
@@ -193,6 +199,7 @@ mod tests {
             accel: Accel::Tcg(Clock::Host),
             cpu: None,
             cpus: 1,
+            threads: 1,
             memory: 600 * MIB,
             l1: "l1".into(),
             bundle: "dir/bundle".into(),

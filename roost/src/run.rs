@@ -53,6 +53,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         accel,
         cpu: plan.machine.cpu.clone(),
         cpus: plan.machine.cpus,
+        threads: plan.machine.threads,
         memory: preflight::machine_memory(&plan, bundle)?,
         l1,
         bundle: folder.bundle(),
@@ -108,6 +109,7 @@ fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<Cont
         stats_every: plan.stats_every(),
         trace: plan.machine.trace,
         console: plan.console(io::stdin().is_terminal()),
+        siblings: plan.machine.siblings,
         wall_seconds: match plan.machine.clock {
             Clock::Instructions => COUNTED_WALL_SECONDS,
             Clock::Host => now.as_secs(),

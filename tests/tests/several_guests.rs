@@ -103,3 +103,42 @@ fn weights_are_shares() {
     let (ran, stolen) = (ticks[0] + ticks[2], ticks[7]);
     assert!(stolen > ran, "the light one ran {ran} ticks, {stolen} were stolen: {light}");
 }
+
+/// How much of its time a guest waits for a core of two threads, where another is busy: percent.
+fn waits(siblings: &str) -> u64 {
+    let folder = Folder::new();
+    let guests = ["a", "b"].map(|name| guest(&folder, name, ""));
+    let machine = format!("cpus = 2\nthreads = 2\nsiblings = \"{siblings}\"");
+    let mut console = start(&folder, &machine, &guests);
+    console.expect_shell();
+    console.send(&format!("{ESCAPE}2"));
+    console.expect("console of 'b' (2 of 2)");
+    console.send("\n");
+    console.expect_shell();
+    console.succeed("(while :; do :; done) & true");
+    console.send(&format!("{ESCAPE}1"));
+    console.expect("console of 'a' (1 of 2)");
+    let now = "$(cut -d. -f1 /proc/uptime)";
+    let busy = format!("end=$(({now} + 6)); while [ {now} -lt $end ]; do :; done");
+    let lines = console.succeed(&format!("head -1 /proc/stat; {busy}; head -1 /proc/stat"));
+    let ticks: Vec<Vec<u64>> = lines
+        .lines()
+        .map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+        .collect();
+    let [before, after] = &ticks[..] else { panic!("{lines}") };
+    let all = after.iter().sum::<u64>() - before.iter().sum::<u64>();
+    for _ in 0..2 {
+        console.send("poweroff\n");
+        console.expect("powered off");
+    }
+    console.end().assert_l1_is_sound();
+    100 * (after[7] - before[7]) / all
+}
+
+/// Two guests never run on the threads of one core at the same time, if the user wants that.
+#[test]
+fn threads_of_a_core_run_one_guest() {
+    let (any, one) = (waits("any"), waits("one-guest"));
+    assert!(any < 20, "{any} % of the time stolen, with a CPU for each");
+    assert!((35..=65).contains(&one), "{one} % of the time stolen, with turns");
+}

@@ -6,7 +6,7 @@ use crate::{
     hw::{
         apic::{self, LocalApic},
         clock::Clock,
-        features::Features,
+        features::{self, Features},
         mitigations,
         percpu::{self, AreaFrames, Cpu},
         physmap::{DIRECT_MAP, STACKS},
@@ -182,6 +182,7 @@ fn bring_up(
         enter: pvh::enter(index, mitigations::enable()),
         apic,
         apic_id: apic.id(),
+        core: apic.id() >> features::thread_bits(),
         clock,
         window: seat.window,
         last_vm: AtomicU64::new(0),

@@ -3,7 +3,7 @@
 
 use super::cpu;
 use pv_abi::msr::arch;
-use raw_cpuid::{CpuId, CpuIdReader, Hypervisor};
+use raw_cpuid::{CpuId, CpuIdReader, Hypervisor, TopologyType};
 
 /// Features that change what L1 does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +62,18 @@ impl Features {
                 .map_or(36, |capacity| u32::from(capacity.physical_address_bits())),
         }
     }
+}
+
+/// How many of the lower bits of an APIC id number the threads of a core, as the CPU shows it.
+#[must_use]
+pub fn thread_bits() -> u32 {
+    read_thread_bits(&CpuId::new())
+}
+
+fn read_thread_bits<R: CpuIdReader>(cpuid: &CpuId<R>) -> u32 {
+    let mut levels = cpuid.get_extended_topology_info().into_iter().flatten();
+    let threads = levels.find(|level| level.level_type() == TopologyType::SMT);
+    threads.map_or(0, |level| level.shift_right_for_next_apic_id())
 }
 
 /// CPUID outside CPL0 can be made to fault. Asked only where the MSR that says so is known to exist:

@@ -47,6 +47,8 @@ pub struct Cpu {
     pub apic: LocalApic,
     /// The id of that.
     pub apic_id: u32,
+    /// The core that it is a thread of, by a number of the CPU's.
+    pub core: u32,
     /// The rates of its clocks.
     pub clock: Clock,
     /// The switcher window of its root: the half that is a VM's is that of the VM it runs.

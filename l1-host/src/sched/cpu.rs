@@ -1,7 +1,7 @@
 //! The loop of a CPU, and what it keeps for itself.
 //! May: nothing. Context: irq-off.
 
-use super::{queue::Queues, timers::Timers};
+use super::{cores::Cores, queue::Queues, timers::Timers};
 use crate::{
     boot::{self, cpus},
     guests,
@@ -14,7 +14,7 @@ use alloc::{
     sync::{Arc, Weak},
 };
 use core::sync::atomic::{
-    AtomicU64,
+    AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use spin::Mutex;
@@ -22,6 +22,10 @@ use switcher::layout::MAX_CPUS;
 
 /// vCPUs that are ready.
 static QUEUES: Queues<Box<Vcpu>> = Queues::new();
+/// What runs on which core, if that matters.
+static CORES: Cores = Cores::new();
+/// It does.
+static ONE_VM_A_CORE: AtomicBool = AtomicBool::new(false);
 /// What each CPU keeps for itself.
 static LOCALS: [Local; MAX_CPUS] = [const { Local::new() }; MAX_CPUS];
 
@@ -58,20 +62,52 @@ impl Local {
     }
 }
 
+/// Has the threads of a core run one VM at a time.
+pub fn run_one_vm_a_core() {
+    ONE_VM_A_CORE.store(true, Relaxed);
+}
+
 /// Runs what is ready, for ever.
 pub fn run(cpu: &'static Cpu) -> ! {
+    CORES.join(cpu.index, cpu.core);
     QUEUES.join(cpu.index);
     loop {
         guests::bury(cpu);
-        match QUEUES.pop(cpu.index) {
-            Some(vcpu) => run_one(cpu, vcpu),
-            None => {
-                arm(cpu, None);
-                halt(cpu);
-                tick(cpu);
-            }
+        if let Some(vcpu) = next_vcpu(cpu) {
+            run_one(cpu, vcpu);
+            continue;
+        }
+        arm(cpu, None);
+        QUEUES.say_idle(cpu.index);
+        let late = next_vcpu(cpu);
+        if late.is_none() {
+            cpu::halt();
+        }
+        QUEUES.end_idle(cpu.index);
+        tick(cpu);
+        if let Some(vcpu) = late {
+            run_one(cpu, vcpu);
         }
     }
+}
+
+/// What this CPU is to run now.
+fn next_vcpu(cpu: &Cpu) -> Option<Box<Vcpu>> {
+    if !ONE_VM_A_CORE.load(Relaxed) {
+        return QUEUES.pop(cpu.index);
+    }
+    let pop = || QUEUES.pop_that(cpu.index, |vcpu| CORES.enter(cpu.index, vcpu.vm.id));
+    let next = pop().or_else(|| CORES.forget_next(cpu.index).then(pop)?);
+    // Those that halt may now run something, too; those that run see that their time is limited.
+    if if next.is_some() { QUEUES.any() } else { CORES.is_wanted(cpu.index) } {
+        CORES.siblings(cpu.index).for_each(kick);
+    }
+    next
+}
+
+/// A VM that may not run beside what runs on the core of `cpu` waits for it.
+fn is_core_wanted(cpu: &Cpu) -> bool {
+    ONE_VM_A_CORE.load(Relaxed) && CORES.is_wanted(cpu.index)
 }
 
 /// Halts until an interrupt has come; false, and at once, if something is ready to run.
@@ -91,6 +127,9 @@ fn run_one(cpu: &'static Cpu, mut vcpu: Box<Vcpu>) {
     #[cfg(feature = "switcher-traps")]
     crate::traps::remains::runs(cpu, vcpu.vm.id);
     let leave = vcpu.run(cpu);
+    if ONE_VM_A_CORE.load(Relaxed) {
+        CORES.leave(cpu.index);
+    }
     match leave {
         Leave::Preempted => {
             vcpu.becomes_ready();
@@ -170,7 +209,8 @@ pub fn is_wanted(cpu: &Cpu) -> bool {
 
 /// What runs on `cpu` has had its slice, and another waits; or the CPU has something of its own to do.
 pub fn must_yield(cpu: &Cpu) -> bool {
-    let over = is_wanted(cpu) && cpu::tsc() >= LOCALS[cpu.index].slice_end.load(Relaxed);
+    let wanted = is_wanted(cpu) || is_core_wanted(cpu);
+    let over = wanted && cpu::tsc() >= LOCALS[cpu.index].slice_end.load(Relaxed);
     over || guests::any_to_bury()
 }
 
@@ -209,7 +249,8 @@ pub fn tick(cpu: &Cpu) {
 /// another waits, or the deadline of a parked one. Returns when that is, all ones for never.
 pub fn arm(cpu: &Cpu, deadline: Option<u64>) -> u64 {
     let local = &LOCALS[cpu.index];
-    let slice = if is_wanted(cpu) { local.slice_end.load(Relaxed) } else { NEVER };
+    let slice =
+        if is_wanted(cpu) || is_core_wanted(cpu) { local.slice_end.load(Relaxed) } else { NEVER };
     let first = deadline.unwrap_or(NEVER).min(slice).min(local.parked.load(Relaxed));
     if local.armed.load(Relaxed) != first {
         local.armed.store(first, Relaxed);

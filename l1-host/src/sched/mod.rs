@@ -4,7 +4,10 @@
 //! A vCPU that runs has its CPU until its slice is over and another waits, or until it waits itself
 //! and another is ready. One that waits while nothing else is ready stays where it is, registers and
 //! all, and the CPU halts under it.
+//!
+//! If the user wants it, the threads of a core run one VM at a time ([`cores`]).
 
+pub mod cores;
 pub mod queue;
 pub mod timers;
 
@@ -13,6 +16,6 @@ mod cpu;
 
 #[cfg(target_os = "none")]
 pub use cpu::{
-    arm, give_up_slice, halt, is_wanted, kick, kick_self, must_yield, retire, run, tick,
-    timer_fired, wake,
+    arm, give_up_slice, halt, is_wanted, kick, kick_self, must_yield, retire, run,
+    run_one_vm_a_core, tick, timer_fired, wake,
 };

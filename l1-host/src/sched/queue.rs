@@ -53,6 +53,21 @@ impl<T> Queues<T> {
         self.pop_own(cpu).or_else(|| self.pop_own(self.longest()?))
     }
 
+    /// The first that `cpu` may run: of its own queue, or else of any.
+    pub fn pop_that(&self, cpu: usize, may_run: impl Fn(&T) -> bool) -> Option<T> {
+        let others = (0..MAX_CPUS).filter(|&other| other != cpu);
+        core::iter::once(cpu).chain(others).find_map(|cpu| {
+            if self.lengths[cpu].load(SeqCst) == 0 {
+                return None;
+            }
+            let mut queue = self.queues[cpu].lock();
+            let place = queue.iter().position(&may_run)?;
+            let item = queue.remove(place);
+            self.lengths[cpu].store(queue.len(), SeqCst);
+            item
+        })
+    }
+
     fn pop_own(&self, cpu: usize) -> Option<T> {
         if self.lengths[cpu].load(SeqCst) == 0 {
             return None;
@@ -74,11 +89,21 @@ impl<T> Queues<T> {
         self.lengths[cpu].load(Relaxed) != 0
     }
 
+    /// Something waits somewhere.
+    pub fn any(&self) -> bool {
+        self.lengths.iter().any(|length| length.load(SeqCst) != 0)
+    }
+
+    /// `cpu` is about to halt, and looks once more whether there is something to run.
+    pub fn say_idle(&self, cpu: usize) {
+        self.idle.fetch_or(1 << cpu, SeqCst);
+    }
+
     /// `cpu` is about to halt; false if it must not, for there is something to run.
     #[must_use]
     pub fn begin_idle(&self, cpu: usize) -> bool {
-        self.idle.fetch_or(1 << cpu, SeqCst);
-        let nothing = self.lengths.iter().all(|length| length.load(SeqCst) == 0);
+        self.say_idle(cpu);
+        let nothing = !self.any();
         if !nothing {
             self.end_idle(cpu);
         }
@@ -133,6 +158,18 @@ mod tests {
             (Some('a'), Some('c'), Some('b'))
         );
         assert_eq!(queues.pop(0), None);
+    }
+
+    #[test]
+    fn who_may_not_run_is_passed_over() {
+        let queues = Queues::new();
+        for (cpu, item) in [(0, 'a'), (0, 'b'), (1, 'c')] {
+            queues.push(cpu, item);
+        }
+        let pop = |cpu, not| queues.pop_that(cpu, |&item| item != not);
+        assert_eq!((pop(0, 'a'), pop(0, 'a'), pop(0, 'a')), (Some('b'), Some('c'), None));
+        assert!(queues.any());
+        assert_eq!((pop(1, 'b'), queues.any()), (Some('a'), false));
     }
 
     #[test]
