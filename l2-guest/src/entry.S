@@ -4,42 +4,6 @@
  * On every entry from the hypervisor RIP, RCX, R11, RFLAGS, CS and SS are set, and all other
  * registers are as they were (docs/spec/guest.md, EVT-11). */
 
-    .macro PUSH_ALL
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
-    .endm
-
-    .macro POP_ALL
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rbp
-    pop rdi
-    pop rsi
-    pop rdx
-    pop rcx
-    pop rbx
-    pop rax
-    .endm
-
     .section .text.l2_guest_entry, "ax", @progbits
 
     /* Start (ST-2). In: RSI = GPA of the boot block, RDI = the function to call with it, which does
@@ -73,12 +37,7 @@ l2_guest_start_other:
     mov rsp, gs:[{KERNEL_RSP}]
     cld
     mov eax, \kind
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop rbx
-    pop rbp
+    POP_KEPT
     ret
     .endm
 
@@ -119,12 +78,7 @@ l2_guest_syscall_entry:
      * interrupt flag is 0. Returns when user mode is left: EAX says by which entry. */
     .global l2_guest_enter_user
 l2_guest_enter_user:
-    push rbp
-    push rbx
-    push r12
-    push r13
-    push r14
-    push r15
+    PUSH_KEPT
     mov gs:[{KERNEL_RSP}], rsp
     mov gs:[{USER}], rdi
     mov rsp, [rdi + {REGISTERS_RSP}]

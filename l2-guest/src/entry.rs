@@ -14,6 +14,7 @@ pub const KIND_EVENT: u32 = 1;
 pub const KIND_SYSCALL: u32 = 2;
 
 global_asm!(
+    include_str!("registers.S"),
     include_str!("entry.S"),
     event = sym event::enter,
     other = sym smp::run_here,

@@ -3,7 +3,7 @@
 use crate::{
     abi, kernel,
     paging::{self, A, D, P, W},
-    println, privileged,
+    privileged,
     probe::Probe,
     second,
     user::{self, Start},
@@ -13,6 +13,7 @@ use pv_abi::{
     msr,
     pvcs::vector,
 };
+use suite::println;
 
 /// A way to die, and the rules that say so.
 struct Case {

@@ -2,69 +2,6 @@
  * into supervisor-mode probes and back. Two vCPUs, each with entries of its own, so everything is
  * found relative to RIP; what belongs to the second has names that start with `second_`. */
 
-    .section .note.Roost, "a", @note
-    .balign 4
-    .long 6
-    .long 4
-    .long 1
-    .asciz "Roost"
-    .balign 4
-    .long {ABI_VERSION}
-
-    .macro PUSH_ALL
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
-    .endm
-
-    .macro POP_ALL
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rbp
-    pop rdi
-    pop rsi
-    pop rdx
-    pop rcx
-    pop rbx
-    pop rax
-    .endm
-
-    .macro PUSH_KEPT
-    push rbp
-    push rbx
-    push r12
-    push r13
-    push r14
-    push r15
-    .endm
-
-    .macro POP_KEPT
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop rbx
-    pop rbp
-    .endm
-
     /* All registers and RFLAGS, exactly as they are, to a `State`. Changes RSP only. */
     .macro STORE_STATE state
     mov [rip + \state + {S_RSP}], rsp
@@ -226,19 +163,6 @@ probe_done:
     push {RFLAGS}
     popfq
     POP_KEPT
-    ret
-
-    /* rdi = number, rsi.. = arguments as the ABI has them: RBX, R10, RDX, RSI. */
-    .global hypercall_raw
-hypercall_raw:
-    push rbx
-    mov rax, rdi
-    mov rbx, rsi
-    mov r10, rdx
-    mov rdx, rcx
-    mov rsi, r8
-    syscall
-    pop rbx
     ret
 
     /* RDI = 16 values of 16 bytes for XMM0 to XMM15, behind them the x87 control word and MXCSR. */

@@ -4,7 +4,7 @@
 use crate::{
     abi, checks,
     event::{Entered, Event},
-    interrupts, paging, println, probe,
+    interrupts, paging, probe,
     registers::{Registers, State},
     second,
 };
@@ -14,10 +14,11 @@ use core::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 use pv_abi::{
+    elf_note::ElfNote,
     event::{RFLAGS_FORCED, RFLAGS_IF, RFLAGS_TF},
     ext, pvcs, selectors,
 };
-use zerocopy::FromBytes;
+use suite::{native::boot::Boot, println};
 
 /// A supervisor-mode event as its handler sees it: what IRETQ will restore.
 #[derive(Debug)]
@@ -31,9 +32,14 @@ pub struct Frame {
     pub ss: u64,
 }
 
+/// What says that this is a native guest (ST-1).
+#[used]
+#[unsafe(link_section = ".note.Roost")]
+static NOTE: ElfNote = ElfNote::CURRENT;
+
 global_asm!(
+    include_str!("../../../l2-guest/src/registers.S"),
     include_str!("entry.S"),
-    ABI_VERSION = const ext::VERSION,
     USER_CS = const selectors::USER_CS,
     USER_DS = const selectors::USER_DS,
     PVCS_RIP = const pvcs::offset::RIP,
@@ -83,7 +89,6 @@ unsafe extern "C" {
     pub fn enter_user_prefault() -> u32;
     pub fn enter_user_measured() -> u32;
     pub fn enter_probe();
-    pub fn hypercall_raw(number: u64, a: u64, b: u64, c: u64, d: u64) -> u64;
 }
 
 /// A copy of the boot block.
@@ -111,26 +116,13 @@ pub fn address() -> u64 {
 /// First Rust function; `boot` is the guest-physical address of a [`ext::NativeBoot`].
 #[unsafe(no_mangle)]
 extern "C" fn guest_main(boot: u64) -> ! {
-    // SAFETY: the loader identity-maps all memory and puts the block there.
-    let bytes =
-        unsafe { core::slice::from_raw_parts(boot as *const u8, size_of::<ext::NativeBoot>()) };
-    let Ok(boot) = ext::NativeBoot::read_from_bytes(bytes) else {
-        abi::shutdown(ext::shutdown::CRASH)
-    };
+    // SAFETY: the first thing that the guest does.
+    let Some(boot) = (unsafe { Boot::read(boot) }) else { abi::shutdown(ext::shutdown::CRASH) };
     // SAFETY: one vCPU, before anybody reads it.
-    unsafe { BOOT = boot };
-    // SAFETY: as above; the loader wrote the command line.
-    let cmdline = unsafe {
-        core::slice::from_raw_parts(boot.cmdline.gpa as *const u8, boot.cmdline.len as usize)
-    };
-    // The guest's own tables do not map it.
-    let mut copy = [0; 256];
-    let cmdline = &cmdline[..cmdline.len().min(copy.len())];
-    copy[..cmdline.len()].copy_from_slice(cmdline);
-    let cmdline = core::str::from_utf8(&copy[..cmdline.len()]).unwrap_or("");
+    unsafe { BOOT = boot.block };
     abi::init();
-    paging::init(&boot);
-    checks::run(&boot, cmdline)
+    paging::init(&boot.block);
+    checks::run(&boot.block, boot.cmdline())
 }
 
 /// Registers at the guest's first instruction.

@@ -64,7 +64,7 @@ impl Event {
         let shared = abi::pvcs();
         Self {
             word: shared.event_word(),
-            error: shared.error_code(),
+            error: shared.error_code().into(),
             cr2: shared.word(offset::CR2),
             rip: shared.word(offset::RIP),
             rflags: shared.eflags(),

@@ -8,9 +8,9 @@ use crate::{
     checks::{descriptor, look},
     clock, counters, entry, extension, kernel,
     paging::{self, A, D, NX, P, PS, U, W},
-    println, privileged,
+    privileged,
     probe::Probe,
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{self, Verdict, equal, holds},
     user::{self, Start},
 };
@@ -20,6 +20,7 @@ use pv_abi::{
     hypercall as nr,
     msr::arch,
 };
+use suite::println;
 use suite::tally::Tally;
 
 /// The complement of what canaries have in their upper half: their own is in no image.

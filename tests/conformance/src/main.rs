@@ -28,7 +28,6 @@ mod clock;
 #[cfg(target_os = "none")]
 mod code;
 #[cfg(target_os = "none")]
-mod console;
 #[cfg(target_os = "none")]
 mod counters;
 #[cfg(target_os = "none")]

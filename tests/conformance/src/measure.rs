@@ -3,7 +3,6 @@
 use crate::{
     abi, counters, entry, kernel,
     paging::{self, A, D, P, W},
-    println,
     probe::Probe,
     user::{self, Start, Trap},
 };
@@ -13,6 +12,7 @@ use pv_abi::{
     hypercall as nr,
     msr::{self, arch},
 };
+use suite::println;
 
 /// Each is taken this often; the least counts.
 const ROUNDS: usize = 20;

@@ -1,7 +1,10 @@
 //! Says what a check found and prints it in the Test Anything Protocol.
 
-use crate::{console::Uart, println};
-use suite::tally::{Found, Tally};
+use suite::{
+    native::uart::Uart,
+    println,
+    tally::{Found, Tally},
+};
 
 /// What a check found: nothing wrong, or what.
 pub type Verdict = Result<(), Wrong>;

@@ -4,12 +4,11 @@
 use crate::{
     abi,
     code::Code,
-    console::Uart,
     counters, entry, extension, interrupts, kernel,
     paging::{self, A, D, NX, P, U, W},
-    println, privileged,
+    privileged,
     probe::Probe,
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{self, Verdict, equal, holds, skip},
     timer,
     user::{self, Start, Trap},
@@ -22,6 +21,7 @@ use pv_abi::{
     msr::x2apic,
 };
 use suite::tally::Tally;
+use suite::{native::uart::Uart, println};
 
 /// Arithmetic flags, DF, AC and ID.
 const FLAGS: u64 = 0x24_0cd5;

@@ -5,7 +5,6 @@ use crate::{
     println,
     runtime::{
         abi, console,
-        console::Uart,
         counters::{Counters, Reason},
         memory,
         trial::{self, SEEN},
@@ -15,6 +14,7 @@ use core::fmt::Write;
 use pv_abi::ext::call;
 use suite::{
     holds,
+    native::uart::Uart,
     random::Random,
     same,
     tally::{Found, Tally},

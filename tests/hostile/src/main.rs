@@ -31,6 +31,9 @@ mod judge;
 #[cfg(target_os = "none")]
 mod runtime;
 
+#[cfg(target_os = "none")]
+use suite::println;
+
 #[cfg(not(target_os = "none"))]
 fn main() {
     eprintln!("this is a guest kernel: run it with tests/hostile/run.sh");

@@ -9,7 +9,7 @@ use crate::{
     paging::{self, A, D, P, W},
     privileged::{kernel::code, user},
     probe::{Done, Probe},
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{Case, Verdict, Wrong, equal, holds, skip},
     user::{Start, stack_top},
 };

@@ -7,7 +7,7 @@ use crate::{
     entry, extension,
     kernel::code,
     probe::Probe,
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{Verdict, equal, holds},
     user::{self, Start},
 };

@@ -4,19 +4,19 @@ use super::{Group, Setting, check};
 use crate::{
     abi,
     code::Code,
-    console::UART,
     counters::{self, Counters, Exit},
     interrupts,
     kernel::code,
     paging::{self, A, D, NX, P, U, W},
     privileged,
     probe::Probe,
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{Case, Verdict, equal},
     user::{self, Start},
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::msr::arch;
+use suite::native::uart::UART;
 
 pub const GROUP: Group = Group {
     name: "device",

@@ -4,7 +4,7 @@ use super::{Group, Setting, check};
 use crate::{
     abi,
     counters::{Counters, Exit, counted, counted_within},
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{Case, Verdict, equal, holds},
     user::{self, Start, code},
 };

@@ -7,7 +7,7 @@ use crate::{
     counters::{Counters, counted},
     entry, kernel,
     probe::Probe,
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{Case, Verdict, equal, holds, skip},
     user::{self, Start},
 };

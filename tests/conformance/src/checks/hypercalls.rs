@@ -10,7 +10,7 @@ use crate::{
     paging::{self, A, D, P, W},
     privileged,
     probe::Probe,
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{Case, Verdict, equal, holds},
 };
 use core::sync::atomic::Ordering::Relaxed;

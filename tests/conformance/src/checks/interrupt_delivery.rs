@@ -7,7 +7,7 @@ use crate::{
     counters::{Counters, Exit, counted},
     interrupts, kernel, privileged,
     probe::Probe,
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{Verdict, equal, holds, skip},
     timer::{self, VECTOR},
     user::{Start, code},

@@ -40,15 +40,14 @@ mod vector_state;
 pub use segments::{descriptor, look};
 
 use crate::{
-    abi, clock,
-    console::Uart,
-    counters, die, extension, leaks, measure, paging, println, second,
+    abi, clock, counters, die, extension, leaks, measure, paging, second,
     tap::{self, Verdict},
     ways,
 };
 use conformance::options::{Options, Task};
 use core::fmt::Arguments;
 use pv_abi::ext::{Features, NativeBoot, shutdown};
+use suite::{native::uart::Uart, println};
 use suite::{selection::Selection, tally::Tally};
 
 /// A check.

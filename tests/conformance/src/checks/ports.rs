@@ -3,13 +3,13 @@
 use super::{Group, Setting, check};
 use crate::{
     code::Code,
-    console::UART,
     counters::{self, Counters, Exit},
     privileged::kernel::code,
     probe::Probe,
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{Case, Verdict, equal},
 };
+use suite::native::uart::UART;
 
 pub const GROUP: Group = Group {
     name: "ports",

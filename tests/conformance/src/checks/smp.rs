@@ -6,7 +6,7 @@ use crate::{
     clock,
     counters::{self, Exit},
     entry, paging,
-    registers::Registers,
+    registers::{Equal, Registers},
     second::{self, ARGUMENT, INDEX},
     tap::{Case, Verdict, equal, holds, skip, within},
     user::{Start, code},

@@ -3,7 +3,6 @@
 use super::devices;
 use crate::{
     abi::{self, pvcs, wrmsr},
-    console::UART,
     interrupts, privileged,
     second::{self, INDEX},
     tap::{Case, Verdict, equal, holds},
@@ -16,6 +15,7 @@ use pv_abi::{
     msr::x2apic,
     pvcs::{flags, offset},
 };
+use suite::native::uart::UART;
 
 /// A vector below all others in priority: when it has come, so has what was requested before.
 const FENCE: u64 = 0x31;

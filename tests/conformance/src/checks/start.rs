@@ -4,7 +4,7 @@ use super::{Group, Setting, check};
 use crate::{
     clock, entry, extension,
     paging::{self, A, D, NX, P, PS, W},
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{Verdict, equal, holds, skip, within},
 };
 use core::sync::atomic::Ordering::Relaxed;

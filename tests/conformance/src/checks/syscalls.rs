@@ -5,7 +5,7 @@ use crate::{
     abi,
     counters::{self, Counters, Exit, counted},
     entry,
-    registers::Registers,
+    registers::{Equal, Registers},
     tap::{Verdict, equal},
     user::{Start, code},
 };

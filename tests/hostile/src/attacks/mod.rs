@@ -19,12 +19,12 @@ use crate::{
     die,
     judge::{self, Attack, Group},
     println,
-    runtime::{abi, console::Uart, memory},
+    runtime::{abi, memory},
 };
 use core::fmt::Arguments;
 use hostile::options::Options;
 use pv_abi::ext::{NativeBoot, shutdown};
-use suite::{selection::Selection, tally::Tally};
+use suite::{native::uart::Uart, selection::Selection, tally::Tally};
 
 const GROUPS: &[Group] = &[
     pvcs::GROUP,

@@ -107,7 +107,7 @@ fn window(rounds: &mut Rounds) -> Verdict {
                 1 => {
                     abi::call(nr::IRQ_WIN, [0; 4]);
                 }
-                _ => pvcs().clear_if(),
+                _ => pvcs().disable_interrupts(),
             }
         }
         let mode = if random.once_in(2) { Mode::User } else { Mode::Supervisor };

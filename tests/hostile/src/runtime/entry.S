@@ -5,51 +5,6 @@
  * A trial may leave anything in its registers and in the memory it can reach: the ways out rely on
  * nothing but these pages until they have loaded the guest's own root. */
 
-    .section .note.Roost, "a", @note
-    .balign 4
-    .long 6
-    .long 4
-    .long 1
-    .asciz "Roost"
-    .balign 4
-    .long {ABI_VERSION}
-
-    .macro PUSH_ALL
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
-    .endm
-
-    .macro POP_ALL
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rbp
-    pop rdi
-    pop rsi
-    pop rdx
-    pop rcx
-    pop rbx
-    pop rax
-    .endm
-
     .section .text.start, "ax", @progbits
     /* Start (ST-2). In: RSI = GPA of the boot block. */
     .global guest_start
@@ -60,19 +15,6 @@ guest_start:
     call {guest_main}
     ud2
 
-    /* Any hypercall. In: rdi = number, rsi, rdx, rcx, r8 = arguments. Out: rax. */
-    .global hypercall_raw
-hypercall_raw:
-    push rbx
-    mov rax, rdi
-    mov rbx, rsi
-    mov r10, rdx
-    mov rdx, rcx
-    mov rsi, r8
-    syscall
-    pop rbx
-    ret
-
     .section .gate, "ax", @progbits
     /* Runs a trial. In: RDI = root of its address space, RSI = 0 for supervisor mode, by IRETQ of
      * trial_frame, 1 for user mode, by ERETU of the PVCS; RDX = bits
@@ -80,12 +22,7 @@ hypercall_raw:
      * says by which way it was left; trial_state has the registers as they were then. */
     .global trial_enter
 trial_enter:
-    push rbp
-    push rbx
-    push r12
-    push r13
-    push r14
-    push r15
+    PUSH_KEPT
     mov r12, rsi
     mov [rip + trial_kernel_rsp], rsp
     /* From here on an event finds its way out. */
@@ -142,12 +79,7 @@ trial_left:
     jz 1f
     mov rsp, rbx
     mov eax, r12d
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop rbx
-    pop rbp
+    POP_KEPT
     ret
 1:  lea rsp, [rip + stack_top]
     xor ebp, ebp

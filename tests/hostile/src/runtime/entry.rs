@@ -5,8 +5,10 @@
 use super::{abi, registers::Registers};
 use crate::{attacks, println};
 use core::{arch::global_asm, mem::offset_of, sync::atomic::AtomicU64};
-use pv_abi::{PAGE_SIZE, ext, hypercall, msr::EVENT_ENTRY_SUPERVISOR, pvcs::offset};
-use zerocopy::FromBytes;
+use pv_abi::{
+    PAGE_SIZE, elf_note::ElfNote, ext, hypercall, msr::EVENT_ENTRY_SUPERVISOR, pvcs::offset,
+};
+use suite::native::boot::Boot;
 
 /// What `trial_enter` returns after a system call of user mode.
 pub const KIND_SYSCALL: u32 = 0;
@@ -26,11 +28,16 @@ pub struct Frame {
     pub ss: u64,
 }
 
+/// What says that this is a native guest (ST-1).
+#[used]
+#[unsafe(link_section = ".note.Roost")]
+static NOTE: ElfNote = ElfNote::CURRENT;
+
 global_asm!(
+    include_str!("../../../../l2-guest/src/registers.S"),
     include_str!("entry.S"),
     guest_main = sym guest_main,
     lost = sym lost,
-    ABI_VERSION = const ext::VERSION,
     LOAD_PGTBL = const hypercall::LOAD_PGTBL,
     SUPERVISOR = const EVENT_ENTRY_SUPERVISOR,
     KIND_SYSCALL = const KIND_SYSCALL,
@@ -52,27 +59,13 @@ unsafe extern "C" {
     pub static mut trial_state: Registers;
     pub static mut trial_frame: Frame;
     pub fn trial_enter(root: u64, user: u64, event_flags: u64) -> u32;
-    pub fn hypercall_raw(number: u64, a: u64, b: u64, c: u64, d: u64) -> u64;
 }
 
 /// First Rust function; `boot` is the guest-physical address of a [`ext::NativeBoot`].
 extern "C" fn guest_main(boot: u64) -> ! {
-    // SAFETY: the loader maps all memory one to one and puts the block there.
-    let bytes =
-        unsafe { core::slice::from_raw_parts(boot as *const u8, size_of::<ext::NativeBoot>()) };
-    let Ok(boot) = ext::NativeBoot::read_from_bytes(bytes) else {
-        abi::shutdown(ext::shutdown::CRASH)
-    };
-    // SAFETY: as above; the loader wrote the command line.
-    let cmdline = unsafe {
-        core::slice::from_raw_parts(boot.cmdline.gpa as *const u8, boot.cmdline.len as usize)
-    };
-    // Attacks will overwrite it.
-    let mut copy = [0; 256];
-    let cmdline = &cmdline[..cmdline.len().min(copy.len())];
-    copy[..cmdline.len()].copy_from_slice(cmdline);
-    let cmdline = core::str::from_utf8(&copy[..cmdline.len()]).unwrap_or("");
-    attacks::run(&boot, cmdline)
+    // SAFETY: the first thing that the guest does.
+    let Some(boot) = (unsafe { Boot::read(boot) }) else { abi::shutdown(ext::shutdown::CRASH) };
+    attacks::run(&boot.block, boot.cmdline())
 }
 
 /// An event that no trial has caused.

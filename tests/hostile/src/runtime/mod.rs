@@ -6,5 +6,6 @@ pub mod counters;
 pub mod entry;
 pub mod memory;
 pub mod piece;
-pub mod registers;
 pub mod trial;
+
+pub use suite::native::registers;

@@ -140,7 +140,7 @@ impl Trial {
         let user = self.mode == Mode::User;
         // User mode counts as enabled; on the way there nothing may come.
         let open = self.interrupts == Interrupts::Open && !user;
-        shared.clear_if();
+        shared.disable_interrupts();
         if user {
             self.fill();
         }
@@ -158,7 +158,7 @@ impl Trial {
             let kind = entry::trial_enter(self.root, user.into(), if open { flags::IF } else { 0 });
             (kind, entry::trial_state)
         };
-        shared.clear_if();
+        shared.disable_interrupts();
         (registers.rcx, registers.r11) = (shared.word(offset::RCX), shared.word(offset::R11));
         let mut left = Left {
             way: Way::Syscall,
@@ -186,12 +186,10 @@ impl Trial {
 
     fn fill(&self) {
         let shared = pvcs();
-        shared.set_selectors(self.selectors);
+        let Registers { rcx, r11, .. } = self.registers;
+        shared.prepare_return(self.selectors, self.rip, self.rflags, [rcx, r11]);
         // The word's upper half is pkru.
         shared.set_word(offset::EFLAGS, self.rflags);
-        shared.set_word(offset::RIP, self.rip);
-        shared.set_word(offset::RCX, self.registers.rcx);
-        shared.set_word(offset::R11, self.registers.r11);
         shared.set_word(offset::USER_GSBASE, self.gsbase);
         shared.set_event_word(self.word);
     }
