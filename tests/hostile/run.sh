@@ -1,14 +1,17 @@
 #!/bin/sh
 # Runs the hostile guest on L1, in an emulated machine, and prints its report.
 #
-# tests/hostile/run.sh [--cpu MODEL] [--cpus N] [--memory SIZE] [--json FILE] [--timeout SECONDS] [WORD...]
+# tests/hostile/run.sh [--cpu MODEL] [--vcpus N] [--cpus N] [--memory SIZE] [--json FILE]
+#                      [--timeout SECONDS] [WORD...]
 #
 # WORDs are the guest's command line (see src/main.rs): only=pvcs n=10000000 seed=7 list ...
 # --cpu    a CPU model of QEMU's; without it, all that the emulator has
-# --cpus   virtual CPUs of the guest, and CPUs of L1
+# --vcpus  how many vCPUs the guest has: 1 if not given
+# --cpus   how many CPUs the machine has that they run on: 1 if not given
 # --json   writes the summary by rule to FILE
 #
-# Time goes by instructions: a seed repeats a run exactly. The exit status is 0 if nothing failed,
+# Time goes by instructions, and a seed repeats a run exactly, unless the machine has several CPUs: those
+# run side by side. The exit status is 0 if nothing failed,
 # 1 if something did, 3 if the guest died, 4 if L1 failed, 124 if the time limit passed.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -16,17 +19,18 @@ target=${CARGO_TARGET_DIR:-target}
 images=${ROOST_IMAGES:-$target/roost}
 roost=$target/tool/roost
 
-cpu='' cpus='' json='' memory=64M limit=3000
+cpu='' json='' memory=64M limit=3000 vcpus=1 cpus=1
 while [ $# -gt 0 ]; do
     case $1 in
-        --cpu | --cpus | --memory | --json | --timeout)
+        --cpu | --vcpus | --cpus | --memory | --json | --timeout)
             if [ $# -lt 2 ]; then
                 echo "$0: $1 wants a value" >&2
                 exit 2
             fi
             case $1 in
                 --cpu) cpu="--cpu $2" ;;
-                --cpus) cpus="--cpus $2 --l1-cpus $2" ;;
+                --vcpus) vcpus=$2 ;;
+                --cpus) cpus=$2 ;;
                 --memory) memory=$2 ;;
                 --json) json=$2 ;;
                 *) limit=$2 ;;
@@ -43,14 +47,17 @@ for file in "$images/hostile" "$roost" "$images/l1"; do
     fi
 done
 
+clock=''
+[ "$cpus" -ne 1 ] || clock=--icount
+
 folder=$(mktemp -d "${TMPDIR:-/tmp}/roost-hostile-XXXXXX")
 trap 'rm -rf "$folder"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # shellcheck disable=SC2086 # options with their values, or nothing
-{ "$roost" run --accel tcg --icount $cpu $cpus --kernel "$images/hostile" --memory "$memory" \
-    --timeout "$limit" --l1-log "$folder/log" --append "$*" </dev/null 2>"$folder/errors" ||
+{ "$roost" run --accel tcg --cpus "$cpus" $clock $cpu --kernel "$images/hostile" \
+    --vcpus "$vcpus" --memory "$memory" --timeout "$limit" --l1-log "$folder/log" --append "$*" </dev/null 2>"$folder/errors" ||
     echo "$?" >"$folder/status"; } | sed -u 's/\r//' | tee "$folder/report"
 
 if [ -n "$json" ]; then

@@ -5,13 +5,14 @@ use crate::{
     println,
     runtime::{
         abi::{self, pvcs},
+        entry,
         memory::{self, P, STACK_OFFSET, TABLE, W},
-        piece,
+        piece, second,
         trial::{Mode, Trial, stack},
     },
 };
 use hostile::values;
-use pv_abi::{hypercall as nr, msr, pvcs::offset};
+use pv_abi::{ext::call, hypercall as nr, msr, pvcs::offset};
 use suite::random::Random;
 
 /// A way to die.
@@ -107,6 +108,15 @@ const CASES: &[Case] = &[
             .with(|r| r.rbx = at)
             .run();
     }),
+    death("start-anywhere", "SMP-2 END-5", |random| {
+        let at = values::address(random) & 0x7fff_ffff_f000 | 1 << 46;
+        start(at, memory::kernel_root());
+    }),
+    death("start-on-garbage", "SMP-2 SMP-4 END-5", |random| {
+        let root = memory::frame(0);
+        memory::fill_frame(root, |_| values::number(random) & !P);
+        start(&raw const entry::stop_start as u64, root);
+    }),
     death("locked-device", "DEV-3 END-6", |_| {
         let at = device(0xfec0_0000);
         Trial::of(Mode::User, piece::locked()).with(|r| r.rbx = at).run();
@@ -114,6 +124,20 @@ const CASES: &[Case] = &[
 ];
 
 const RELAXED: core::sync::atomic::Ordering = core::sync::atomic::Ordering::Relaxed;
+
+/// Starts the second vCPU where it cannot go on.
+fn start(entry: u64, root: u64) {
+    if let Err(wrong) = second::needed() {
+        println!("{wrong}");
+        return;
+    }
+    second::start(second::INDEX, entry, 0, root);
+    let start = abi::tsc();
+    // It may have to wait for its turn.
+    while abi::tsc() - start < 1 << 34 {
+        abi::call(call::YIELD, [0; 4]);
+    }
+}
 
 /// Maps what is no memory for all uses.
 fn device(gpa: u64) -> u64 {

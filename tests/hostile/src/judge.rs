@@ -6,7 +6,7 @@ use crate::{
     runtime::{
         abi, console,
         counters::{Counters, Reason},
-        memory,
+        memory, second,
         trial::{self, SEEN},
     },
 };
@@ -99,6 +99,7 @@ pub struct Group {
 /// Makes an attack with `count` rounds, and prints what came of it.
 pub fn make(tally: &mut Tally, group: &str, attack: &Attack, seed: u64, count: u64) {
     SEEN.reset();
+    second::reset();
     let mut rounds = Rounds::new(seed, count);
     let start = abi::tsc();
     let verdict = (attack.run)(&mut rounds);
@@ -148,7 +149,11 @@ fn summary(group: &str, name: &str, rounds: &Rounds, counted: &Counters, ticks: 
             let _ = write!(out, " #{vector}:{seen}");
         }
     }
-    println!(" syscalls:{} interrupts:{}", SEEN.syscalls(), SEEN.interrupts());
+    let _ = write!(out, " syscalls:{} interrupts:{}", SEEN.syscalls(), SEEN.interrupts());
+    if second::made() > 0 {
+        let _ = write!(out, " rounds of the second vCPU:{}", second::made());
+    }
+    println!();
     let _ = write!(out, "#  ");
     for (reason, name) in Reason::ALL.into_iter().filter(|(reason, _)| counted.of(*reason) > 0) {
         let _ = write!(out, " {name}:{}", counted.of(reason));

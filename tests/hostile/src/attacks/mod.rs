@@ -11,6 +11,8 @@ mod msrs;
 mod pvcs;
 mod rewrite;
 mod selectors;
+mod smp;
+mod smp_memory;
 mod spin;
 mod storm;
 mod tables;
@@ -19,12 +21,14 @@ use crate::{
     die,
     judge::{self, Attack, Group},
     println,
-    runtime::{abi, memory},
+    runtime::{abi, memory, second},
 };
 use core::fmt::Arguments;
 use hostile::options::Options;
 use pv_abi::ext::{NativeBoot, shutdown};
 use suite::{native::uart::Uart, selection::Selection, tally::Tally};
+
+pub use smp::restless;
 
 const GROUPS: &[Group] = &[
     pvcs::GROUP,
@@ -38,6 +42,7 @@ const GROUPS: &[Group] = &[
     fuzz::GROUP,
     storm::GROUP,
     memory_limit::GROUP,
+    smp::GROUP,
     spin::GROUP,
     // What these enable stays enabled.
     msrs::GROUP,
@@ -59,6 +64,7 @@ fn chosen_groups<'a>(selection: &'a Selection<'_>) -> impl Iterator<Item = &'sta
 pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     abi::restore();
     memory::init(boot);
+    second::init(boot);
     spin::set_rate(boot.tsc_hz);
     let options = match Options::parse(cmdline) {
         Ok(options) => options,

@@ -38,14 +38,14 @@ pub const GROUP: Group = Group {
 };
 
 /// Tables in use by attacks: the first frames.
-const TABLES: u64 = 8;
+pub(super) const TABLES: u64 = 8;
 /// Data frames behind them.
-const DATA: u64 = 8;
+pub(super) const DATA: u64 = 8;
 /// Slots of the root that lead to them: a low one, one in the middle of the upper half that a guest
 /// may use, and L1's own.
-const SLOTS: [usize; 5] = [100, 255, 480, 503, 490];
+pub(super) const SLOTS: [usize; 5] = [100, 255, 480, 503, 490];
 
-fn table(random: &mut Random) -> u64 {
+pub(super) fn table(random: &mut Random) -> u64 {
     memory::frame(random.below(TABLES))
 }
 
@@ -54,7 +54,7 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// An entry of any kind. What may be written is the attack's; all other memory appears in large
 /// pages without W alone, since whatever is taken for a table gets its A bits set. Nor may the PVCS
 /// be written, or its guard would be.
-fn entry(random: &mut Random) -> u64 {
+pub(super) fn entry(random: &mut Random) -> u64 {
     let bits = random.bits();
     let flags = bits & (NX | 0xfff);
     let outside = |gpa: u64| (memory::memory() + gpa % (1 << 51)) & 0x000f_ffff_ffff_f000;
@@ -71,7 +71,7 @@ fn entry(random: &mut Random) -> u64 {
 }
 
 /// An address below one of the slots.
-fn address(random: &mut Random) -> u64 {
+pub(super) fn address(random: &mut Random) -> u64 {
     let slot = random.pick(&SLOTS) as u64;
     let top = if slot >= 256 { 0xffff_0000_0000_0000 } else { 0 };
     top | slot << 39 | random.bits() & 0x7f_ffff_fff8
@@ -86,7 +86,7 @@ fn flush(random: &mut Random, at: u64) {
 }
 
 /// Loads or stores at `at`: a page fault, or memory that the guest may have.
-fn access(random: &mut Random, root: u64, at: u64) -> Verdict {
+pub(super) fn access(random: &mut Random, root: u64, at: u64) -> Verdict {
     let mode = if random.once_in(2) { Mode::User } else { Mode::Supervisor };
     let value = entry(random);
     let left = Trial::new(mode).but(|t| t.root = root).with(|r| (r.rbx, r.rax) = (at, value)).run();
@@ -99,7 +99,7 @@ fn access(random: &mut Random, root: u64, at: u64) -> Verdict {
     Ok(())
 }
 
-fn start() {
+pub(super) fn start() {
     memory::reset_pages(|| 0);
     (0..TABLES + DATA).for_each(|index| memory::fill_frame(memory::frame(index), |_| 0));
 }
@@ -146,7 +146,7 @@ fn random_tables(rounds: &mut Rounds) -> Verdict {
 }
 
 /// The PVCS may have been written, as a page or as a table.
-fn clean_pvcs() {
+pub(super) fn clean_pvcs() {
     pvcs().take_event();
 }
 

@@ -2,8 +2,11 @@
 //! May: unsafe. Context: any. Input: the hypervisor's answers, trusted.
 #![expect(unsafe_code, reason = "trapping instructions")]
 
-use super::entry;
-use core::arch::asm;
+use super::entry::{self, Ways};
+use core::{
+    arch::asm,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 use pv_abi::msr::{self, arch, x2apic};
 
 pub use suite::native::{
@@ -26,9 +29,34 @@ pub fn reset_unit() {
     }
 }
 
-/// The PVCS.
+/// Whether this is the second vCPU.
+pub fn is_second() -> bool {
+    vcpu_index() == 1
+}
+
+/// Where the second vCPU's PVCS is; 0 for where it belongs.
+static MOVED: AtomicU64 = AtomicU64::new(0);
+
+/// The PVCS of this vCPU.
 pub fn pvcs() -> Shared {
+    if !is_second() {
+        return first_pvcs();
+    }
+    match MOVED.load(Relaxed) {
+        0 => Shared::at_address(&raw const entry::second_pvcs as u64),
+        address => Shared::at_address(address),
+    }
+}
+
+/// That of the first.
+pub fn first_pvcs() -> Shared {
     Shared::at_address(&raw const entry::pvcs as u64)
+}
+
+/// Has the second vCPU, which asks for it, use the page at `address` from now on, until [`restore`].
+pub fn move_pvcs(address: u64) {
+    MOVED.store(address, Relaxed);
+    wrmsr(msr::PVM_VCPU_STRUCT, address);
 }
 
 /// Ends the interrupt in service.
@@ -39,11 +67,14 @@ pub fn end_of_interrupt() {
 /// Registers entries and PVCS with the hypervisor, again after an attack on them. It relies on no
 /// register that an attack can change.
 pub fn restore() {
-    let address = |symbol: *const u8| symbol as u64;
-    wrmsr_instruction(msr::PVM_VCPU_STRUCT, pvcs().address());
-    wrmsr_instruction(msr::PVM_EVENT_ENTRY, address(&raw const entry::event_entry));
-    wrmsr_instruction(msr::PVM_RETU_RIP, address(&raw const entry::retu_instruction));
-    wrmsr_instruction(arch::LSTAR, address(&raw const entry::syscall_entry));
+    let ways = Ways::own();
+    if is_second() {
+        MOVED.store(0, Relaxed);
+    }
+    wrmsr_instruction(msr::PVM_VCPU_STRUCT, ways.pvcs as u64);
+    wrmsr_instruction(msr::PVM_EVENT_ENTRY, ways.event_entry as u64);
+    wrmsr_instruction(msr::PVM_RETU_RIP, ways.retu_instruction as u64);
+    wrmsr_instruction(arch::LSTAR, ways.syscall_entry as u64);
     wrmsr_instruction(arch::KERNEL_GS_BASE, 0);
     wrmsr_instruction(arch::FS_BASE, 0);
     wrmsr_instruction(arch::GS_BASE, 0);

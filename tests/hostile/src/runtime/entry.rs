@@ -37,8 +37,11 @@ global_asm!(
     include_str!("../../../../l2-guest/src/registers.S"),
     include_str!("entry.S"),
     guest_main = sym guest_main,
+    second_main = sym super::second::main,
+    restless = sym attacks::restless,
     lost = sym lost,
     LOAD_PGTBL = const hypercall::LOAD_PGTBL,
+    VCPU_STOP = const ext::call::VCPU_STOP,
     SUPERVISOR = const EVENT_ENTRY_SUPERVISOR,
     KIND_SYSCALL = const KIND_SYSCALL,
     KIND_USER_EVENT = const KIND_USER_EVENT,
@@ -50,15 +53,64 @@ global_asm!(
 unsafe extern "C" {
     pub safe static pvcs: [AtomicU64; PAGE_SIZE / 8];
     pub safe static kernel_root: [AtomicU64; 512];
-    pub safe static event_entry: u8;
-    pub safe static syscall_entry: u8;
-    pub safe static retu_instruction: u8;
+    safe static event_entry: u8;
+    safe static syscall_entry: u8;
+    safe static retu_instruction: u8;
     pub safe static gate_start: u8;
     pub safe static state_end: u8;
     pub safe static guest_end: u8;
+    pub safe static second_pvcs: [AtomicU64; PAGE_SIZE / 8];
+    pub safe static second_start: u8;
+    pub safe static restless_start: u8;
+    pub safe static stop_start: u8;
+    safe static second_event_entry: u8;
+    safe static second_syscall_entry: u8;
+    safe static second_retu_instruction: u8;
     pub static mut trial_state: Registers;
-    pub static mut trial_frame: Frame;
-    pub fn trial_enter(root: u64, user: u64, event_flags: u64) -> u32;
+    static mut trial_frame: Frame;
+    static mut second_trial_state: Registers;
+    static mut second_trial_frame: Frame;
+    fn trial_enter(root: u64, user: u64, event_flags: u64) -> u32;
+    fn second_trial_enter(root: u64, user: u64, event_flags: u64) -> u32;
+}
+
+/// What each vCPU has for itself: the way into trials, and what lies there.
+#[derive(Clone, Copy, Debug)]
+pub struct Ways {
+    pub pvcs: *const u8,
+    pub event_entry: *const u8,
+    pub retu_instruction: *const u8,
+    pub syscall_entry: *const u8,
+    pub state: *mut Registers,
+    pub frame: *mut Frame,
+    /// In: root, 1 for user mode, bits to set in event_flags. Out: `KIND_..`.
+    pub enter: unsafe extern "C" fn(u64, u64, u64) -> u32,
+}
+
+impl Ways {
+    /// Those of the vCPU that asks.
+    pub fn own() -> Self {
+        if abi::is_second() {
+            return Self {
+                pvcs: (&raw const second_pvcs).cast(),
+                event_entry: &raw const second_event_entry,
+                retu_instruction: &raw const second_retu_instruction,
+                syscall_entry: &raw const second_syscall_entry,
+                state: &raw mut second_trial_state,
+                frame: &raw mut second_trial_frame,
+                enter: second_trial_enter,
+            };
+        }
+        Self {
+            pvcs: (&raw const pvcs).cast(),
+            event_entry: &raw const event_entry,
+            retu_instruction: &raw const retu_instruction,
+            syscall_entry: &raw const syscall_entry,
+            state: &raw mut trial_state,
+            frame: &raw mut trial_frame,
+            enter: trial_enter,
+        }
+    }
 }
 
 /// First Rust function; `boot` is the guest-physical address of a [`ext::NativeBoot`].
@@ -72,7 +124,8 @@ extern "C" fn guest_main(boot: u64) -> ! {
 extern "C" fn lost() -> ! {
     let shared = abi::pvcs();
     println!(
-        "Bail out! an event outside of trials: {:#x} at {:#x}, cr2 {:#x}, error code {:#x}",
+        "Bail out! an event of vCPU {} outside of trials: {:#x} at {:#x}, cr2 {:#x}, error code {:#x}",
+        abi::vcpu_index(),
         shared.event_word(),
         shared.word(offset::RIP),
         shared.word(offset::CR2),

@@ -29,18 +29,16 @@ const LARGE: u64 = 2 * MIB;
 /// Where the jail has what is not the image's: beyond all guest-physical memory, so that none of
 /// its addresses names a frame.
 pub const AREA: u64 = 0x4000_0000;
-/// Hostile code for supervisor mode.
-pub const CODE_SUPERVISOR: u64 = AREA;
-/// The same code for user mode.
-pub const CODE_USER: u64 = AREA + PAGE;
-/// Data that both modes may write.
-pub const DATA: u64 = AREA + 4 * PAGE;
-/// Pages of it.
+/// Pages of data that both modes may write.
 pub const DATA_PAGES: u64 = 4;
+/// First of them, of the first vCPU.
+pub const DATA: u64 = area(FIRST.data);
 /// Where code starts in its page.
 pub const CODE_START: u64 = 0x800;
 /// Bytes from there that [`write_code`] sets.
 pub const CODE_LENGTH: usize = 64;
+/// Eight of INT3.
+const BREAKPOINTS: u64 = u64::from_ne_bytes([0xcc; 8]);
 /// First page of the area that is free.
 pub const FREE_PAGE: usize = 16;
 
@@ -49,8 +47,26 @@ const CANARY: u64 = 8 * MIB;
 const CANARY_LENGTH: u64 = MIB;
 /// Frames that attacks use.
 const FRAMES: u64 = 10 * MIB;
-const CODE_FRAME: u64 = FRAMES;
-const DATA_FRAME: u64 = FRAMES + PAGE;
+
+/// What a vCPU's trials run in, by pages of the area.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages {
+    /// Hostile code for supervisor mode; the next page has the same code for user mode.
+    pub code: usize,
+    /// The first of [`DATA_PAGES`].
+    pub data: usize,
+    /// Frame of the code; those of the data follow.
+    frame: u64,
+}
+
+const FIRST: Pages = Pages { code: 0, data: 4, frame: FRAMES };
+/// Mapped for attacks that have a second vCPU, by [`admit_second`].
+const SECOND: Pages = Pages { code: 2, data: 8, frame: FRAMES + 8 * PAGE };
+
+/// Those of the vCPU that asks.
+pub fn own_pages() -> Pages {
+    if abi::is_second() { SECOND } else { FIRST }
+}
 /// First of the frames that attacks share out among themselves.
 const FREE: u64 = FRAMES + 16 * PAGE;
 /// Least memory.
@@ -172,13 +188,32 @@ pub fn reset_jail() {
 }
 
 fn area_entry(index: usize) -> u64 {
-    const DATA_FIRST: usize = ((DATA - AREA) / PAGE) as usize;
-    const DATA_LAST: usize = DATA_FIRST + DATA_PAGES as usize - 1;
-    match index {
-        0 => CODE_FRAME | P | A,
-        1 => CODE_FRAME | P | U | A,
-        DATA_FIRST..=DATA_LAST => (DATA_FRAME + PAGE * (index - DATA_FIRST) as u64) | DATA_PAGE,
-        _ => 0,
+    FIRST.entry(index).unwrap_or(0)
+}
+
+impl Pages {
+    fn entry(self, index: usize) -> Option<u64> {
+        let data = self.data..self.data + DATA_PAGES as usize;
+        match index {
+            _ if index == self.code => Some(code_page(self.frame)),
+            _ if index == self.code + 1 => Some(code_page(self.frame) | U),
+            _ if data.contains(&index) => Some(data_page(self.data_frame(index - self.data))),
+            _ => None,
+        }
+    }
+
+    const fn data_frame(self, page: usize) -> u64 {
+        self.frame + PAGE * (1 + page as u64)
+    }
+}
+
+/// Maps the second vCPU's pages in the jail, until it is reset.
+pub fn admit_second() {
+    fill_frame(SECOND.frame, |_| BREAKPOINTS);
+    for (index, leaf) in JAIL[LEAF].0.iter().enumerate() {
+        if let Some(entry) = SECOND.entry(index) {
+            leaf.store(entry, Relaxed);
+        }
     }
 }
 
@@ -212,9 +247,9 @@ pub const fn code_page(frame: u64) -> u64 {
     frame | P | A
 }
 
-/// The frame that both pages of code show.
+/// The frame that both pages of code show, of the first vCPU.
 pub const fn code_frame() -> u64 {
-    CODE_FRAME
+    FIRST.frame
 }
 
 /// Frame `index` of those that are an attack's while it runs.
@@ -246,17 +281,18 @@ pub fn fill_frame(frame: u64, mut value: impl FnMut(u64) -> u64) {
 /// Puts hostile code into its page, which ends with breakpoints.
 pub fn write_code(code: &[u8]) {
     let mut bytes = [0xcc; CODE_LENGTH];
+    let frame = own_pages().frame;
     let length = code.len().min(CODE_LENGTH);
     bytes[..length].copy_from_slice(&code[..length]);
     for (index, word_bytes) in bytes.as_chunks().0.iter().enumerate() {
-        let at = word(CODE_FRAME + CODE_START + 8 * index as u64);
+        let at = word(frame + CODE_START + 8 * index as u64);
         at.store(u64::from_le_bytes(*word_bytes), Relaxed);
     }
 }
 
 /// Stores a word of the data, at a byte offset.
 pub fn set_data(offset: u64, value: u64) {
-    word(DATA_FRAME + offset).store(value, Relaxed);
+    word(FIRST.data_frame(0) + offset).store(value, Relaxed);
 }
 
 /// The bytes below the stack that a trial starts with are all data; this offset is its top.
@@ -264,9 +300,9 @@ pub const STACK_OFFSET: u64 = DATA_PAGES * PAGE / 2;
 
 /// Makes all of the code page breakpoints, and all data `value`.
 pub fn reset_pages(mut value: impl FnMut() -> u64) {
-    fill_frame(CODE_FRAME, |_| u64::from_ne_bytes([0xcc; 8]));
-    for page in 0..DATA_PAGES {
-        fill_frame(DATA_FRAME + PAGE * page, |_| value());
+    fill_frame(FIRST.frame, |_| BREAKPOINTS);
+    for page in 0..DATA_PAGES as usize {
+        fill_frame(FIRST.data_frame(page), |_| value());
     }
 }
 

@@ -6,6 +6,7 @@ pub mod counters;
 pub mod entry;
 pub mod memory;
 pub mod piece;
+pub mod second;
 pub mod trial;
 
 pub use suite::native::registers;

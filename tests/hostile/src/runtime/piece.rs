@@ -74,6 +74,7 @@ pieces! {
     sti_cli: "sti" "nop" "cli" "sti" "cli" "int3";
     sti_syscall: "sti" "syscall" "int3";
     store: "mov [rbx], rax" "int3";
+    stores: "2: inc qword ptr [rbx]" "dec ecx" "jnz 2b" "int3";
     swapgs: "swapgs" "int3";
     syscall: "syscall";
     sysenter: "sysenter";

@@ -4,8 +4,8 @@
 
 use super::{
     abi::{self, pvcs},
-    entry::{self, Frame},
-    memory::{self, CODE_START, CODE_SUPERVISOR, CODE_USER},
+    entry::{self, Frame, Ways},
+    memory::{self, CODE_START},
     registers::Registers,
 };
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -37,6 +37,15 @@ pub enum Interrupts {
     Open,
 }
 
+/// What ERETU finds in the PVCS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fields {
+    /// The trial's.
+    Filled,
+    /// Whatever is there.
+    Found,
+}
+
 /// Hostile code, and everything that it starts with.
 #[derive(Clone, Copy, Debug)]
 pub struct Trial {
@@ -51,6 +60,7 @@ pub struct Trial {
     /// `event_vector` as ERETU finds it.
     pub word: u16,
     pub interrupts: Interrupts,
+    pub fields: Fields,
 }
 
 /// The way by which it was left.
@@ -82,11 +92,9 @@ pub struct Left {
 }
 
 /// Where code starts, for `mode`.
-pub const fn code(mode: Mode) -> u64 {
-    match mode {
-        Mode::Supervisor => CODE_SUPERVISOR + CODE_START,
-        Mode::User => CODE_USER + CODE_START,
-    }
+pub fn code(mode: Mode) -> u64 {
+    let page = memory::own_pages().code + usize::from(mode == Mode::User);
+    memory::area(page) + CODE_START
 }
 
 impl Trial {
@@ -102,6 +110,7 @@ impl Trial {
             gsbase: 0,
             word: vector::STANDARD,
             interrupts: Interrupts::Strays,
+            fields: Fields::Filled,
         }
     }
 
@@ -141,22 +150,23 @@ impl Trial {
         // User mode counts as enabled; on the way there nothing may come.
         let open = self.interrupts == Interrupts::Open && !user;
         shared.disable_interrupts();
-        if user {
+        if user && self.fields == Fields::Filled {
             self.fill();
         }
-        // SAFETY: one vCPU; the assembly has both only between the way in and the way out, and
-        // what the trial does to memory is confined by its address space.
+        let ways = Ways::own();
+        // SAFETY: each vCPU has its own; the assembly has both only between the way in and the way
+        // out, and what the trial does to memory is confined by its address space.
         let (kind, mut registers) = unsafe {
-            entry::trial_state = self.registers;
-            entry::trial_frame = Frame {
+            *ways.state = self.registers;
+            *ways.frame = Frame {
                 rip: self.rip,
                 cs: (self.selectors & 0xffff).into(),
                 rflags: self.rflags,
                 rsp: self.registers.rsp,
                 ss: (self.selectors >> 16).into(),
             };
-            let kind = entry::trial_enter(self.root, user.into(), if open { flags::IF } else { 0 });
-            (kind, entry::trial_state)
+            let flags = if open { flags::IF } else { 0 };
+            ((ways.enter)(self.root, user.into(), flags), *ways.state)
         };
         shared.disable_interrupts();
         (registers.rcx, registers.r11) = (shared.word(offset::RCX), shared.word(offset::R11));
@@ -224,8 +234,8 @@ pub fn drain() {
 }
 
 /// Where the stack of a trial starts.
-pub const fn stack() -> u64 {
-    memory::DATA + memory::DATA_PAGES * 4096 / 2
+pub fn stack() -> u64 {
+    memory::area(memory::own_pages().data) + memory::DATA_PAGES * 4096 / 2
 }
 
 /// The ways by which trials were left.
