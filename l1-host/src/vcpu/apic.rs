@@ -68,6 +68,8 @@ pub struct VirtualApic {
     rearm: bool,
 }
 
+/// Those below are refused by the architecture.
+const FIRST_VECTOR: u8 = 16;
 const MASKED: u32 = 1 << 16;
 const TIMER_PERIODIC: u32 = 1 << 17;
 const TIMER_DEADLINE: u32 = 2 << 17;
@@ -95,9 +97,9 @@ impl VirtualApic {
         }
     }
 
-    /// Requests interrupt `vector`. Vectors below 16 are refused by the architecture and dropped.
+    /// Requests interrupt `vector`. Those that the architecture refuses are dropped.
     pub fn raise(&mut self, vector: u8) {
-        if vector >= 16 {
+        if vector >= FIRST_VECTOR {
             self.requested.set(vector);
             self.attention = true;
         }
@@ -162,7 +164,8 @@ impl VirtualApic {
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
         let lvt = self.lvt[0];
-        let idle = lvt & MASKED != 0 || self.requested.has(lvt as u8);
+        let vector = lvt as u8;
+        let idle = lvt & MASKED != 0 || vector < FIRST_VECTOR || self.requested.has(vector);
         self.deadline.filter(|_| lvt & TIMER_MODE != TIMER_PERIODIC || !idle)
     }
 
@@ -364,6 +367,8 @@ mod tests {
         apic.write(x2apic::LVT_TIMER, u64::from(TIMER_PERIODIC | MASKED) | 0x41, 0);
         assert_eq!(apic.deadline(), None, "it is masked");
         assert_eq!(apic.read(x2apic::TIMER_CURRENT, 10), Some(1), "it counts all the same");
+        apic.write(x2apic::LVT_TIMER, u64::from(TIMER_PERIODIC) | 0xf, 0);
+        assert_eq!(apic.deadline(), None, "its vector is refused");
     }
 
     #[test]
