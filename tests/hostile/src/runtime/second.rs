@@ -80,13 +80,20 @@ pub fn beside(rounds: &mut Rounds, job: Job, body: impl FnOnce(&mut Rounds) -> V
     Ok(())
 }
 
-/// Now and then waits until it has done something: the two may share a CPU, or the host is busy.
+/// Now and then lets it run, or waits until it has done something: the two may share a CPU, or the
+/// host is busy.
 pub fn meet(random: &mut Random) -> Verdict {
-    if !random.once_in(16) {
-        return Ok(());
+    match random.below(32) {
+        0 => {
+            let before = made();
+            wait("goes on", || made() != before)
+        }
+        1..4 => {
+            abi::call(call::YIELD, [0; 4]);
+            Ok(())
+        }
+        _ => Ok(()),
     }
-    let before = made();
-    wait("goes on", || made() != before)
 }
 
 /// Rounds that it has made.
