@@ -6,7 +6,7 @@
 #
 # WORDs are the guest's command line (see src/main.rs): only=pvcs n=10000000 seed=7 list ...
 # --cpu    a CPU model of QEMU's; without it, all that the emulator has
-# --vcpus  how many vCPUs the guest has: 1 if not given
+# --vcpus  how many vCPUs the guest has: 2 if not given
 # --cpus   how many CPUs the machine has that they run on: 1 if not given
 # --json   writes the summary by rule to FILE
 #
@@ -19,7 +19,7 @@ target=${CARGO_TARGET_DIR:-target}
 images=${ROOST_IMAGES:-$target/roost}
 roost=$target/tool/roost
 
-cpu='' json='' memory=64M limit=3000 vcpus=1 cpus=1
+cpu='' json='' memory=64M limit=3000 vcpus=2 cpus=1
 while [ $# -gt 0 ]; do
     case $1 in
         --cpu | --vcpus | --cpus | --memory | --json | --timeout)

@@ -12,7 +12,9 @@
 //! - `n=1000000`: attacks of a run, shared out among all; `seed=1`: where random numbers start;
 //! - `spin=2`: seconds for which the guest does not yield; else that is skipped;
 //! - `list`: print names and rules only;
-//! - `die=NAME`: one attack that ends the guest, `die=?` to list them.
+//! - `die=NAME`: one attack that ends the guest, `die=?` to list them;
+//! - `victim=60`: attack nothing, but watch over memory and clocks for so many seconds, or until a
+//!   key is pressed.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
     target_os = "none",
@@ -30,6 +32,8 @@ mod die;
 mod judge;
 #[cfg(target_os = "none")]
 mod runtime;
+#[cfg(target_os = "none")]
+mod victim;
 
 #[cfg(target_os = "none")]
 use suite::println;

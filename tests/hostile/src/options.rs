@@ -19,6 +19,8 @@ pub struct Options<'a> {
     pub die: Option<&'a str>,
     /// Seconds for which the guest does not yield.
     pub spin: u64,
+    /// Attack nothing, and watch over itself for so many seconds.
+    pub victim: Option<u64>,
     /// Print names and rules only.
     pub list: bool,
 }
@@ -35,6 +37,7 @@ impl<'a> Options<'a> {
             seed: 1,
             die: None,
             spin: 0,
+            victim: None,
             list: false,
         };
         for word in line.split_ascii_whitespace() {
@@ -49,6 +52,7 @@ impl<'a> Options<'a> {
             Some(("n", count)) => self.count = count.parse().ok().filter(|&count| count > 0)?,
             Some(("seed", seed)) => self.seed = seed.parse().ok()?,
             Some(("spin", seconds)) => self.spin = seconds.parse().ok()?,
+            Some(("victim", seconds)) => self.victim = Some(seconds.parse().ok()?),
             Some(("die", case)) => self.die = Some(case),
             Some((key, names)) => return self.selection.take(key, names),
             None if word == "list" => self.list = true,
@@ -68,6 +72,7 @@ mod tests {
         assert_eq!((options.count, options.seed, options.spin), (20, 7, 2));
         assert!(options.selection.chosen("pvcs", "fields") && !options.list);
         assert_eq!(Options::parse("die=x list").unwrap().die, Some("x"));
+        assert_eq!(Options::parse("victim=9").unwrap().victim, Some(9));
         assert_eq!(Options::parse("").unwrap().count, COUNT);
     }
 

@@ -3,7 +3,7 @@
 
 use crate::{
     judge::{Group, Rounds, attack},
-    runtime::{abi, console, counters::Reason, memory},
+    runtime::{abi, console, counters::Reason, memory, second},
 };
 use hostile::values;
 use pv_abi::{
@@ -161,6 +161,8 @@ fn arguments(random: &mut Random, number: u64) -> Option<[u64; 4]> {
             }
             arguments[2] = random.pick(&[0, 1, 1, 2, arguments[2]]);
         }
+        // `smp.starts` has those.
+        call::VCPU_START if arguments[0] == second::INDEX => arguments[0] = 0,
         // It prints a line for each call.
         call::CHECK_ROOTS if !random.once_in(200) => return None,
         _ => {}

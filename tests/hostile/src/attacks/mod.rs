@@ -22,6 +22,7 @@ use crate::{
     judge::{self, Attack, Group},
     println,
     runtime::{abi, memory, second},
+    victim,
 };
 use core::fmt::Arguments;
 use hostile::options::Options;
@@ -42,9 +43,9 @@ const GROUPS: &[Group] = &[
     fuzz::GROUP,
     storm::GROUP,
     memory_limit::GROUP,
-    smp::GROUP,
     spin::GROUP,
     // What these enable stays enabled.
+    smp::GROUP,
     msrs::GROUP,
     calls::GROUP,
 ];
@@ -68,13 +69,16 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     spin::set_rate(boot.tsc_hz);
     let options = match Options::parse(cmdline) {
         Ok(options) => options,
-        Err(word) => {
-            stop(format_args!("`{word}` is no option: only=, skip=, n=, seed=, spin=, list, die="))
-        }
+        Err(word) => stop(format_args!(
+            "`{word}` is no option: only=, skip=, n=, seed=, spin=, list, die=, victim="
+        )),
     };
     let selection = &options.selection;
     if let Some(name) = selection.unknown(|one| chosen_groups(one).next().is_some()) {
         stop(format_args!("there is no attack `{name}`: `list` names all"));
+    }
+    if let Some(seconds) = options.victim {
+        victim::watch(boot, seconds)
     }
     if let Some(case) = options.die {
         die::run_case(case, options.seed);
