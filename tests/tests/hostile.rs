@@ -10,18 +10,60 @@ const THOROUGH: &str = "ROOST_TESTS_N";
 
 /// A run of the hostile guest. Time goes by instructions: it repeats itself exactly.
 fn hostile<'a>(folder: &'a Folder, words: &str) -> Run<'a> {
-    folder.run(&built::hostile()).memory("64M").flag("--icount").append(words)
+    folder.run(&built::hostile()).memory("64M").vcpus(2).flag("--icount").append(words)
+}
+
+/// A run beside a victim, which has a fifth of the CPU's time.
+fn beside_a_victim<'a>(folder: &'a Folder, words: &str) -> Run<'a> {
+    let guest = |name: &str, words: &str, more: &str| {
+        let kernel = built::hostile();
+        let kernel = kernel.display();
+        format!(
+            "[[guest]]\nname = \"{name}\"\nkernel = \"{kernel}\"\nappend = \"{words}\"\n\
+             memory = \"64M\"\n{more}\n"
+        )
+    };
+    let victim = guest("victim", "victim=3", "weight = 25");
+    let hostile = guest("hostile", words, "vcpus = 2");
+    let text = format!("console = \"prefix\"\n{victim}{hostile}");
+    let config = folder.file("roost.toml", text.as_bytes());
+    folder.run_config(&config).flag("--icount")
+}
+
+/// What a guest has said on a console that shows the lines of all.
+fn said_by(ended: &Ended, name: &str) -> String {
+    let lines = ended.said.out.lines();
+    let lines = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix("| "));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// The victim has seen nothing, and never waited for longer than it must.
+fn assert_victim_unharmed(ended: &Ended) {
+    let said = said_by(ended, "victim");
+    assert!(said.ends_with("# victim: unharmed\n"), "{said}");
+    let number = |before: &str| {
+        let (_, after) = said.split_once(before).expect("its report");
+        let digits = after.split(' ').next().expect("a number");
+        digits.parse::<u64>().expect("a number")
+    };
+    assert!(number("longest gap ") < 1_000_000, "{said}");
+    assert!(number("us, ") > 100_000, "the others hardly ran beside it: {said}");
 }
 
 /// No attack went wrong, the guest is itself, and L1 is sound.
 fn assert_unharmed(ended: &Ended) -> Report {
-    let report = Report::parse(&ended.said.out);
-    report.assert_passed(&ended.said.out);
+    assert_passed(ended, &ended.said.out)
+}
+
+/// The same of what the guest has said among others.
+fn assert_passed(ended: &Ended, said: &str) -> Report {
+    let report = Report::parse(said);
+    report.assert_passed(said);
     ended.assert_powered_off();
     report
 }
 
-/// Every attack but the one that needs a typist.
+/// Every attack but the one that needs a typist, and a victim that does not notice.
 #[test]
 fn all_attacks() {
     let folder = Folder::new();
@@ -29,11 +71,22 @@ fn all_attacks() {
         None => (COUNT.to_owned(), 1200),
         Some(_) => (format!("{COUNT}0"), 12_000),
     };
-    let ended = hostile(&folder, &format!("skip=spin n={count} seed=1")).limit(limit).to_end();
-    let report = assert_unharmed(&ended);
+    let words = format!("skip=spin n={count} seed=1");
+    let ended = beside_a_victim(&folder, &words).limit(limit).to_end();
+    let report = assert_passed(&ended, &said_by(&ended, "hostile"));
+    assert_victim_unharmed(&ended);
     assert!(report.skipped.is_empty(), "{report:?}");
     assert!(report.passed.len() > 60, "{report:?}");
     assert!(ended.log.matches("root check: ").count() > 10, "{}", ended.log);
+}
+
+/// Two vCPUs that run at the same time.
+#[test]
+fn two_at_once() {
+    let folder = Folder::new();
+    let run = folder.run(&built::hostile()).memory("64M").vcpus(2).cpus(2);
+    let report = assert_unharmed(&run.append("only=smp n=40000 seed=3").limit(600).to_end());
+    assert!(report.has_passed("smp.flushes"), "{report:?}");
 }
 
 /// Another start, on a CPU without FSGSBASE, SMEP, XSAVE and large pages of 1 GiB.
@@ -69,6 +122,8 @@ const DEATHS: &[(&str, &str)] = &[
     ("entry-anywhere", "triple fault: an event while another owns the PVCS"),
     ("no-pvcs", "triple fault: an event, and no PVCS is registered"),
     ("syscall-without-pvcs", "triple fault: ERETU, and no PVCS is registered"),
+    ("start-anywhere", "triple fault: an event, and no PVCS is registered"),
+    ("start-on-garbage", "triple fault: an event, and no PVCS is registered"),
     ("fetch-from-a-device", "execution from a device's memory is not emulated"),
     ("locked-device", "this load from a device is not emulated"),
 ];

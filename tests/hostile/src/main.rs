@@ -13,8 +13,8 @@
 //! - `spin=2`: seconds for which the guest does not yield; else that is skipped;
 //! - `list`: print names and rules only;
 //! - `die=NAME`: one attack that ends the guest, `die=?` to list them;
-//! - `victim=60`: attack nothing, but watch over memory and clocks for so many seconds, or until a
-//!   key is pressed.
+//! - `victim=60`: attack nothing, but watch over memory and clock for so many seconds, and for as long
+//!   as others take the CPU.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
     target_os = "none",

@@ -19,7 +19,7 @@ pub struct Options<'a> {
     pub die: Option<&'a str>,
     /// Seconds for which the guest does not yield.
     pub spin: u64,
-    /// Attack nothing, and watch over itself for so many seconds.
+    /// Attack nothing, and watch over itself for so many seconds or more.
     pub victim: Option<u64>,
     /// Print names and rules only.
     pub list: bool,

@@ -29,18 +29,6 @@ pub fn out(port: u16, value: u8) {
     }
 }
 
-/// What was typed, if it waits.
-pub fn input() -> Option<u8> {
-    const STATUS: u16 = UART + 5;
-    let read = |port: u16| {
-        let value: u8;
-        // SAFETY: as above.
-        unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack)) };
-        value
-    };
-    (read(STATUS) & 1 == 1).then(|| read(UART))
-}
-
 /// Prints without an end of line.
 pub fn print(text: fmt::Arguments<'_>) {
     let _ = Uart.write_fmt(text);
