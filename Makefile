@@ -13,7 +13,8 @@ help: ## show this
 run: build ## boot a stock Linux kernel to a shell (ARGS=... for `roost run`)
 	@scripts/run.sh $(ARGS)
 
-test: setup ## run every check: format, lints, host tests, whole-system tests
+test: ## run every check: format, lints, host tests, whole-system tests
+	@scripts/setup.sh --tests
 	@scripts/test.sh
 
 run-l0: build ## boot to a shell under the reference L0, on KVM or emulated (ARGS=... for scripts/l0.sh)

@@ -1,6 +1,18 @@
 #!/bin/sh
 # Installs what is missing to build and run Roost. Says nothing if all is there.
+#
+# scripts/setup.sh [--tests]
+#
+# --tests  also what `roost image` calls, and the machines on which tests boot its images: OVMF, Bochs
 set -eu
+case "$#:${1-}" in
+0:) tests=no ;;
+1:--tests) tests=yes ;;
+*)
+    echo "usage: scripts/setup.sh [--tests]" >&2
+    exit 2
+    ;;
+esac
 cd "$(dirname "$0")/.."
 . scripts/toolchain.sh
 . scripts/apt.sh
@@ -41,6 +53,23 @@ command -v gcc >/dev/null || missing="$missing gcc"
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 command -v ld.lld >/dev/null || missing="$missing lld"
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+# need FILE PACKAGE: the package is missing if the file is.
+need() {
+    [ -e "$1" ] || missing="$missing $2"
+}
+if [ "$tests" = yes ]; then
+    need /usr/bin/grub-mkrescue grub-common
+    need /usr/lib/grub/i386-pc/moddep.lst grub-pc-bin
+    need /usr/lib/grub/x86_64-efi/moddep.lst grub-efi-amd64-bin
+    need /usr/bin/xorriso xorriso
+    need /usr/bin/mformat mtools
+    need /usr/bin/qemu-img qemu-utils
+    need /usr/share/ovmf/OVMF.fd ovmf
+    need /usr/bin/bochs bochs
+    need /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so bochs-term
+    need /usr/share/bochs/BIOS-bochs-latest bochsbios
+    need /usr/share/bochs/VGABIOS-lgpl-latest vgabios
+fi
 rust_missing=
 use_rust || rust_missing=yes
 [ -n "$missing$rust_missing" ] || exit 0

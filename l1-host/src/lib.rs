@@ -20,6 +20,7 @@ pub mod core_dump;
 pub mod dev;
 #[cfg(target_os = "none")]
 mod diagnostics;
+pub mod firmware;
 pub mod flaw;
 #[cfg(target_os = "none")]
 mod guests;

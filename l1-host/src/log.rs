@@ -3,13 +3,29 @@
 
 use crate::hw::{cpu, serial};
 use alloc::string::String;
-use core::fmt::{self, Write};
+use core::{
+    fmt::{self, Write},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+use pv_abi::bundle::REPORT_PREFIX;
+
+/// Nobody reads the log to show the user what is for them: it goes to the console as well.
+static ALONE: AtomicBool = AtomicBool::new(false);
 
 struct Line;
 
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         serial::LOG.write(text.as_bytes());
+        Ok(())
+    }
+}
+
+struct Console;
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        serial::CONSOLE.write(text.as_bytes());
         Ok(())
     }
 }
@@ -23,6 +39,19 @@ pub fn line(text: fmt::Arguments<'_>) {
 /// Writes one line as it is: for lines that the tool looks for.
 pub fn raw(text: fmt::Arguments<'_>) {
     let _ = writeln!(Line, "{text}");
+}
+
+/// From here on, what is for the user goes to the console as well.
+pub fn report_to_console() {
+    ALONE.store(true, Relaxed);
+}
+
+/// Writes one line for the user.
+pub fn report(text: fmt::Arguments<'_>) {
+    raw(format_args!("{REPORT_PREFIX}{text}"));
+    if ALONE.load(Relaxed) {
+        let _ = write!(Console, "roost: {text}\r\n");
+    }
 }
 
 /// Writes one line in one go: whatever other CPUs log comes before or after it.
@@ -40,9 +69,5 @@ macro_rules! log {
 /// Tells the tool's user something.
 #[macro_export]
 macro_rules! report {
-    ($($part:tt)*) => {
-        $crate::log::raw(format_args!(
-            "{}{}", pv_abi::bundle::REPORT_PREFIX, format_args!($($part)*)
-        ))
-    };
+    ($($part:tt)*) => { $crate::log::report(format_args!($($part)*)) };
 }

@@ -12,6 +12,7 @@ use switcher::L1Trap;
 /// L1 took an exception of its own.
 pub fn trap(index: usize, trap: &L1Trap) -> ! {
     serial::LOG.break_lock();
+    serial::CONSOLE.break_lock();
     report!("L1 failed: exception {} in L1 on CPU {index}, error {:#x}", trap.vector, trap.error);
     report!("  cr2 {:#018x}", cpu::cr2());
     registers(trap);
@@ -42,6 +43,7 @@ fn registers(trap: &L1Trap) {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     serial::LOG.break_lock();
+    serial::CONSOLE.break_lock();
     report!("L1 failed: {info}");
     exit::machine(L1_FAILED)
 }

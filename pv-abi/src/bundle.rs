@@ -169,7 +169,7 @@ pub struct Bundle {
     pub console: ConsoleMode,
     /// How they share cores.
     pub siblings: Siblings,
-    /// Seconds since 1970 at start, from the tool's clock.
+    /// Seconds since 1970 at start, from the tool's clock; 0 if L1 is to ask its machine.
     pub wall_seconds: u64,
 }
 

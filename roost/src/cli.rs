@@ -28,6 +28,8 @@ pub enum Command {
     /// Say whether this machine can run Roost, and why not
     #[command(after_help = "Exit status: 0 it can, 1 it cannot.")]
     Check(CheckArgs),
+    /// Write an image from which a machine boots L1 with guests, by BIOS or UEFI; needs no root
+    Image(Box<ImageArgs>),
     /// Write an initial ramdisk (newc cpio); needs no root
     Initrd(InitrdArgs),
     /// Run random programs against the shadow MMU and judge every access
@@ -49,7 +51,7 @@ Exit status:
   128+n  signal n ended the run";
 
 /// `roost run`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct RunArgs {
     /// Kernel: a stock x86-64 Linux with Xen PV support, or an ELF that speaks the native ABI
     #[arg(
@@ -155,6 +157,61 @@ impl RunArgs {
             stats_every: self.stats_every,
             trace: self.trace.map(Trace::from).unwrap_or_default(),
             console: self.console.map(ConsoleMode::from),
+        }
+    }
+}
+
+/// `roost image`.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// File to write; its ending tells the format: .iso (a CD, and a disk as it is), .raw or .qcow2
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// Kernel: a stock x86-64 Linux with Xen PV support, or an ELF that speaks the native ABI
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "config",
+        value_hint = ValueHint::FilePath
+    )]
+    pub kernel: Option<PathBuf>,
+    /// Pack the guests that FILE describes (docs/running.md), in place of --kernel and what goes with it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Initial ramdisk, or the module of a native guest
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "STR", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// Guest memory, e.g. 512M or 2G; a plain number is MiB [default: 512M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<Size>,
+    /// Virtual CPUs of the guest [default: 1]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_VCPUS.into()))]
+    pub vcpus: Option<u32>,
+    /// Who runs the guest [default: auto]
+    #[arg(long, value_enum)]
+    pub backend: Option<BackendChoice>,
+    /// How several guests share the console [default: focus]
+    #[arg(long, value_enum)]
+    pub console: Option<ConsoleChoice>,
+}
+
+impl ImageArgs {
+    /// A run of the same guests.
+    #[must_use]
+    pub fn as_run(&self) -> RunArgs {
+        RunArgs {
+            kernel: self.kernel.clone(),
+            config: self.config.clone(),
+            initrd: self.initrd.clone(),
+            append: self.append.clone(),
+            memory: self.memory,
+            vcpus: self.vcpus,
+            backend: self.backend,
+            console: self.console,
+            ..RunArgs::default()
         }
     }
 }

@@ -13,7 +13,9 @@ mod dump;
 mod elf;
 mod files;
 mod folder;
+mod grub;
 mod host_cpu;
+mod image;
 mod images;
 mod initrd;
 mod kernel;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Run(args) if args.pack.is_some() => run::pack(&args).map(|()| 0),
         Command::Run(args) => run::run(&args).map(|outcome| outcome.status()),
         Command::Check(args) => check::check(&args).map(u8::from),
+        Command::Image(args) => image::write(&args),
         Command::Initrd(args) => initrd::write(&args).map(|()| 0),
         Command::MmuStress(args) => mmu_stress::run(&args).map(u8::from),
     };

@@ -28,11 +28,24 @@ pub struct GuestFiles {
     pub initrd: Option<Packed>,
 }
 
-/// Checks numbers and files of a run; the guests' files, in their order.
+/// Checks numbers and files of a run on this machine; the guests' files, in their order.
 ///
 /// # Errors
 /// The first thing found wrong and what to do about it.
 pub fn check(plan: &Plan) -> Result<Vec<GuestFiles>> {
+    check_with(plan, memory::host_total())
+}
+
+/// The same for a run somewhere else.
+///
+/// # Errors
+/// As for [`check`].
+pub fn check_for_elsewhere(plan: &Plan) -> Result<Vec<GuestFiles>> {
+    check_with(plan, None)
+}
+
+/// Checks a run on a machine with so much memory, if that is known.
+fn check_with(plan: &Plan, host: Option<u64>) -> Result<Vec<GuestFiles>> {
     let origin = &plan.origin;
     // Contradictions are told before any file is looked at, KVM or not.
     check_clock(&plan.machine, origin)
@@ -49,7 +62,7 @@ pub fn check(plan: &Plan) -> Result<Vec<GuestFiles>> {
         measured.push(measure(guest, origin).map_err(|why| origin.about(guest, why))?);
     }
     let files = measured.iter().map(Measured::bytes).sum();
-    check_host(plan.guest_memory(), files, memory::host_total(), origin)
+    check_host(plan.guest_memory(), files, host, origin)
         .map_err(|why| origin.about_machine(why))?;
     let load = |(guest, files): (&GuestPlan, Measured)| {
         files.load(guest, origin).map_err(|why| origin.about(guest, why))

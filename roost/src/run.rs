@@ -82,7 +82,11 @@ pub fn pack(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<Contents> {
+/// What goes into the boot module, for guests that start now.
+///
+/// # Errors
+/// The shim is missing.
+pub fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<Contents> {
     let mut guests = Vec::new();
     for (guest, files) in plan.guests.iter().zip(files) {
         let payload = match files.kernel {
@@ -117,7 +121,11 @@ fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<Cont
     })
 }
 
-fn write_bundle(contents: &Contents, to: &Path) -> Result<u64> {
+/// Writes the boot module and returns its length.
+///
+/// # Errors
+/// As for [`Contents::write`].
+pub fn write_bundle(contents: &Contents, to: &Path) -> Result<u64> {
     let bar = progress::bytes("packing", contents.file_bytes());
     let file = File::create(to).context("cannot write the boot module")?;
     let bytes = contents.write(&mut BufWriter::new(file), |bytes| bar.inc(bytes))?;

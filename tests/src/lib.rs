@@ -11,6 +11,7 @@
 pub mod built;
 pub mod folder;
 pub mod l0_stats;
+pub mod machine;
 pub mod outcome;
 pub mod run;
 pub mod session;

@@ -20,7 +20,7 @@ const LIMIT: u64 = 120;
 /// Time for the tool to see to its own limit.
 const GRACE: Duration = Duration::from_secs(20);
 /// Names in the run's folder.
-const LOG: &str = "l1.log";
+pub(crate) const LOG: &str = "l1.log";
 const STATS: &str = "stats.json";
 
 /// A run to be started. It keeps L1's log and statistics, and has a time limit.

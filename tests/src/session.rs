@@ -214,7 +214,7 @@ fn spawn(command: &mut Command) -> Child {
 }
 
 /// Reads in a thread, to be able to give up waiting.
-fn listen(mut screen: File) -> Receiver<Vec<u8>> {
+pub(crate) fn listen(mut screen: File) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut buffer = [0; 4096];

@@ -1,14 +1,17 @@
-//! Asks the firmware's tables which processors there are.
+//! Asks the firmware's tables which processors there are, and how the machine is switched off.
 //! May: unsafe. Context: boot, on the start-up tables. Input: the firmware, trusted.
 #![expect(unsafe_code, reason = "the tables are raw memory")]
 
-use super::pvh::{KERNEL_BASE, MAPPED};
+use super::entry::{KERNEL_BASE, MAPPED};
+use crate::{firmware::s5, hw::exit::PowerOff};
 use acpi::{
     AcpiHandler, AcpiTables, PhysicalMapping,
+    address::{AddressSpace, GenericAddress},
+    fadt::Fadt,
     madt::{Madt, MadtEntry},
 };
 use arrayvec::ArrayVec;
-use core::ptr::NonNull;
+use core::{ptr::NonNull, slice};
 use switcher::layout::MAX_CPUS;
 
 /// A processor may be started: it is enabled.
@@ -17,6 +20,29 @@ const ENABLED: u32 = 1;
 /// APIC ids of the processors that may be started, the running one's included; empty without tables
 /// that say. More than L1 can drive are left out.
 pub type Processors = ArrayVec<u32, MAX_CPUS>;
+
+/// The way to the tables.
+#[derive(Clone, Copy, Debug)]
+pub enum Root {
+    /// The root pointer is at this address.
+    Pointer(u64),
+    /// What it says.
+    Table {
+        /// 0 for 32-bit addresses, else 64-bit ones.
+        revision: u8,
+        /// Where the table of tables is.
+        address: usize,
+    },
+}
+
+/// What the tables say.
+#[derive(Debug, Default)]
+pub struct Firmware {
+    /// The processors.
+    pub processors: Processors,
+    /// How to switch off.
+    pub power_off: Option<PowerOff>,
+}
 
 #[derive(Clone, Copy)]
 struct StartUpTables;
@@ -37,17 +63,32 @@ impl AcpiHandler for StartUpTables {
     fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
 }
 
-/// Reads the table of interrupt controllers, found by way of the root pointer at `rsdp`.
-#[must_use]
-pub fn processors(rsdp: u64) -> Processors {
-    let mut found = Processors::new();
-    if rsdp == 0 {
-        return found;
+type Tables = AcpiTables<StartUpTables>;
+
+impl Root {
+    fn tables(self) -> Option<Tables> {
+        // SAFETY: the loader says that they are there.
+        let tables = unsafe {
+            match self {
+                Self::Pointer(address) => Tables::from_rsdp(StartUpTables, address as usize),
+                Self::Table { revision, address } => {
+                    Tables::from_rsdt(StartUpTables, revision, address)
+                }
+            }
+        };
+        tables.ok()
     }
-    // SAFETY: the loader says that the pointer is there.
-    let Ok(tables) = (unsafe { AcpiTables::from_rsdp(StartUpTables, rsdp as usize) }) else {
-        return found;
-    };
+}
+
+/// Reads the tables that `root` leads to.
+#[must_use]
+pub fn read(root: Option<Root>) -> Firmware {
+    let Some(tables) = root.and_then(Root::tables) else { return Firmware::default() };
+    Firmware { processors: processors(&tables), power_off: power_off(&tables) }
+}
+
+fn processors(tables: &Tables) -> Processors {
+    let mut found = Processors::new();
     let Ok(madt) = tables.find_table::<Madt>() else { return found };
     for entry in madt.get().entries() {
         let processor = match entry {
@@ -61,4 +102,29 @@ pub fn processors(rsdp: u64) -> Processors {
         }
     }
     found
+}
+
+/// The registers and values of sleep state S5; none on machines that have other means.
+fn power_off(tables: &Tables) -> Option<PowerOff> {
+    let fadt = tables.find_table::<Fadt>().ok()?;
+    let port = |register: GenericAddress| {
+        let io = register.address_space == AddressSpace::SystemIo;
+        u16::try_from(register.address).ok().filter(|&port| io && port != 0)
+    };
+    let first = fadt.pm1a_control_block().ok().and_then(port)?;
+    let second = fadt.pm1b_control_block().ok().flatten().and_then(port);
+    let dsdt = tables.dsdt().ok()?;
+    assert!((dsdt.address as u64).saturating_add(dsdt.length.into()) <= MAPPED, "as all tables");
+    // SAFETY: the firmware's table says so, and it is mapped as all of them are.
+    let code = unsafe {
+        let start = (KERNEL_BASE as usize + dsdt.address) as *const u8;
+        slice::from_raw_parts(start, dsdt.length as usize)
+    };
+    let [first_value, second_value] = s5::sleep_types(code)?;
+    let smi = u16::try_from(fadt.smi_cmd_port).ok().filter(|&port| port != 0);
+    Some(PowerOff {
+        first: (first, first_value),
+        second: second.map(|port| (port, second_value)),
+        acpi_on: smi.map(|port| (port, fadt.acpi_enable)),
+    })
 }

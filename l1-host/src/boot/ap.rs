@@ -1,4 +1,4 @@
-//! Starts the other processors: INIT, STARTUP, and the way of `pvh.S` into Rust.
+//! Starts the other processors: INIT, STARTUP, and the way of `entry.S` into Rust.
 //! May: unsafe. Context: boot.
 #![expect(unsafe_code, reason = "code that is copied, and what assembly reads")]
 
@@ -22,7 +22,7 @@ unsafe extern "C" {
 /// Where a processor starts: a page below 1 MiB that firmware leaves alone.
 const TRAMPOLINE: u64 = 0x8000;
 
-/// Root of the processor that is being started, for `pvh.S`.
+/// Root of the processor that is being started, for `entry.S`.
 #[unsafe(no_mangle)]
 static ap_root: AtomicU64 = AtomicU64::new(0);
 /// Its stack.
@@ -44,7 +44,7 @@ pub fn can_start<'a>(mut usable: impl Iterator<Item = &'a Range<u64>>) -> bool {
 
 /// Puts the trampoline where processors start.
 pub fn prepare() {
-    // SAFETY: the two labels of `pvh.S` enclose the trampoline, in the start-up image, which the
+    // SAFETY: the two labels of `entry.S` enclose the trampoline, in the start-up image, which the
     // direct map shows as it does all RAM below 4 GiB.
     let code = unsafe {
         let start = &raw const ap_trampoline as u64;
@@ -85,7 +85,7 @@ fn wait(ticks: u64, done: impl Fn() -> bool) -> bool {
     done()
 }
 
-/// Called by `pvh.S` on the processor that was started, on its own root and stack.
+/// Called by `entry.S` on the processor that was started, on its own root and stack.
 #[unsafe(no_mangle)]
 extern "C" fn l1_ap_main() -> ! {
     let in_step = cpu::tsc() >= STARTED.load(Acquire);

@@ -1,7 +1,7 @@
 //! Makes CPUs fit for guests: the first one, and those that it starts.
 //! May: alloc, take-frame. Context: boot.
 
-use super::{acpi::Processors, ap, pvh};
+use super::{acpi::Processors, ap, entry};
 use crate::{
     hw::{
         apic::{self, LocalApic},
@@ -71,15 +71,15 @@ pub fn count() -> usize {
 /// # Errors
 /// [`NoMemory`].
 pub fn first(
-    info: &pvh::BootInfo,
+    info: &entry::BootInfo,
     features: &Features,
     processors: &Processors,
 ) -> Result<&'static Cpu, NoMemory> {
     let devices = [LocalApic::physical_base(), apic::IO_APIC];
     // The low megabyte stays readable: firmware tables are there.
     let ram = core::iter::once(0..0x10_0000)
-        .chain(info.usable.iter().cloned())
-        .chain(info.module.iter().cloned());
+        .chain(info.given.usable.iter().cloned())
+        .chain(info.given.module.iter().cloned());
     let root = paging::build_root(&info.layout, ram, &devices, features)?;
     let mut areas = Vec::new();
     for index in 0..processors.len().max(1) {
@@ -95,7 +95,7 @@ pub fn first(
     let shared = paging::build_window(&areas, &info.layout)?;
     let seats = areas.into_iter().map(|frames| seat(frames, &root, &shared));
     let seats = SEATS.try_call_once(|| seats.collect())?;
-    pvh::activate(&seats[0].root);
+    entry::activate(&seats[0].root);
     let cpu = bring_up(0, &seats[0], features, None)?;
     log!(
         "clock: TSC {} kHz, {:?}, xcr0 {:#x}",
@@ -168,7 +168,7 @@ fn bring_up(
     }
     let (block, gdt) =
         percpu::prepare(index, &seat.frames, seat.root.table, interrupt::l1_trap, stacks);
-    let bases = pvh::load_cpu(index, features);
+    let bases = entry::load_cpu(index, features);
     xstate::init(features);
     let apic = LocalApic::enable(features);
     let clock = clock.unwrap_or_else(|| Clock::calibrate(apic, features));
@@ -179,7 +179,7 @@ fn bring_up(
         bases,
         block,
         gdt,
-        enter: pvh::enter(index, mitigations::enable()),
+        enter: entry::enter(index, mitigations::enable()),
         apic,
         apic_id: apic.id(),
         core: apic.id() >> features::thread_bits(),

@@ -4,12 +4,14 @@
 mod acpi;
 mod ap;
 pub mod cpus;
+mod entry;
+mod multiboot2;
 mod pvh;
 
 use crate::{
     abi_flaw::{Flaw, planted},
     guests,
-    hw::{clock::Clock, cpu, exit, features::Features, percpu::Cpu, physmap, serial},
+    hw::{clock::Clock, cpu, exit, features::Features, percpu::Cpu, physmap, rtc, serial},
     log,
     memory::{self, heap, paging},
     report,
@@ -23,6 +25,7 @@ use pv_abi::{
 };
 
 pub use cpus::cpu;
+use entry::Loader;
 
 /// TSC at start, and its ticks per microsecond.
 static START: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(1000)];
@@ -61,22 +64,33 @@ pub fn refuse(code: u8, reason: core::fmt::Arguments<'_>) -> ! {
 }
 
 /// Rust's first function. `info` is what the loader left for us.
-fn start(info: &pvh::BootInfo) -> ! {
+fn start(info: &entry::BootInfo) -> ! {
     START[0].store(cpu::tsc(), Relaxed);
     serial::init();
     log!("Roost {} starts", env!("CARGO_PKG_VERSION"));
     let features = Features::detect();
     log!("cpu: {features:?}");
 
-    for range in info.usable.iter() {
+    if info.loader == Loader::Multiboot2 {
+        log::report_to_console();
+    }
+    let entry::Given { usable, module, acpi } = &info.given;
+    for range in usable.iter() {
         log!("memory: {:#x}..{:#x}", range.start, range.end);
     }
-    let Some(module) = info.module.clone() else {
-        refuse(bundle::exit::L1_FAILED, format_args!("L1 was started without a boot module"));
+    // First of all: it is needed to refuse.
+    let acpi::Firmware { mut processors, power_off } = acpi::read(*acpi);
+    log!("{power_off:x?}");
+    power_off.map(exit::remember);
+    let Some(module) = module.clone() else {
+        refuse(
+            bundle::exit::L1_FAILED,
+            format_args!("L1 was started without a boot module: give it one that roost has packed"),
+        );
     };
     // Only what the start-up tables map can be used before L1's own are built.
-    for range in info.usable.iter() {
-        memory::give(range.start.min(pvh::MAPPED)..range.end.min(pvh::MAPPED));
+    for range in usable.iter() {
+        memory::give(range.start.min(entry::MAPPED)..range.end.min(entry::MAPPED));
     }
     memory::reserve(0..0x10_0000);
     memory::reserve(info.image_physical.clone());
@@ -87,8 +101,7 @@ fn start(info: &pvh::BootInfo) -> ! {
     };
     heap::add(heap_start, HEAP_PAGES << 12);
 
-    let mut processors = acpi::processors(info.rsdp);
-    if !ap::can_start(info.usable.iter()) {
+    if !ap::can_start(usable.iter()) {
         processors.truncate(1);
     }
     let cpu = match cpus::first(info, &features, &processors) {
@@ -97,8 +110,8 @@ fn start(info: &pvh::BootInfo) -> ! {
             refuse(bundle::exit::L1_FAILED, format_args!("L1 has too little memory to start"))
         }
     };
-    for range in info.usable.iter() {
-        memory::give(range.start.max(pvh::MAPPED)..range.end.max(pvh::MAPPED));
+    for range in usable.iter() {
+        memory::give(range.start.max(entry::MAPPED)..range.end.max(entry::MAPPED));
     }
     log!("memory: {} MiB free", memory::free_bytes() >> 20);
 
@@ -107,10 +120,21 @@ fn start(info: &pvh::BootInfo) -> ! {
         Ok(bundle) => bundle,
         Err(error) => refuse(bundle::exit::L1_FAILED, format_args!("{}", complaint(error))),
     };
-    WALL_SECONDS.store(bundle.wall_seconds, Relaxed);
+    WALL_SECONDS.store(wall_seconds(&bundle), Relaxed);
     START[1].store((cpu.clock.tsc_hz / 1_000_000).max(1), Relaxed);
     cpus::start_others(cpu, &processors);
     run_guests(cpu, bundle, file)
+}
+
+/// A bundle that does not say what time it is was packed to be started any time.
+fn wall_seconds(bundle: &Bundle) -> u64 {
+    match bundle.wall_seconds {
+        0 => rtc::seconds().unwrap_or_else(|| {
+            log!("the machine has no clock: guests start in 1970");
+            0
+        }),
+        seconds => seconds,
+    }
 }
 
 fn complaint(error: BundleError) -> &'static str {
@@ -155,7 +179,7 @@ fn run_guests(cpu: &'static Cpu, bundle: Bundle, file: &'static [u8]) -> ! {
         file,
         window: cpu.window,
         clock: cpu.clock,
-        wall_seconds: bundle.wall_seconds,
+        wall_seconds: WALL_SECONDS.load(Relaxed),
         wall_tsc: START[0].load(Relaxed),
         physical_bits: cpu.features.physical_bits,
         largest_page: if cpu.features.pages_1g { 3 } else { 2 },

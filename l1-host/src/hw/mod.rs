@@ -10,5 +10,6 @@ pub mod l0;
 pub mod mitigations;
 pub mod percpu;
 pub mod physmap;
+pub mod rtc;
 pub mod serial;
 pub mod xstate;

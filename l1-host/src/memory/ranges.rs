@@ -37,6 +37,11 @@ impl Ranges {
         let _ = self.0.try_insert(at.unwrap_or(self.0.len()), merged);
     }
 
+    /// Adds the whole pages in `range`.
+    pub fn add_whole_pages(&mut self, range: Range<u64>) {
+        self.add(range.start.next_multiple_of(4096)..range.end & !0xfff);
+    }
+
     /// Removes whatever of `range` is there.
     pub fn remove(&mut self, range: Range<u64>) {
         let mut after = Self::new();
@@ -101,6 +106,14 @@ mod tests {
     fn neighbours_and_overlaps_merge() {
         let all = of(&[(0x1000, 0x2000), (0x5000, 0x6000), (0x2000, 0x3000), (0x5800, 0x7000)]);
         assert!(all.iter().eq(&[0x1000..0x3000, 0x5000..0x7000]));
+    }
+
+    #[test]
+    fn whole_pages_only() {
+        let mut all = Ranges::new();
+        all.add_whole_pages(0x1001..0x4fff);
+        all.add_whole_pages(0x5001..0x5fff);
+        assert!(all.iter().eq(&[0x2000..0x4000]));
     }
 
     #[test]

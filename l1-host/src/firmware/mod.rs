@@ -1,0 +1,4 @@
+//! Understands what firmware leaves in memory and in chips.
+
+pub mod rtc;
+pub mod s5;

@@ -1,0 +1,154 @@
+//! Boots images on machines of their own: QEMU's with either firmware, and Bochs's.
+
+use crate::{
+    folder::Folder,
+    outcome::{self, Ended, Said},
+    run,
+    session::{Session, Wires},
+    slot::Slot,
+    terminal::Terminal,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+/// What starts the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+/// What the image is put into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drive {
+    /// A CD drive.
+    Cd,
+    /// A disk, with QEMU's name for the format.
+    Disk(&'static str),
+}
+
+/// A machine of QEMU's.
+#[derive(Clone, Copy, Debug)]
+pub struct Qemu {
+    /// What starts it.
+    pub firmware: Firmware,
+    /// Where the image is.
+    pub drive: Drive,
+    /// Its memory, MiB.
+    pub memory: u32,
+    /// Its CPUs.
+    pub cpus: u32,
+}
+
+const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
+
+impl Qemu {
+    /// Boots `image`; COM1 is on pipes, and L1's log is kept. Without QEMU's own device for it, L1 has to
+    /// switch the machine off.
+    ///
+    /// # Panics
+    /// QEMU cannot be started.
+    #[must_use]
+    pub fn boot<'a>(&self, folder: &'a Folder, image: &Path) -> Session<'a> {
+        let slot = Slot::take();
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(["-M", "q35", "-accel", "tcg", "-cpu", "EPYC-v3,check=off"]);
+        command.args(["-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()]);
+        command.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]);
+        command.arg("-serial").arg(format!("file:{}", folder.path(run::LOG).display()));
+        if self.firmware == Firmware::Uefi {
+            assert!(Path::new(OVMF).exists(), "{OVMF} does not exist: run scripts/setup.sh --tests");
+            command.args(["-bios", OVMF]);
+        }
+        let file = image.display();
+        match self.drive {
+            Drive::Cd => command.arg("-cdrom").arg(image),
+            Drive::Disk(format) => {
+                command.args(["-drive", &format!("file={file},format={format},snapshot=on")])
+            }
+        };
+        Session::start(folder, command, Wires::Pipes, slot)
+    }
+}
+
+/// Bochs's machine: its CPU has PCID, INVPCID, x2APIC and TSC deadlines, all in software.
+#[derive(Clone, Copy, Debug)]
+pub struct Bochs {
+    /// Its CPU model.
+    pub model: &'static str,
+    /// Its memory, MiB.
+    pub memory: u32,
+    /// Seconds until it has to be done.
+    pub limit: u64,
+}
+
+/// Names of files in the folder.
+const SETTINGS: &str = "bochsrc";
+const ORDERS: &str = "bochs.orders";
+const CONSOLE: &str = "com1";
+
+impl Bochs {
+    /// Boots `image` and waits until the machine is off. What the console showed is the output.
+    ///
+    /// # Panics
+    /// Bochs cannot be started, or the machine is not off in time.
+    #[must_use]
+    pub fn run(&self, folder: &Folder, image: &Path) -> Ended {
+        let _slot = Slot::take();
+        folder.file(SETTINGS, self.settings(folder, image).as_bytes());
+        // Debian's Bochs has a debugger, which waits for orders.
+        folder.file(ORDERS, b"c\n");
+        // It draws its screen on a terminal, which nobody looks at.
+        let Terminal { user, program } = Terminal::new().expect("no terminal to be had");
+        let mut command = Command::new("bochs");
+        command.args(["-q", "-f", SETTINGS, "-rc", ORDERS]).env("TERM", "xterm");
+        command.current_dir(folder.path("")).stdin(outcome::handle(&program)).stdout(program);
+        let screen = folder.file("screen", b"");
+        command.stderr(fs::File::create(&screen).expect("temporary file"));
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("{error}: run scripts/setup.sh --tests"));
+        drop(command);
+        let watched = crate::session::listen(user);
+        let status = outcome::wait(&mut child, Duration::from_secs(self.limit));
+        if status.is_none() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        drop(watched);
+        let text = |name| String::from_utf8_lossy(&fs::read(folder.path(name)).unwrap_or_default()).into_owned();
+        let (out, log) = (text(CONSOLE), text(run::LOG));
+        assert!(status.is_some(), "Bochs is not done after {} s: {out}\n{log}", self.limit);
+        // Its exit status says only that it ended; the log says how L1 did.
+        run::ended(folder, Said { status: 0, out, err: String::new() })
+    }
+
+    fn settings(&self, folder: &Folder, image: &Path) -> String {
+        let [console, log] = [CONSOLE, run::LOG].map(|name| folder.path(name));
+        let [console, log, image, own] =
+            [&console, &log, &PathBuf::from(image), &folder.path("bochs.log")].map(|file| file.display());
+        format!(
+            "config_interface: textconfig\n\
+             display_library: term\n\
+             plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=1, parallel=0, serial=1\n\
+             cpu: model={model}, count=1, ips=100000000, reset_on_triple_fault=0\n\
+             memory: guest={memory}, host={memory}\n\
+             romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
+             vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
+             ata0-master: type=cdrom, path={image}, status=inserted\n\
+             boot: cdrom\n\
+             com1: enabled=1, mode=file, dev={console}\n\
+             com2: enabled=1, mode=file, dev={log}\n\
+             clock: sync=none\n\
+             log: {own}\n\
+             panic: action=fatal\n",
+            model = self.model,
+            memory = self.memory,
+        )
+    }
+}

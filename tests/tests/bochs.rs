@@ -1,0 +1,65 @@
+//! Under Bochs, whose CPU has what QEMU's emulator lacks (PCID, INVPCID, x2APIC, TSC deadlines), the
+//! conformance suite passes and a stock kernel boots.
+
+use roost_tests::{
+    built::{self, Kernel},
+    folder::Folder,
+    machine::Bochs,
+    suite::Judgement,
+};
+use std::path::Path;
+
+const MODEL: &str = "corei7_haswell_4770";
+
+/// An image with a guest.
+fn image(folder: &Folder, kernel: &Path, options: &[&str]) {
+    let kernel = kernel.to_str().expect("a plain path");
+    let said =
+        folder.roost(&[&["image", "--output", "x.iso", "--kernel", kernel], options].concat());
+    assert_eq!((said.status, said.err.as_str()), (0, ""), "{said:?}");
+}
+
+/// L1 uses what the CPU has.
+fn assert_features(log: &str) {
+    for feature in ["pcid: true", "invpcid: true", "x2apic: true", "tsc_deadline: true", "X2apic"] {
+        assert!(log.contains(feature), "no {feature}: {log}");
+    }
+}
+
+#[test]
+fn the_conformance_suite() {
+    let folder = Folder::new();
+    image(&folder, &built::conformance(), &["--memory=64M", "--vcpus=2"]);
+    let ended = Bochs { model: MODEL, memory: 192, limit: 900 }.run(&folder, &folder.path("x.iso"));
+    let judgement = Judgement::parse(&ended.said.out);
+    judgement.report.assert_passed(&ended.said.out);
+    judgement.assert_complete(&ended.said.out);
+    ended.assert_powered_off();
+    assert_features(&ended.log);
+}
+
+/// The ramdisk's first program looks around and powers off: nobody types.
+const INIT: &[u8] = b"#!/bin/busybox sh
+busybox mount -t proc proc /proc
+busybox sh -c 'echo sum $(busybox seq 1 1000 | busybox awk \"{ s += \\$1 } END { print s }\")'
+busybox uname -r
+busybox dmesg | busybox grep -E 'WARNING: |BUG: |Oops|Call Trace'
+echo all done
+busybox poweroff -f
+";
+
+#[test]
+fn a_stock_kernel() {
+    let folder = Folder::new();
+    folder.file("init", INIT);
+    let said = folder.roost(&["initrd", "--output", "x.cpio", "--busybox", "--init", "init"]);
+    assert_eq!(said.status, 0, "{said:?}");
+    let options = ["--memory=256M", "--initrd", "x.cpio", "--append", "console=hvc0 quiet"];
+    image(&folder, &Kernel::Cloud.file(), &options);
+    let ended = Bochs { model: MODEL, memory: 400, limit: 900 }.run(&folder, &folder.path("x.iso"));
+    let out = &ended.said.out;
+    let found: Vec<_> = out.lines().map(str::trim_end).skip_while(|line| *line != "sum 500500").collect();
+    assert_eq!(found[1..3], [Kernel::Cloud.release().as_str(), "all done"], "{out}");
+    ended.assert_powered_off();
+    assert_features(&ended.log);
+}
