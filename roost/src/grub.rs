@@ -19,8 +19,9 @@ const PLATFORMS: &[(&str, &str)] = &[
     ("/usr/lib/grub/x86_64-efi/moddep.lst", "grub-efi-amd64-bin"),
 ];
 /// GRUB's parts that the menu below needs, and those that its own start-up file asks for.
-const MODULES: &str = "normal multiboot2 boot serial terminal echo sleep halt test iso9660 fat \
-    part_msdos part_gpt part_apple search search_fs_uuid search_fs_file configfile";
+const MODULES: &str = "normal multiboot2 boot serial terminal echo sleep halt test all_video iso9660 fat \
+    part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_gpt part_msdos part_plan part_sun \
+    part_sunpc search search_fs_uuid search_fs_file configfile";
 
 /// GRUB, complete.
 #[derive(Debug)]
@@ -97,6 +98,9 @@ pub fn menu(need: u64) -> String {
     format!(
         "\
 # Written by `roost image`.
+if [ \"$grub_platform\" = efi ]; then
+    insmod all_video
+fi
 if multiboot2 /boot/roost/l1; then
     if module2 /boot/roost/bundle; then
         boot

@@ -67,8 +67,8 @@ pub fn write(args: &ImageArgs) -> Result<u8> {
     };
     let output = Output::beside(&args.output)?;
 
-    let folder = TempDir::with_prefix("roost-")
-        .context("cannot make a temporary folder: check TMPDIR")?;
+    let folder =
+        TempDir::with_prefix("roost-").context("cannot make a temporary folder: check TMPDIR")?;
     let need = fill(folder.path(), &contents, &l1, plan.guest_memory())?;
     match converter {
         None => grub.medium(folder.path(), output.path())?,

@@ -10,7 +10,7 @@ use crate::{
 };
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::Duration,
 };
@@ -63,7 +63,10 @@ impl Qemu {
         command.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]);
         command.arg("-serial").arg(format!("file:{}", folder.path(run::LOG).display()));
         if self.firmware == Firmware::Uefi {
-            assert!(Path::new(OVMF).exists(), "{OVMF} does not exist: run scripts/setup.sh --tests");
+            assert!(
+                Path::new(OVMF).exists(),
+                "{OVMF} does not exist: run scripts/setup.sh --tests"
+            );
             command.args(["-bios", OVMF]);
         }
         let file = image.display();
@@ -121,7 +124,9 @@ impl Bochs {
             let _ = child.wait();
         }
         drop(watched);
-        let text = |name| String::from_utf8_lossy(&fs::read(folder.path(name)).unwrap_or_default()).into_owned();
+        let text = |name| {
+            String::from_utf8_lossy(&fs::read(folder.path(name)).unwrap_or_default()).into_owned()
+        };
         let (out, log) = (text(CONSOLE), text(run::LOG));
         assert!(status.is_some(), "Bochs is not done after {} s: {out}\n{log}", self.limit);
         // Its exit status says only that it ended; the log says how L1 did.
@@ -129,9 +134,9 @@ impl Bochs {
     }
 
     fn settings(&self, folder: &Folder, image: &Path) -> String {
-        let [console, log] = [CONSOLE, run::LOG].map(|name| folder.path(name));
-        let [console, log, image, own] =
-            [&console, &log, &PathBuf::from(image), &folder.path("bochs.log")].map(|file| file.display());
+        let [console, log, own] = [CONSOLE, run::LOG, "bochs.log"].map(|name| folder.path(name));
+        let [console, log, own] = [&console, &log, &own].map(|file| file.display());
+        let image = image.display();
         format!(
             "config_interface: textconfig\n\
              display_library: term\n\

@@ -58,7 +58,8 @@ fn a_stock_kernel() {
     image(&folder, &Kernel::Cloud.file(), &options);
     let ended = Bochs { model: MODEL, memory: 400, limit: 900 }.run(&folder, &folder.path("x.iso"));
     let out = &ended.said.out;
-    let found: Vec<_> = out.lines().map(str::trim_end).skip_while(|line| *line != "sum 500500").collect();
+    let found: Vec<_> =
+        out.lines().map(str::trim_end).skip_while(|line| *line != "sum 500500").collect();
     assert_eq!(found[1..3], [Kernel::Cloud.release().as_str(), "all done"], "{out}");
     ended.assert_powered_off();
     assert_features(&ended.log);

@@ -10,7 +10,7 @@ use crate::{
         mitigations,
         percpu::{self, AreaFrames, Cpu},
         physmap::{DIRECT_MAP, STACKS},
-        xstate,
+        pic, xstate,
     },
     interrupt, log,
     memory::{
@@ -96,6 +96,8 @@ pub fn first(
     let seats = areas.into_iter().map(|frames| seat(frames, &root, &shared));
     let seats = SEATS.try_call_once(|| seats.collect())?;
     entry::activate(&seats[0].root);
+    pic::silence();
+    apic::mask_lines();
     let cpu = bring_up(0, &seats[0], features, None)?;
     log!(
         "clock: TSC {} kHz, {:?}, xcr0 {:#x}",

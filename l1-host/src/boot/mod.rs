@@ -80,7 +80,7 @@ fn start(info: &entry::BootInfo) -> ! {
     }
     // First of all: it is needed to refuse.
     let acpi::Firmware { mut processors, power_off } = acpi::read(*acpi);
-    log!("{power_off:x?}");
+    log!("power: {power_off:x?}");
     power_off.map(exit::remember);
     let Some(module) = module.clone() else {
         refuse(

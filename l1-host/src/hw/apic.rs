@@ -168,17 +168,41 @@ impl LocalApic {
 /// otherwise.
 pub const IO_APIC: u64 = 0xfec0_0000;
 
+/// Registers of the I/O APIC.
+const VERSION: u32 = 1;
+const FIRST_LINE: u32 = 0x10;
+const LINE_MASKED: u32 = 1 << 16;
+/// Lines that an I/O APIC has at most; one that is absent seems to have more.
+const MOST_LINES: u32 = 240;
+
+/// Puts the I/O APIC's register `register` into its window; returns the window.
+fn select(register: u32) -> *mut u32 {
+    // SAFETY: the I/O APIC's page is mapped, uncached; its register select is at 0, and only the boot
+    // CPU programs it.
+    unsafe { ((DIRECT_MAP + IO_APIC) as *mut u32).write_volatile(register) };
+    (DIRECT_MAP + IO_APIC + 0x10) as *mut u32
+}
+
+fn set(register: u32, value: u32) {
+    // SAFETY: the window is part of the same page.
+    unsafe { select(register).write_volatile(value) }
+}
+
+/// Masks all interrupt lines: what firmware has routed somewhere is not for us.
+pub fn mask_lines() {
+    // SAFETY: as for `set`.
+    let version = unsafe { select(VERSION).read_volatile() };
+    let lines = (version >> 16 & 0xff) + 1;
+    if lines <= MOST_LINES {
+        for line in 0..lines {
+            set(FIRST_LINE + 2 * line, LINE_MASKED);
+        }
+    }
+}
+
 /// Routes interrupt line `line` to `vector` on the CPU with APIC id `destination`.
 pub fn route(line: u8, vector: u8, destination: u32) {
-    let write = |register: u32, value: u32| {
-        // SAFETY: the I/O APIC's page is mapped, uncached; its register select is at 0 and its
-        // window at 0x10, and only the boot CPU programs it.
-        unsafe {
-            ((DIRECT_MAP + IO_APIC) as *mut u32).write_volatile(register);
-            ((DIRECT_MAP + IO_APIC + 0x10) as *mut u32).write_volatile(value);
-        }
-    };
-    let entry = 0x10 + 2 * u32::from(line);
-    write(entry + 1, destination << 24);
-    write(entry, u32::from(vector));
+    let entry = FIRST_LINE + 2 * u32::from(line);
+    set(entry + 1, destination << 24);
+    set(entry, u32::from(vector));
 }

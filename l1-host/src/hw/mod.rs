@@ -10,6 +10,7 @@ pub mod l0;
 pub mod mitigations;
 pub mod percpu;
 pub mod physmap;
+pub mod pic;
 pub mod rtc;
 pub mod serial;
 pub mod xstate;

@@ -25,6 +25,8 @@ pub const GROUP: Group = Group {
     ],
 };
 
+/// A prefix: the access goes by SS. DS is null, which 64-bit code may have and 32-bit code not use.
+const SS: u8 = 0x36;
 const SELECTORS: u32 = 0x002b_0023;
 /// Where the code lies.
 const CODE: u64 = paging::AREA;
@@ -78,8 +80,8 @@ fn far_jump() -> Verdict {
 
 /// A fault saves the 32-bit selectors.
 fn page_fault() -> Verdict {
-    // mov eax, [ebx]
-    let trap = start(&[0x8b, 0x03]).with(|r| r.rbx = paging::area(2)).run();
+    // mov eax, ss:[ebx]
+    let trap = start(&[SS, 0x8b, 0x03]).with(|r| r.rbx = paging::area(2)).run();
     trap.is(PF, pf::USER, CODE)?;
     equal("CR2", trap.event.cr2, paging::area(2))?;
     equal("selectors", trap.event.selectors.into(), SELECTORS.into())
@@ -87,9 +89,9 @@ fn page_fault() -> Verdict {
 
 /// BOUND exists there only.
 fn bound() -> Verdict {
-    let start = start(&[0x62, 0x03, 0xcd, 0x80]);
+    let start = start(&[SS, 0x62, 0x03, 0xcd, 0x80]);
     paging::word(paging::frame(1)).store(20 << 32 | 10, Relaxed);
-    start.with(|r| r.rax = 15).run().is(INT80, 0, CODE + 4)?;
+    start.with(|r| r.rax = 15).run().is(INT80, 0, CODE + 5)?;
     start.with(|r| r.rax = 21).run().is(BR, 0, CODE)
 }
 
