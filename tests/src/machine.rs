@@ -8,12 +8,7 @@ use crate::{
     slot::Slot,
     terminal::Terminal,
 };
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 /// What starts the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

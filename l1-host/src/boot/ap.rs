@@ -66,11 +66,11 @@ pub fn start(boot: &Cpu, index: usize, id: u32, root: Hpa, stack: u64) -> bool {
     wait(10 * millisecond, || false);
     for _ in 0..2 {
         boot.apic.send_startup(id, (TRAMPOLINE >> 12) as u8);
-        if wait(millisecond, || super::cpu(index).is_some()) {
+        if wait(millisecond, || cpus::count() > index) {
             return true;
         }
     }
-    wait(PATIENCE * millisecond, || super::cpu(index).is_some())
+    wait(PATIENCE * millisecond, || cpus::count() > index)
 }
 
 /// Waits for `done`, `ticks` at most.
