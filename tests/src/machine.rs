@@ -82,6 +82,8 @@ pub struct Bochs {
     pub model: &'static str,
     /// Its memory, MiB.
     pub memory: u32,
+    /// Its CPUs.
+    pub cpus: u32,
     /// Seconds until it has to be done.
     pub limit: u64,
 }
@@ -136,7 +138,7 @@ impl Bochs {
             "config_interface: textconfig\n\
              display_library: term\n\
              plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=1, parallel=0, serial=1\n\
-             cpu: model={model}, count=1, ips=100000000, reset_on_triple_fault=0\n\
+             cpu: model={model}, count={cpus}, ips=100000000, reset_on_triple_fault=0\n\
              memory: guest={memory}, host={memory}\n\
              romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
              vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
@@ -149,6 +151,7 @@ impl Bochs {
              panic: action=fatal\n",
             model = self.model,
             memory = self.memory,
+            cpus = self.cpus,
         )
     }
 }

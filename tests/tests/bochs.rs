@@ -6,10 +6,14 @@ use roost_tests::{
     folder::Folder,
     machine::Bochs,
     suite::Judgement,
+    tap::Report,
 };
 use std::path::Path;
 
-const MODEL: &str = "corei7_haswell_4770";
+/// A minute or two of one CPU is usual; the rest is for a busy host.
+const fn bochs(memory: u32, cpus: u32) -> Bochs {
+    Bochs { model: "corei7_haswell_4770", memory, cpus, limit: 900 }
+}
 
 /// An image with a guest.
 fn image(folder: &Folder, kernel: &Path, options: &[&str]) {
@@ -30,12 +34,27 @@ fn assert_features(log: &str) {
 fn the_conformance_suite() {
     let folder = Folder::new();
     image(&folder, &built::conformance(), &["--memory=64M", "--vcpus=2"]);
-    let ended = Bochs { model: MODEL, memory: 192, limit: 900 }.run(&folder, &folder.path("x.iso"));
+    let ended = bochs(192, 1).run(&folder, &folder.path("x.iso"));
     let judgement = Judgement::parse(&ended.said.out);
     judgement.report.assert_passed(&ended.said.out);
     judgement.assert_complete(&ended.said.out);
     ended.assert_powered_off();
     assert_features(&ended.log);
+}
+
+/// Processors start and interrupt each other by x2APIC.
+#[test]
+fn two_processors() {
+    let folder = Folder::new();
+    let words = ["--append", "patient only=smp,flush"];
+    image(&folder, &built::conformance(), &[&["--memory=64M", "--vcpus=2"], &words[..]].concat());
+    let ended = bochs(192, 2).run(&folder, &folder.path("x.iso"));
+    let report = Report::parse(&ended.said.out);
+    report.assert_passed(&ended.said.out);
+    assert!(report.has_passed("smp.own_registers") && report.skipped.is_empty(), "{report:?}");
+    ended.assert_powered_off();
+    assert_features(&ended.log);
+    assert!(ended.log.contains("2 CPUs"), "{}", ended.log);
 }
 
 /// The ramdisk's first program looks around and powers off: nobody types.
@@ -56,7 +75,7 @@ fn a_stock_kernel() {
     assert_eq!(said.status, 0, "{said:?}");
     let options = ["--memory=256M", "--initrd", "x.cpio", "--append", "console=hvc0 quiet"];
     image(&folder, &Kernel::Cloud.file(), &options);
-    let ended = Bochs { model: MODEL, memory: 400, limit: 900 }.run(&folder, &folder.path("x.iso"));
+    let ended = bochs(400, 1).run(&folder, &folder.path("x.iso"));
     let out = &ended.said.out;
     let found: Vec<_> =
         out.lines().map(str::trim_end).skip_while(|line| *line != "sum 500500").collect();

@@ -2,6 +2,7 @@
 //! May: unsafe, port-io. Context: any.
 #![expect(unsafe_code, reason = "ports that end everything")]
 
+use super::serial;
 use crate::report;
 use spin::Once;
 use x86_64::instructions::{interrupts, port::Port};
@@ -39,6 +40,7 @@ pub fn machine(code: u8) -> ! {
     interrupts::disable();
     // SAFETY: nothing of L1 is needed any more; where the device is absent, the write is ignored.
     unsafe { Port::<u8>::new(0xf4).write(code) };
+    serial::settle();
     if let Some(power_off) = POWER_OFF.get() {
         // SAFETY: nothing of L1 is needed any more.
         unsafe { power_off.now() };

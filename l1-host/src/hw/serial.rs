@@ -94,8 +94,28 @@ fn drain(uart: &mut Uart16550<PioBackend>) -> ArrayVec<u8, EARLY> {
     early
 }
 
+/// Where the ports are, the console's first.
+const BASES: [u16; 2] = [0x3f8, 0x2f8];
+
 /// Opens both ports.
 pub fn init() {
-    CONSOLE.open(0x3f8);
-    LOG.open(0x2f8);
+    let [console, log] = BASES;
+    CONSOLE.open(console);
+    LOG.open(log);
+}
+
+/// Waits until both ports have sent what was written, if they do: it is lost when the machine goes off.
+/// Takes no lock, so that it can be called after a panic.
+pub fn settle() {
+    const LINE_STATUS: u16 = 5;
+    const ALL_SENT: u8 = 1 << 6;
+    // A port's buffer takes a few milliseconds, and each look a microsecond or so.
+    const PATIENCE: u32 = 100_000;
+    for base in BASES {
+        let mut status = x86_64::instructions::port::Port::<u8>::new(base + LINE_STATUS);
+        let mut looks = 0..PATIENCE;
+        // SAFETY: reading this register forgets errors of the line, which nobody looks at any more; where
+        // the port is absent, all bits seem to be set.
+        while unsafe { status.read() } & ALL_SENT == 0 && looks.next().is_some() {}
+    }
 }
