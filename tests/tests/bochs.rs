@@ -4,7 +4,7 @@
 use roost_tests::{
     built::{self, Kernel},
     folder::Folder,
-    machine::Bochs,
+    machine::{Bochs, assert_powered_off},
     suite::Judgement,
     tap::Report,
 };
@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// A minute or two of one CPU is usual; the rest is for a busy host.
 const fn bochs(memory: u32, cpus: u32) -> Bochs {
-    Bochs { model: "corei7_haswell_4770", memory, cpus, limit: 900 }
+    Bochs { model: "corei7_haswell_4770", memory, cpus, limit: 1800 }
 }
 
 /// An image with a guest.
@@ -38,7 +38,7 @@ fn the_conformance_suite() {
     let judgement = Judgement::parse(&ended.said.out);
     judgement.report.assert_passed(&ended.said.out);
     judgement.assert_complete(&ended.said.out);
-    ended.assert_powered_off();
+    assert_powered_off(&ended);
     assert_features(&ended.log);
 }
 
@@ -52,7 +52,7 @@ fn two_processors() {
     let report = Report::parse(&ended.said.out);
     report.assert_passed(&ended.said.out);
     assert!(report.has_passed("smp.own_registers") && report.skipped.is_empty(), "{report:?}");
-    ended.assert_powered_off();
+    assert_powered_off(&ended);
     assert_features(&ended.log);
     assert!(ended.log.contains("2 CPUs"), "{}", ended.log);
 }
@@ -80,6 +80,6 @@ fn a_stock_kernel() {
     let found: Vec<_> =
         out.lines().map(str::trim_end).skip_while(|line| *line != "sum 500500").collect();
     assert_eq!(found[1..3], [Kernel::Cloud.release().as_str(), "all done"], "{out}");
-    ended.assert_powered_off();
+    assert_powered_off(&ended);
     assert_features(&ended.log);
 }

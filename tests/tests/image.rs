@@ -3,7 +3,7 @@
 use roost_tests::{
     built::{self, Kernel},
     folder::Folder,
-    machine::{Drive, Firmware, Qemu},
+    machine::{Drive, Firmware, Qemu, assert_powered_off},
     tap::Report,
 };
 use std::{
@@ -47,7 +47,7 @@ fn boots(name: &str, firmware: Firmware, drive: Drive, cpus: u32) {
     assert!(now.abs_diff(date) < 60, "{date}, not {now}");
     guest.send("poweroff\n");
     let ended = guest.end();
-    ended.assert_powered_off();
+    assert_powered_off(&ended);
     if cpus > 1 {
         assert!(ended.log.contains(&format!("{cpus} CPUs")), "{}", ended.log);
     }
@@ -89,7 +89,7 @@ fn guests_of_a_file() {
     let machine = Qemu { firmware: Firmware::Bios, drive: Drive::Cd, memory, cpus: 1 };
     let ended = machine.boot(&folder, &folder.path("x.iso")).end();
     Report::parse(&ended.said.out).assert_passed(&ended.said.out);
-    ended.assert_powered_off();
+    assert_powered_off(&ended);
 }
 
 /// L1 alone says on both ports what is missing, and switches the machine off.

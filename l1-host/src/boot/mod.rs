@@ -81,7 +81,9 @@ fn start(info: &entry::BootInfo) -> ! {
     // First of all: it is needed to refuse.
     let acpi::Firmware { mut processors, power_off } = acpi::read(*acpi);
     log!("power: {power_off:x?}");
-    power_off.map(exit::remember);
+    if let Some(power_off) = power_off {
+        exit::remember(power_off);
+    }
     let Some(module) = module.clone() else {
         refuse(
             bundle::exit::L1_FAILED,
