@@ -28,6 +28,7 @@ const MODULES: &[(&str, Option<&str>, &str, &str)] = &[
     ("hypercall", None, "hypercall", "HC_"),
     ("ext", Some("call"), "ext::call", "CALL_"),
     ("ext", Some("shutdown"), "ext::shutdown", "SHUTDOWN_"),
+    ("ext/devices", None, "ext::devices", "DEVICES_"),
     ("ext/counter", None, "ext::counter", "COUNTER_"),
 ];
 

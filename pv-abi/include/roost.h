@@ -57,6 +57,9 @@
 // timer: the deadline is a word in memory. Not offered to native guests.
 #define ROOST_FEATURE_TIMER_WORD 0x800u
 
+// call::DEVICE_READ to call::DEVICE_VECTOR: virtio devices and their calls.
+#define ROOST_FEATURE_DEVICES 0x1000u
+
 // Base of the KVM leaves; C1 guests look for the signature exactly here.
 #define ROOST_CPUID_KVM_BASE 0x40000000u
 
@@ -470,8 +473,23 @@
 // that flag as it is: 0.
 #define ROOST_CALL_WAIT_IRQ 0x526f0016ull
 
+// Read a register of a device: (slot, offset); its 32 bits, or EINVAL if there is no such slot or
+// no such register. See devices.
+#define ROOST_CALL_DEVICE_READ 0x526f0017ull
+
+// Write a register of a device: (slot, offset, value); 0 or EINVAL.
+#define ROOST_CALL_DEVICE_WRITE 0x526f0018ull
+
+// Tell a device of new buffers in a queue: (slot, queue); 0 or EINVAL. The same as a write of
+// QueueNotify.
+#define ROOST_CALL_DOORBELL 0x526f0019ull
+
+// Choose how a device interrupts: (slot, vector, vCPU); 0 or EINVAL. From now on it requests that
+// vector of that vCPU, in place of the I/O APIC's line; vector 0: it interrupts nobody.
+#define ROOST_CALL_DEVICE_VECTOR 0x526f001aull
+
 // The last number.
-#define ROOST_CALL_LAST 0x526f0016ull
+#define ROOST_CALL_LAST 0x526f001aull
 
 // FLUSH_VCPUS: every address of every address space.
 #define ROOST_CALL_FLUSH_ALL 0xffffffffffffffffull
@@ -496,6 +514,21 @@
 
 // The shim could not start the kernel: the message says why.
 #define ROOST_SHUTDOWN_BOOT_FAILED 4ull
+
+// Slots of a VM.
+#define ROOST_DEVICES_SLOTS 0x10
+
+// Guest-physical address of slot 0's block in a native guest.
+#define ROOST_DEVICES_BASE 0xfeb00000ull
+
+// Bytes from one block to the next.
+#define ROOST_DEVICES_STRIDE 0x1000ull
+
+// Line of the I/O APIC that slot 0 has in a native guest; slot n has the n-th after it.
+#define ROOST_DEVICES_LINE 8
+
+// Entries that a queue has at most.
+#define ROOST_DEVICES_QUEUE_MOST 0x100u
 
 // A page fault that a shadow entry settled.
 #define ROOST_COUNTER_PAGE_FAULT_FILLED 0ull

@@ -8,6 +8,7 @@ use crate::PAGE_SIZE;
 
 mod boot;
 pub mod counter;
+pub mod devices;
 
 pub use self::boot::{NativeBoot, ShimBoot, Span};
 
@@ -54,6 +55,8 @@ bitflags::bitflags! {
         const SMP = 1 << 10;
         /// [`timer`]: the deadline is a word in memory. Not offered to native guests.
         const TIMER_WORD = 1 << 11;
+        /// [`call::DEVICE_READ`] to [`call::DEVICE_VECTOR`]: virtio devices and their calls.
+        const DEVICES = 1 << 12;
     }
 }
 
@@ -128,8 +131,19 @@ pub mod call {
     /// Wait until an interrupt could be delivered, whatever the virtual interrupt flag says, and leave
     /// that flag as it is: 0.
     pub const WAIT_IRQ: u64 = BASE + 22;
+    /// Read a register of a device: (slot, offset); its 32 bits, or EINVAL if there is no such slot
+    /// or no such register. See [`super::devices`].
+    pub const DEVICE_READ: u64 = BASE + 23;
+    /// Write a register of a device: (slot, offset, value); 0 or EINVAL.
+    pub const DEVICE_WRITE: u64 = BASE + 24;
+    /// Tell a device of new buffers in a queue: (slot, queue); 0 or EINVAL. The same as a write of
+    /// QueueNotify.
+    pub const DOORBELL: u64 = BASE + 25;
+    /// Choose how a device interrupts: (slot, vector, vCPU); 0 or EINVAL. From now on it requests that
+    /// vector of that vCPU, in place of the I/O APIC's line; vector 0: it interrupts nobody.
+    pub const DEVICE_VECTOR: u64 = BASE + 26;
     /// The last number.
-    pub const LAST: u64 = WAIT_IRQ;
+    pub const LAST: u64 = DEVICE_VECTOR;
 
     /// FLUSH_VCPUS: every address of every address space.
     pub const FLUSH_ALL: u64 = u64::MAX;

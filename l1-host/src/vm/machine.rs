@@ -139,8 +139,8 @@ impl Vm {
     /// is in the page of the ring.
     pub fn offered(&self) -> Features {
         match self.kind {
-            Kind::Stock(_) => Features::all(),
-            Kind::Native => Features::all() - NOT_NATIVE,
+            Kind::Stock(_) => Features::all() - Features::DEVICES,
+            Kind::Native => Features::all() - NOT_NATIVE - Features::DEVICES,
         }
     }
 
