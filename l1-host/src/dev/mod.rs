@@ -1,5 +1,8 @@
-//! Devices that L1 models for guests.
+//! Devices: those that L1 models for guests, and those of the machine that it drives for them.
 
 pub mod bus;
+#[cfg(target_os = "none")]
+pub mod host;
 pub mod ioapic;
 pub mod uart;
+pub mod virtio;

@@ -1,0 +1,59 @@
+//! What `virtio-drivers` needs of L1: memory for rings, and addresses.
+//! May: unsafe, take-frame. Context: boot; run-loop. Input: trusted.
+#![expect(unsafe_code, reason = "devices are told of raw memory")]
+
+use crate::{
+    hw::{pci, physmap::{self, DIRECT_MAP}},
+    memory,
+};
+use core::ptr::NonNull;
+use pv_abi::addr::Hpa;
+use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+
+/// L1 as the crate sees it.
+#[derive(Debug)]
+pub struct L1;
+
+// SAFETY: 1. `dma_alloc` gives frames that the allocator has given to nobody else, zeroed, as pointers
+// into the direct map, which covers all RAM for ever. 2. `mmio_phys_to_virt` gives addresses of registers
+// that `hw::pci` maps for this driver alone. 3. There is no IOMMU: a device's addresses are physical.
+unsafe impl Hal for L1 {
+    fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        // The crate takes 0 for "no memory".
+        let none = (0, NonNull::dangling());
+        let Some(hpa) = memory::take_pages(pages as u64, 4096) else { return none };
+        physmap::zero(hpa, (pages * 4096) as u64);
+        match NonNull::new((DIRECT_MAP + hpa.0) as *mut u8) {
+            Some(at) => (hpa.0, at),
+            None => none,
+        }
+    }
+
+    unsafe fn dma_dealloc(paddr: PhysAddr, _: NonNull<u8>, pages: usize) -> i32 {
+        memory::give(paddr..paddr + (pages * 4096) as u64);
+        0
+    }
+
+    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, _: usize) -> NonNull<u8> {
+        let at = pci::mapped(paddr).and_then(|at| NonNull::new(at as *mut u8));
+        at.expect("`pci::disks` maps all of a device's registers first")
+    }
+
+    unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
+        // All buffers are those of `Piece`: in the direct map.
+        buffer.cast::<u8>().as_ptr() as u64 - DIRECT_MAP
+    }
+
+    unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
+}
+
+/// `len` bytes of RAM at `hpa`, to be told to a device.
+///
+/// # Safety
+/// The RAM lies in the direct map and stays allocated while the device may use it. The slice is given to
+/// the queue only, which takes its address and neither reads nor writes it: the guest whose memory it may
+/// be does both, at any time.
+pub unsafe fn piece(hpa: Hpa, len: usize) -> &'static mut [u8] {
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts_mut((DIRECT_MAP + hpa.0) as *mut u8, len) }
+}

@@ -1,0 +1,348 @@
+//! Makes requests of the chains that a disk's driver sends (virtio 1.2, 5.2).
+//! May: guest-memory. Context: run-loop. Input: guest-controlled requests.
+
+use super::{
+    DeviceMemory,
+    queue::{Buffer, Chain, MOST},
+    registers::{INDIRECT_DESC, Identity, VERSION_1},
+};
+use arrayvec::ArrayVec;
+
+/// Bytes of a sector.
+pub const SECTOR: u64 = 512;
+/// Buffers of data in a request at most, as the driver is told.
+pub const SEGMENTS: u32 = 62;
+/// Bytes of such a buffer at most.
+const SEGMENT: u32 = 1 << 16;
+/// Bytes that a request moves at most.
+pub const LARGEST: u64 = SEGMENTS as u64 * SEGMENT as u64;
+/// Bytes of a disk's name.
+pub const NAME: usize = 20;
+
+const SIZE_MAX: u64 = 1 << 1;
+const SEG_MAX: u64 = 1 << 2;
+const RO: u64 = 1 << 5;
+const BLK_SIZE: u64 = 1 << 6;
+const FLUSH: u64 = 1 << 9;
+
+/// Words of the configuration space.
+pub const CONFIG_WORDS: usize = 15;
+
+/// Answers of a request.
+pub mod answer {
+    /// It is done.
+    pub const OK: u8 = 0;
+    /// It failed.
+    pub const IOERR: u8 = 1;
+    /// There is no such request.
+    pub const UNSUPP: u8 = 2;
+}
+
+/// A disk as its guest knows it.
+#[derive(Clone, Debug)]
+pub struct Geometry {
+    /// Its sectors.
+    pub sectors: u64,
+    /// Whether it may be written.
+    pub access: Access,
+    /// Its name, padded with zeros.
+    pub name: [u8; NAME],
+}
+
+/// Whether a disk may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read and written.
+    Write,
+    /// Read only.
+    Read,
+}
+
+/// What a transfer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// From the disk.
+    Read,
+    /// To the disk.
+    Write,
+    /// What was written outlives the machine.
+    Flush,
+}
+
+/// A request to be passed on to the machine's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// What it does.
+    pub kind: Kind,
+    /// Where on the disk.
+    pub sector: u64,
+    /// Where in guest memory.
+    pub data: ArrayVec<Buffer, MOST>,
+    /// How much data.
+    pub bytes: u64,
+}
+
+/// A request, looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
+pub enum Request {
+    /// The machine's disk is to do it.
+    Transfer(Transfer),
+    /// It is done: the answer, and the bytes of data that were written to guest memory.
+    Done(u8, u32),
+}
+
+/// A chain with no room for the header, or for the answer: there is nobody to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unanswerable;
+
+const HEADER: usize = 16;
+
+impl Geometry {
+    /// What the register block says of it.
+    #[must_use]
+    pub fn identity(&self) -> Identity<CONFIG_WORDS> {
+        let mut config = [0; CONFIG_WORDS];
+        config[0] = self.sectors as u32;
+        config[1] = (self.sectors >> 32) as u32;
+        config[2] = SEGMENT;
+        config[3] = SEGMENTS;
+        config[5] = SECTOR as u32;
+        let read_only = if self.access == Access::Read { RO } else { 0 };
+        let features =
+            VERSION_1 | INDIRECT_DESC | SIZE_MAX | SEG_MAX | BLK_SIZE | FLUSH | read_only;
+        Identity { device: 2, features, config }
+    }
+
+    /// Looks at the request in `chain`; with it, where its answer goes. GET_ID is done at once.
+    ///
+    /// # Errors
+    /// [`Unanswerable`].
+    pub fn request(
+        &self,
+        memory: &impl DeviceMemory,
+        chain: &Chain,
+    ) -> Result<(Request, u64), Unanswerable> {
+        let mut to_read = chain.readable.clone();
+        let mut to_write = chain.writable.clone();
+        let last = to_write.last_mut().ok_or(Unanswerable)?;
+        last.len -= 1;
+        let answer = last.gpa + u64::from(last.len);
+        if last.len == 0 {
+            to_write.pop();
+        }
+        let mut header = [0; HEADER];
+        let reached = match take(memory, &mut to_read, &mut header) {
+            Taken::All => true,
+            Taken::OutOfReach => false,
+            Taken::TooShort => return Err(Unanswerable),
+        };
+        let word = u128::from_le_bytes(header);
+        let (kind, sector) = (word as u32, (word >> 64) as u64);
+        let request = match kind {
+            _ if !reached => Request::Done(answer::IOERR, 0),
+            0 => self.transfer(Kind::Read, sector, to_write),
+            1 if self.access == Access::Read => Request::Done(answer::IOERR, 0),
+            1 => self.transfer(Kind::Write, sector, to_read),
+            4 => Request::Transfer(Transfer {
+                kind: Kind::Flush,
+                sector: 0,
+                data: ArrayVec::new(),
+                bytes: 0,
+            }),
+            8 => self.tell_name(memory, &to_write),
+            _ => Request::Done(answer::UNSUPP, 0),
+        };
+        Ok((request, answer))
+    }
+
+    fn transfer(&self, kind: Kind, sector: u64, data: ArrayVec<Buffer, MOST>) -> Request {
+        let bytes: u64 = data.iter().map(|buffer| u64::from(buffer.len)).sum();
+        let end = sector.checked_add(bytes / SECTOR);
+        let fine = bytes.is_multiple_of(SECTOR)
+            && bytes <= LARGEST
+            && end.is_some_and(|end| end <= self.sectors);
+        match (fine, bytes) {
+            (false, _) => Request::Done(answer::IOERR, 0),
+            (true, 0) => Request::Done(answer::OK, 0),
+            (true, _) => Request::Transfer(Transfer { kind, sector, data, bytes }),
+        }
+    }
+
+    fn tell_name(&self, memory: &impl DeviceMemory, to: &[Buffer]) -> Request {
+        let mut name = &self.name[..];
+        for buffer in to {
+            let (piece, rest) = name.split_at(name.len().min(buffer.len as usize));
+            if !memory.write(buffer.gpa, piece) {
+                return Request::Done(answer::IOERR, 0);
+            }
+            name = rest;
+        }
+        Request::Done(answer::OK, (NAME - name.len()) as u32)
+    }
+}
+
+enum Taken {
+    All,
+    OutOfReach,
+    TooShort,
+}
+
+/// Copies `out` from the start of `buffers`, and takes that off them.
+fn take(
+    memory: &impl DeviceMemory,
+    buffers: &mut ArrayVec<Buffer, MOST>,
+    out: &mut [u8],
+) -> Taken {
+    let mut done = 0;
+    let mut reached = true;
+    let mut whole = 0;
+    for buffer in buffers.iter_mut() {
+        let piece = (out.len() - done).min(buffer.len as usize);
+        reached &= piece == 0 || memory.read(buffer.gpa, &mut out[done..done + piece]);
+        buffer.gpa += piece as u64;
+        buffer.len -= piece as u32;
+        done += piece;
+        if buffer.len > 0 {
+            break;
+        }
+        whole += 1;
+    }
+    buffers.drain(..whole);
+    match (done == out.len(), reached) {
+        (false, _) => Taken::TooShort,
+        (true, false) => Taken::OutOfReach,
+        (true, true) => Taken::All,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::fake::Ram, *};
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    const HEADER_AT: u64 = 0x100;
+
+    fn disk(access: Access) -> Geometry {
+        let mut name = [0; NAME];
+        name[..4].copy_from_slice(b"disk");
+        Geometry { sectors: 100, access, name }
+    }
+
+    fn buffers(list: &[(u64, u32)]) -> ArrayVec<Buffer, MOST> {
+        list.iter().map(|&(gpa, len)| Buffer { gpa, len }).collect()
+    }
+
+    /// The request of `kind` at `sector` with these buffers after the header, and before the answer.
+    fn ask(
+        disk: &Geometry,
+        ram: &Ram,
+        (kind, sector): (u32, u64),
+        readable: &[(u64, u32)],
+        writable: &[(u64, u32)],
+    ) -> Result<(Request, u64), Unanswerable> {
+        let header = u128::from(sector) << 64 | u128::from(kind);
+        assert!(ram.write(HEADER_AT, &header.to_le_bytes()));
+        let readable = buffers(&[&[(HEADER_AT, 16)], readable].concat());
+        let writable = buffers(&[writable, &[(0x200, 1)]].concat());
+        disk.request(ram, &Chain { head: 0, readable, writable })
+    }
+
+    fn done(answer: u8) -> Result<(Request, u64), Unanswerable> {
+        Ok((Request::Done(answer, 0), 0x200))
+    }
+
+    #[test]
+    fn transfers_name_their_data() {
+        let (disk, ram) = (disk(Access::Write), Ram::new(0x4000));
+        let data = [(0x1000, 512), (0x2000, 1024)];
+        for (kind, number) in [(Kind::Read, 0), (Kind::Write, 1)] {
+            let (readable, writable): (&[_], &[_]) =
+                if kind == Kind::Read { (&[], &data) } else { (&data, &[]) };
+            let transfer = Transfer { kind, sector: 97, data: buffers(&data), bytes: 1536 };
+            let request = ask(&disk, &ram, (number, 97), readable, writable);
+            assert_eq!(request, Ok((Request::Transfer(transfer), 0x200)));
+            let past = ask(&disk, &ram, (number, 98), readable, writable);
+            assert_eq!(past, done(answer::IOERR), "past the end");
+            let far = ask(&disk, &ram, (number, u64::MAX), readable, writable);
+            assert_eq!(far, done(answer::IOERR));
+        }
+        let odd = ask(&disk, &ram, (0, 0), &[], &[(0x1000, 511)]);
+        assert_eq!(odd, done(answer::IOERR));
+        assert_eq!(ask(&disk, &ram, (0, 100), &[], &[]), done(answer::OK), "nothing, at the end");
+        assert_eq!(ask(&disk, &ram, (11, 0), &[], &[]), done(answer::UNSUPP));
+        let flush = ask(&disk, &ram, (4, 9), &[], &[]).unwrap().0;
+        assert!(matches!(flush, Request::Transfer(Transfer { kind: Kind::Flush, bytes: 0, .. })));
+    }
+
+    #[test]
+    fn a_disk_that_may_only_be_read_refuses_writes() {
+        let (disk, ram) = (disk(Access::Read), Ram::new(0x4000));
+        assert_eq!(ask(&disk, &ram, (1, 0), &[(0x1000, 512)], &[]), done(answer::IOERR));
+        assert_ne!(disk.identity().features & RO, 0);
+    }
+
+    #[test]
+    fn the_name_is_told() {
+        let (disk, ram) = (disk(Access::Write), Ram::new(0x4000));
+        let told = ask(&disk, &ram, (8, 0), &[], &[(0x1000, 3), (0x2000, 17)]);
+        assert_eq!(told, Ok((Request::Done(answer::OK, 20), 0x200)));
+        let bytes = ram.bytes.borrow();
+        assert_eq!((&bytes[0x1000..0x1003], &bytes[0x2000..0x2002]), (&b"dis"[..], &b"k\0"[..]));
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_refused() {
+        let (disk, ram) = (disk(Access::Write), Ram::new(0x4000));
+        let chain = |readable, writable| {
+            let (readable, writable) = (buffers(readable), buffers(writable));
+            disk.request(&ram, &Chain { head: 0, readable, writable })
+        };
+        assert_eq!(chain(&[(0x100, 15)], &[(0x200, 1)]), Err(Unanswerable));
+        assert_eq!(chain(&[(0x100, 16)], &[]), Err(Unanswerable));
+        assert_eq!(chain(&[], &[]), Err(Unanswerable));
+        let away = chain(&[(0x10_0000, 16)], &[(0x200, 1)]);
+        assert_eq!(away, done(answer::IOERR), "a header where no memory is");
+    }
+
+    proptest! {
+        /// Wherever header and data are split, the same request comes out; and the data is what is
+        /// left of the buffers.
+        #[test]
+        fn splits_do_not_matter(
+            cuts in prop::collection::vec(1..40u32, 1..60),
+            sector in 0..120u64,
+        ) {
+            let (disk, ram) = (disk(Access::Write), Ram::new(0x4000));
+            let header = u128::from(sector) << 64 | 1;
+            assert!(ram.write(0x400, &header.to_le_bytes()));
+            let mut at = 0x400;
+            let mut readable = ArrayVec::<Buffer, MOST>::new();
+            for len in cuts {
+                readable.push(Buffer { gpa: at, len });
+                at += u64::from(len);
+            }
+            let total = at - 0x400;
+            let chain = Chain { head: 0, readable, writable: buffers(&[(0x1000, 5)]) };
+            let asked = disk.request(&ram, &chain);
+            let data = total.checked_sub(16);
+            match (asked, data) {
+                (Err(Unanswerable), None) => {}
+                (Ok((request, 0x1004)), Some(bytes)) => {
+                    let fine = bytes % 512 == 0 && sector + bytes / 512 <= 100;
+                    match request {
+                        Request::Transfer(transfer) => {
+                            prop_assert!(fine && transfer.bytes == bytes);
+                            let places: Vec<_> = transfer.data.iter().flat_map(|b| b.gpa..b.gpa + u64::from(b.len)).collect();
+                            prop_assert!(places.into_iter().eq(0x410..at));
+                        }
+                        Request::Done(answer::OK, 0) => prop_assert!(fine && bytes == 0),
+                        Request::Done(code, _) => prop_assert!(!fine && code == answer::IOERR),
+                    }
+                }
+                (other, _) => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Virtio devices that L1 models for guests (virtio 1.2; spec 2.9).
+//!
+//! `registers` is the virtio-mmio block, `queue` walks a split virtqueue, `block` makes requests of a
+//! disk of its chains. They know no hardware and are tested on the host; `slots` puts them together.
+
+pub mod block;
+pub mod queue;
+pub mod registers;
+#[cfg(target_os = "none")]
+pub mod slots;
+
+/// Guest memory as a device sees it: what is no RAM, or the guest's alone, cannot be reached.
+pub trait DeviceMemory {
+    /// Copies `out.len()` bytes, a page's worth at most, from guest-physical `gpa`; false if they
+    /// cannot all be reached.
+    #[must_use]
+    fn read(&self, gpa: u64, out: &mut [u8]) -> bool;
+    /// Copies `data`, a page's worth at most, to guest-physical `gpa`; false if it cannot all be
+    /// reached.
+    #[must_use]
+    fn write(&self, gpa: u64, data: &[u8]) -> bool;
+    /// Reads the 16 bits at `gpa`, a multiple of 2, at once.
+    fn load16(&self, gpa: u64) -> Option<u16>;
+    /// Writes the 16 bits at `gpa`, a multiple of 2, at once; false if they cannot be reached.
+    #[must_use]
+    fn store16(&self, gpa: u64, value: u16) -> bool;
+}
+
+#[cfg(test)]
+pub mod fake {
+    //! Guest memory of a test: bytes from address 0 on, some pages out of reach.
+
+    use super::DeviceMemory;
+    use std::{cell::RefCell, collections::HashSet, vec, vec::Vec};
+
+    /// The memory.
+    #[derive(Debug)]
+    pub struct Ram {
+        /// Its bytes.
+        pub bytes: RefCell<Vec<u8>>,
+        /// Pages that no device may use.
+        pub private: HashSet<u64>,
+    }
+
+    impl Ram {
+        /// `len` zeros.
+        #[must_use]
+        pub fn new(len: usize) -> Self {
+            Self { bytes: RefCell::new(vec![0; len]), private: HashSet::new() }
+        }
+
+        fn range(&self, gpa: u64, len: usize) -> Option<core::ops::Range<usize>> {
+            let start = usize::try_from(gpa).ok()?;
+            let end = start.checked_add(len)?;
+            let fits = end <= self.bytes.borrow().len();
+            let shared = (start..end).all(|at| !self.private.contains(&(at as u64 / 4096)));
+            (fits && shared).then_some(start..end)
+        }
+    }
+
+    impl DeviceMemory for Ram {
+        fn read(&self, gpa: u64, out: &mut [u8]) -> bool {
+            assert!(out.len() <= 4096);
+            let range = self.range(gpa, out.len());
+            range.is_some_and(|range| {
+                out.copy_from_slice(&self.bytes.borrow()[range]);
+                true
+            })
+        }
+
+        fn write(&self, gpa: u64, data: &[u8]) -> bool {
+            assert!(data.len() <= 4096);
+            let range = self.range(gpa, data.len());
+            range.is_some_and(|range| {
+                self.bytes.borrow_mut()[range].copy_from_slice(data);
+                true
+            })
+        }
+
+        fn load16(&self, gpa: u64) -> Option<u16> {
+            assert!(gpa.is_multiple_of(2));
+            let mut bytes = [0; 2];
+            self.read(gpa, &mut bytes).then(|| u16::from_le_bytes(bytes))
+        }
+
+        fn store16(&self, gpa: u64, value: u16) -> bool {
+            assert!(gpa.is_multiple_of(2));
+            self.write(gpa, &value.to_le_bytes())
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! The register block of a virtio-mmio device, version 2 (virtio 1.2, 4.2.2), with one queue.
+//! May: nothing. Context: run-loop. Input: guest-controlled register accesses.
+
+use super::queue::Queue;
+use pv_abi::ext::devices::QUEUE_MOST;
+
+/// "virt".
+pub const MAGIC: u32 = 0x7472_6976;
+/// "Roos".
+pub const VENDOR: u32 = 0x736f_6f52;
+
+/// VIRTIO_F_INDIRECT_DESC.
+pub const INDIRECT_DESC: u64 = 1 << 28;
+/// VIRTIO_F_VERSION_1.
+pub const VERSION_1: u64 = 1 << 32;
+
+/// Offsets of registers.
+pub mod offset {
+    #![expect(missing_docs, reason = "the names are the specification's")]
+    pub const MAGIC_VALUE: u64 = 0x000;
+    pub const VERSION: u64 = 0x004;
+    pub const DEVICE_ID: u64 = 0x008;
+    pub const VENDOR_ID: u64 = 0x00c;
+    pub const DEVICE_FEATURES: u64 = 0x010;
+    pub const DEVICE_FEATURES_SEL: u64 = 0x014;
+    pub const DRIVER_FEATURES: u64 = 0x020;
+    pub const DRIVER_FEATURES_SEL: u64 = 0x024;
+    pub const QUEUE_SEL: u64 = 0x030;
+    pub const QUEUE_NUM_MAX: u64 = 0x034;
+    pub const QUEUE_NUM: u64 = 0x038;
+    pub const QUEUE_READY: u64 = 0x044;
+    pub const QUEUE_NOTIFY: u64 = 0x050;
+    pub const INTERRUPT_STATUS: u64 = 0x060;
+    pub const INTERRUPT_ACK: u64 = 0x064;
+    pub const STATUS: u64 = 0x070;
+    pub const QUEUE_DESC_LOW: u64 = 0x080;
+    pub const QUEUE_DESC_HIGH: u64 = 0x084;
+    pub const QUEUE_DRIVER_LOW: u64 = 0x090;
+    pub const QUEUE_DRIVER_HIGH: u64 = 0x094;
+    pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+    pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    pub const CONFIG_GENERATION: u64 = 0x0fc;
+    pub const CONFIG: u64 = 0x100;
+}
+
+/// Bits of Status.
+pub mod status {
+    #![expect(missing_docs, reason = "the names are the specification's")]
+    pub const ACKNOWLEDGE: u32 = 1;
+    pub const DRIVER: u32 = 2;
+    pub const DRIVER_OK: u32 = 4;
+    pub const FEATURES_OK: u32 = 8;
+    pub const DEVICE_NEEDS_RESET: u32 = 64;
+    pub const FAILED: u32 = 128;
+}
+
+/// Bits of InterruptStatus.
+pub mod interrupt {
+    /// A buffer was used.
+    pub const USED: u32 = 1;
+    /// The configuration, or the status, has changed.
+    pub const CONFIG: u32 = 2;
+}
+
+/// What does not change: which device it is.
+#[derive(Clone, Debug)]
+pub struct Identity<const WORDS: usize> {
+    /// The device's type.
+    pub device: u32,
+    /// Features it offers.
+    pub features: u64,
+    /// Its configuration space.
+    pub config: [u32; WORDS],
+}
+
+/// The block.
+#[derive(Clone, Debug)]
+pub struct Registers<const WORDS: usize> {
+    identity: Identity<WORDS>,
+    driven: Driven,
+}
+
+/// What the driver has set.
+#[derive(Clone, Debug, Default)]
+struct Driven {
+    device_features_high: u32,
+    driver_features_high: u32,
+    features: u64,
+    selected: u32,
+    size: u32,
+    descriptors: u64,
+    driver: u64,
+    device: u64,
+    queue: Option<Queue>,
+    interrupt: u32,
+    status: u32,
+}
+
+/// What a write asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nothing more.
+    Nothing,
+    /// There are new buffers in the queue.
+    Notify,
+    /// InterruptStatus has changed.
+    Acknowledge,
+    /// The device is to forget everything: [`Registers::reset`], when it uses no memory any more.
+    Reset,
+}
+
+impl<const WORDS: usize> Registers<WORDS> {
+    /// A device that was just reset.
+    #[must_use]
+    pub fn new(identity: Identity<WORDS>) -> Self {
+        Self { identity, driven: Driven::default() }
+    }
+
+    /// The register at `offset`; `None` if there is none that can be read.
+    #[must_use]
+    pub fn read(&self, offset: u64) -> Option<u32> {
+        let driven = &self.driven;
+        let only = |value: u32| if driven.selected == 0 { value } else { 0 };
+        Some(match offset {
+            offset::MAGIC_VALUE => MAGIC,
+            offset::VERSION => 2,
+            offset::DEVICE_ID => self.identity.device,
+            offset::VENDOR_ID => VENDOR,
+            offset::DEVICE_FEATURES => match driven.device_features_high {
+                0 => self.identity.features as u32,
+                1 => (self.identity.features >> 32) as u32,
+                _ => 0,
+            },
+            offset::QUEUE_NUM_MAX => only(QUEUE_MOST),
+            offset::QUEUE_READY => only(driven.queue.is_some().into()),
+            offset::INTERRUPT_STATUS => driven.interrupt,
+            offset::STATUS => driven.status,
+            offset::CONFIG_GENERATION => 0,
+            offset::CONFIG.. if offset.is_multiple_of(4) => {
+                let word = usize::try_from((offset - offset::CONFIG) / 4).ok()?;
+                *self.identity.config.get(word)?
+            }
+            _ => return None,
+        })
+    }
+
+    /// Writes the register at `offset`; `None` if there is none that can be written.
+    pub fn write(&mut self, offset: u64, value: u32) -> Option<Asked> {
+        let driven = &mut self.driven;
+        // A queue that is in use stays as it is, and there is one only.
+        let open = driven.selected == 0 && driven.queue.is_none();
+        let part = |word: &mut u64, high: bool| {
+            let (keep, shift) = if high { (u64::from(u32::MAX), 32) } else { (!0 << 32, 0) };
+            if open {
+                *word = *word & keep | u64::from(value) << shift;
+            }
+        };
+        match offset {
+            offset::DEVICE_FEATURES_SEL => driven.device_features_high = value,
+            offset::DRIVER_FEATURES_SEL => driven.driver_features_high = value,
+            offset::DRIVER_FEATURES => {
+                // Once FEATURES_OK is set they are settled.
+                if driven.status & status::FEATURES_OK == 0 {
+                    match driven.driver_features_high {
+                        0 => driven.features = driven.features & !0 << 32 | u64::from(value),
+                        1 => {
+                            driven.features =
+                                driven.features & u64::from(u32::MAX) | u64::from(value) << 32;
+                        }
+                        // There are no such features: to accept one is an error.
+                        _ if value != 0 => driven.features |= 1 << 63,
+                        _ => {}
+                    }
+                }
+            }
+            offset::QUEUE_SEL => driven.selected = value,
+            offset::QUEUE_NUM if open => driven.size = value,
+            offset::QUEUE_NUM => {}
+            offset::QUEUE_READY => self.set_ready(value),
+            // It is there, and that is all that is known of it.
+            offset::QUEUE_NOTIFY => return (value == 0).then_some(Asked::Notify),
+            offset::INTERRUPT_ACK => {
+                driven.interrupt &= !value;
+                return Some(Asked::Acknowledge);
+            }
+            offset::STATUS if value == 0 => return Some(Asked::Reset),
+            offset::STATUS => self.set_status(value),
+            offset::QUEUE_DESC_LOW => part(&mut driven.descriptors, false),
+            offset::QUEUE_DESC_HIGH => part(&mut driven.descriptors, true),
+            offset::QUEUE_DRIVER_LOW => part(&mut driven.driver, false),
+            offset::QUEUE_DRIVER_HIGH => part(&mut driven.driver, true),
+            offset::QUEUE_DEVICE_LOW => part(&mut driven.device, false),
+            offset::QUEUE_DEVICE_HIGH => part(&mut driven.device, true),
+            _ => return None,
+        }
+        Some(Asked::Nothing)
+    }
+
+    fn set_ready(&mut self, value: u32) {
+        let driven = &mut self.driven;
+        if driven.selected != 0 {
+            return;
+        }
+        match (value, driven.queue) {
+            (0, _) => driven.queue = None,
+            (_, None) => {
+                let Driven { size, descriptors, driver, device, .. } = *driven;
+                driven.queue = Queue::new(size, descriptors, driver, device);
+            }
+            _ => {}
+        }
+    }
+
+    /// The driver sets bits one after another; only a reset clears any.
+    fn set_status(&mut self, value: u32) {
+        let driven = &mut self.driven;
+        let mut bits = value & 0xff & !status::DEVICE_NEEDS_RESET;
+        let offered = driven.features & !self.identity.features == 0;
+        if !offered || driven.features & VERSION_1 == 0 {
+            bits &= !status::FEATURES_OK;
+        }
+        if (driven.status | bits) & status::FEATURES_OK == 0 {
+            bits &= !status::DRIVER_OK;
+        }
+        driven.status |= bits;
+    }
+
+    /// The queue, if the driver has set all up and nothing has gone wrong.
+    pub fn queue(&mut self) -> Option<&mut Queue> {
+        let state = self.driven.status & (status::DRIVER_OK | status::DEVICE_NEEDS_RESET);
+        self.driven.queue.as_mut().filter(|_| state == status::DRIVER_OK)
+    }
+
+    /// Adds a reason to interrupt.
+    pub fn interrupt(&mut self, bits: u32) {
+        self.driven.interrupt |= bits;
+    }
+
+    /// True if the driver has not acknowledged all reasons to interrupt.
+    #[must_use]
+    pub fn is_interrupting(&self) -> bool {
+        self.driven.interrupt != 0
+    }
+
+    /// The device cannot go on: it does nothing until it is reset.
+    pub fn stop(&mut self) {
+        self.driven.status |= status::DEVICE_NEEDS_RESET;
+        self.interrupt(interrupt::CONFIG);
+    }
+
+    /// Forgets all that the driver has set.
+    pub fn reset(&mut self) {
+        self.driven = Driven::default();
+    }
+}
+
+/// What an empty slot reads.
+#[must_use]
+pub const fn read_empty(offset: u64) -> Option<u32> {
+    match offset {
+        offset::MAGIC_VALUE => Some(MAGIC),
+        offset::VERSION => Some(2),
+        offset::DEVICE_ID => Some(0),
+        offset::VENDOR_ID => Some(VENDOR),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    const OFFERED: u64 = VERSION_1 | 1 << 9;
+
+    fn block() -> Registers<4> {
+        Registers::new(Identity { device: 2, features: OFFERED, config: [1, 2, 3, 4] })
+    }
+
+    fn write(block: &mut Registers<4>, writes: &[(u64, u32)]) {
+        for &(offset, value) in writes {
+            assert_eq!(block.write(offset, value), Some(Asked::Nothing), "{offset:#x}");
+        }
+    }
+
+    const ACCEPT: [(u64, u32); 4] = [
+        (offset::DRIVER_FEATURES_SEL, 1),
+        (offset::DRIVER_FEATURES, 1),
+        (offset::DRIVER_FEATURES_SEL, 0),
+        (offset::DRIVER_FEATURES, 1 << 9),
+    ];
+    const QUEUE: [(u64, u32); 5] = [
+        (offset::QUEUE_NUM, 8),
+        (offset::QUEUE_DESC_LOW, 0x1000),
+        (offset::QUEUE_DRIVER_LOW, 0x2000),
+        (offset::QUEUE_DEVICE_LOW, 0x3000),
+        (offset::QUEUE_READY, 1),
+    ];
+
+    #[test]
+    fn a_driver_sets_it_up_and_resets_it() {
+        let mut block = block();
+        assert_eq!(block.read(offset::MAGIC_VALUE).unwrap().to_le_bytes(), *b"virt");
+        assert_eq!(block.read(offset::DEVICE_FEATURES), Some(1 << 9));
+        write(&mut block, &[(offset::DEVICE_FEATURES_SEL, 1)]);
+        assert_eq!(block.read(offset::DEVICE_FEATURES), Some(1));
+        write(&mut block, &[(offset::STATUS, 3)]);
+        write(&mut block, &ACCEPT);
+        write(&mut block, &[(offset::STATUS, 11)]);
+        assert_eq!(block.read(offset::STATUS), Some(11));
+        write(&mut block, &QUEUE);
+        assert_eq!(block.read(offset::QUEUE_READY), Some(1));
+        assert_eq!(block.queue(), None, "not before DRIVER_OK");
+        write(&mut block, &[(offset::STATUS, 15)]);
+        assert!(block.queue().is_some());
+        assert_eq!(block.write(offset::QUEUE_NOTIFY, 0), Some(Asked::Notify));
+        assert_eq!(block.write(offset::QUEUE_NOTIFY, 1), None, "no such queue");
+        block.interrupt(interrupt::USED);
+        assert!(block.is_interrupting());
+        assert_eq!(block.write(offset::INTERRUPT_ACK, 1), Some(Asked::Acknowledge));
+        assert!(!block.is_interrupting());
+        block.stop();
+        assert_eq!(block.read(offset::STATUS), Some(15 | status::DEVICE_NEEDS_RESET));
+        assert!(block.queue().is_none() && block.is_interrupting());
+        assert_eq!(block.write(offset::STATUS, 0), Some(Asked::Reset));
+        block.reset();
+        assert_eq!(block.read(offset::STATUS), Some(0));
+        assert_eq!(block.read(offset::QUEUE_READY), Some(0));
+    }
+
+    #[test]
+    fn features_are_those_that_are_offered() {
+        for (features, high) in [(1 << 9, 0), (1 << 9 | 1, 1), (0, 3)] {
+            let mut block = block();
+            write(&mut block, &[(offset::DRIVER_FEATURES, features)]);
+            write(&mut block, &[(offset::DRIVER_FEATURES_SEL, 1), (offset::DRIVER_FEATURES, high)]);
+            write(&mut block, &[(offset::STATUS, 15)]);
+            assert_eq!(block.read(offset::STATUS), Some(3), "{features:#x} {high}");
+        }
+        let mut block = block();
+        write(&mut block, &ACCEPT);
+        write(&mut block, &[(offset::STATUS, 11), (offset::DRIVER_FEATURES, 1)]);
+        write(&mut block, &[(offset::STATUS, 15)]);
+        assert_eq!(block.read(offset::STATUS), Some(15), "settled before");
+    }
+
+    #[test]
+    fn a_queue_in_use_stays_as_it_is() {
+        let mut block = block();
+        write(&mut block, &QUEUE);
+        let before = block.driven.queue;
+        write(&mut block, &[(offset::QUEUE_NUM, 4), (offset::QUEUE_DESC_LOW, 0), (offset::QUEUE_READY, 1)]);
+        assert_eq!((block.driven.queue, block.driven.size), (before, 8));
+        write(&mut block, &[(offset::QUEUE_READY, 0), (offset::QUEUE_NUM, 3), (offset::QUEUE_READY, 1)]);
+        assert_eq!(block.read(offset::QUEUE_READY), Some(0), "no power of two");
+        write(&mut block, &[(offset::QUEUE_SEL, 1)]);
+        assert_eq!(block.read(offset::QUEUE_NUM_MAX), Some(0), "there is one queue");
+    }
+
+    #[test]
+    fn what_is_no_register_is_refused() {
+        let mut block = block();
+        for offset in [1, 2, 0x18, 0x20, 0xb4, 0x102, 0x110, 0x1000, u64::MAX] {
+            assert_eq!(block.read(offset), None, "{offset:#x}");
+        }
+        for offset in [0, 4, 8, 0x10, 0x71, offset::CONFIG, 0xfc, u64::MAX] {
+            assert_eq!(block.write(offset, 1), None, "{offset:#x}");
+        }
+        assert_eq!(block.read(offset::CONFIG + 12), Some(4));
+        assert_eq!((read_empty(offset::DEVICE_ID), read_empty(offset::STATUS)), (Some(0), None));
+    }
+
+    proptest! {
+        /// After any writes the device works only if it was set up in order, and reset starts anew.
+        #[test]
+        fn any_writes_leave_it_whole(writes in prop::collection::vec((0..0x120u64, any::<u32>(), 0..4u32), 0..200)) {
+            let mut block = block();
+            for (offset, random, kind) in writes {
+                let value = [random, 1, random & 0xff, 1 << (random % 32)][kind as usize];
+                block.write(offset & !3, value);
+                let status = block.read(offset::STATUS).unwrap();
+                let accepted = block.driven.features & !OFFERED == 0 && block.driven.features & VERSION_1 != 0;
+                prop_assert!(status & status::FEATURES_OK == 0 || accepted);
+                prop_assert!(status & status::DRIVER_OK == 0 || status & status::FEATURES_OK != 0);
+                if let Some(queue) = block.driven.queue {
+                    let Driven { size, descriptors, driver, device, .. } = block.driven;
+                    prop_assert_eq!(Some(queue), Queue::new(size, descriptors, driver, device));
+                }
+            }
+            block.reset();
+            let registers: Vec<_> = (0..0x200).map(|offset| block.read(offset)).collect();
+            let fresh: Vec<_> = (0..0x200).map(|offset| super::tests::block().read(offset)).collect();
+            prop_assert_eq!(registers, fresh);
+        }
+    }
+}
