@@ -220,6 +220,7 @@ mod tests {
             weight: 100,
             restart: Restart::Never,
             core: false,
+            disks: vec![],
         };
         let bundle = Bundle {
             guests: vec![guest],

@@ -31,6 +31,8 @@ pub enum Error {
     Assisted(Refusal),
     /// Nor by L0 while there are others.
     NotAlone,
+    /// L0 has no devices for it.
+    Disks,
 }
 
 impl fmt::Display for Error {
@@ -38,6 +40,7 @@ impl fmt::Display for Error {
         match self {
             Self::Shadow(error) => error.fmt(f),
             Self::Assisted(refusal) => refusal.fmt(f),
+            Self::Disks => f.write_str("L0 has no disks for it: give it backend auto or shadow"),
             Self::NotAlone => f.write_str(
                 "L0 runs a guest that is alone: give it backend auto or shadow, or a machine of its own",
             ),
@@ -55,7 +58,10 @@ pub fn build(guest: &Guest, context: &Context<'_>, guests: usize) -> Result<Buil
     if guests > 1 && guest.backend == Wanted::Assisted {
         return Err(Error::NotAlone);
     }
-    if guests == 1 && guest.backend != Wanted::Shadow {
+    if !guest.disks.is_empty() && guest.backend == Wanted::Assisted {
+        return Err(Error::Disks);
+    }
+    if guests == 1 && guest.backend != Wanted::Shadow && guest.disks.is_empty() {
         match assisted::build(guest, context) {
             Ok(machine) => {
                 log!("guest '{}' is run by L0", guest.name);

@@ -6,6 +6,7 @@ use crate::{
     backend::{self, Built},
     boot::{self, cpus},
     console::{self, Action, GuestId},
+    dev::host,
     diagnostics,
     hw::{
         apic::{self, vector},
@@ -66,6 +67,9 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
         sched::run_one_vm_a_core();
     }
     live::begin(host.bundle.stats_every, &cpu.clock, cpu::tsc());
+    if guests.iter().any(|guest| !guest.disks.is_empty()) {
+        host::start(cpu);
+    }
     let mut ready = Vec::new();
     for (number, guest) in guests.iter().enumerate() {
         match backend::build(guest, &host.context, guests.len()) {
@@ -169,6 +173,8 @@ fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
     let (Some(host), Some((stop, index, mut vcpus))) = (HOST.get(), vm.how_it_ended()) else {
         return;
     };
+    // Before its memory is looked at, and long before it is somebody else's.
+    vm.devices.quiesce();
     vcpus.sort_by_key(|vcpu| vcpu.index);
     let place = |guests: &[(GuestId, Weak<Vm>)]| {
         guests.iter().find(|(_, other)| other.as_ptr() == Arc::as_ptr(&vm)).map(|&(id, _)| id)

@@ -2,7 +2,9 @@
 //! May: panic. Context: entry, irq-off.
 
 use crate::{
-    boot, guests,
+    boot,
+    dev::host,
+    guests,
     hw::{apic::vector, cpu::debug, percpu::Cpu, serial},
     log, sched,
     stats::Reason,
@@ -22,6 +24,11 @@ pub fn handle(cpu: &Cpu, number: u8) -> Reason {
             receive();
             cpu.apic.eoi();
             Reason::ConsoleInterrupt
+        }
+        vector::DISK => {
+            cpu.apic.eoi();
+            host::service();
+            Reason::OtherInterrupt
         }
         // Whoever sent it left something to find.
         vector::KICK => {

@@ -91,6 +91,21 @@ pub struct Guest {
     pub restart: Restart,
     /// Somebody takes its memory if it dies: L1 says where it is ([`CORE_PREFIX`]) and waits a while.
     pub core: bool,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+}
+
+/// A disk of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The slot of its device, below [`crate::ext::devices::SLOTS`].
+    pub slot: u8,
+    /// By which L1 knows it among the machine's, 20 bytes at most.
+    pub serial: String,
+    /// By which its guest knows it, 20 bytes at most.
+    pub name: String,
+    /// Its guest may not write to it.
+    pub read_only: bool,
 }
 
 /// Weights that a guest may have.
@@ -314,6 +329,12 @@ mod tests {
                 weight: 250,
                 restart: Restart::OnFailure,
                 core: true,
+                disks: vec![Disk {
+                    slot: 3,
+                    serial: "roost0".into(),
+                    name: "root".into(),
+                    read_only: true,
+                }],
             }],
             stats: true,
             stats_every: 5,

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use pv_abi::{
     PAGE_SIZE,
     bundle::{
-        Backend, Blob, Bundle, ConsoleMode, Guest, Image, Kind, Restart, Segment, Siblings, Trace,
+        Backend, Blob, Bundle, ConsoleMode, Disk, Guest, Image, Kind, Restart, Segment, Siblings, Trace,
     },
 };
 use std::{
@@ -85,6 +85,8 @@ pub struct GuestContents {
     pub restart: Restart,
     /// Whether its memory is taken if it dies.
     pub core: bool,
+    /// Its disks.
+    pub disks: Vec<Disk>,
 }
 
 impl Contents {
@@ -163,6 +165,7 @@ impl GuestContents {
             weight: self.weight,
             restart: self.restart,
             core: self.core,
+            disks: self.disks.clone(),
         }
     }
 }
@@ -286,6 +289,7 @@ mod tests {
             weight: 300,
             restart: Restart::Always,
             core: true,
+            disks: vec![],
         };
         Contents {
             guests: vec![guest],

@@ -2,6 +2,7 @@
 
 use crate::{
     accel::{self, Clock},
+    disk::DiskPlan,
     memory::{Size, parse_size},
     plan::{MOST_CPUS, MOST_SECONDS, MOST_THREADS, MOST_VCPUS, MachinePlan},
 };
@@ -73,6 +74,9 @@ pub struct RunArgs {
     /// Guest memory, e.g. 512M or 2G; a plain number is MiB [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<Size>,
+    /// A disk of the guest, raw or qcow2; `ro`: it may only be read. Several get slots in their order
+    #[arg(long, value_name = "FILE[,ro][,name=NAME]", conflicts_with = "pack")]
+    pub disk: Vec<DiskPlan>,
     /// Virtual CPUs of the guest [default: 1]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_VCPUS.into()))]
     pub vcpus: Option<u32>,

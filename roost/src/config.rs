@@ -4,6 +4,7 @@
 use crate::{
     accel::{self, Clock},
     cli::{BackendChoice, ConsoleChoice, RunArgs, SiblingsChoice, StatsTo},
+    disk::{self, Access, DiskPlan},
     files,
     memory::Size,
     plan::{
@@ -60,6 +61,31 @@ struct Guest {
     restart: RestartChoice,
     backend: Option<BackendChoice>,
     core: Option<PathBuf>,
+    #[serde(default)]
+    disk: Vec<GuestDisk>,
+}
+
+/// A `[[guest.disk]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct GuestDisk {
+    file: PathBuf,
+    #[serde(default)]
+    read_only: bool,
+    name: Option<DiskName>,
+}
+
+/// A disk's name.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct DiskName(String);
+
+impl TryFrom<String> for DiskName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        disk::check_name(&name).map(Self)
+    }
 }
 
 /// A number from `LOW` to `HIGH`.
@@ -172,6 +198,7 @@ fn no_guest_options(args: &RunArgs, path: &Path) -> Result<()> {
         ("vcpus", args.vcpus.is_some()),
         ("backend", args.backend.is_some()),
         ("core", args.core.is_some()),
+        ("disk", !args.disk.is_empty()),
     ];
     match given.iter().find(|(_, given)| *given) {
         None => Ok(()),
@@ -293,7 +320,16 @@ impl Source<'_> {
             weight: guest.weight.map_or(DEFAULT_WEIGHT, |weight| weight.0),
             restart: guest.restart.into(),
             backend: guest.backend.map(Backend::from).unwrap_or_default(),
+            disks: guest.disk.into_iter().map(|disk| self.disk(disk)).collect(),
             core: guest.core.map(|path| self.resolve(&path)),
+        }
+    }
+
+    fn disk(&self, disk: GuestDisk) -> DiskPlan {
+        DiskPlan {
+            path: self.resolve(&disk.file),
+            access: if disk.read_only { Access::Read } else { Access::Write },
+            name: disk.name.map(|name| name.0),
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     accel,
     cli::{RunArgs, StatsTo},
     config,
+    disk::DiskPlan,
     memory::MIB,
 };
 use anyhow::{Context, Result};
@@ -58,6 +59,8 @@ pub struct GuestPlan {
     pub restart: Restart,
     /// Who runs it.
     pub backend: Backend,
+    /// Its disks, slot 0 first.
+    pub disks: Vec<DiskPlan>,
     /// Where its core file goes if it dies, if anywhere.
     pub core: Option<PathBuf>,
 }
@@ -127,6 +130,7 @@ impl Plan {
             weight: DEFAULT_WEIGHT,
             restart: Restart::Never,
             backend: args.backend.map(Backend::from).unwrap_or_default(),
+            disks: args.disk.clone(),
             core: args.core.clone(),
         };
         Self { guests: vec![guest], machine: args.machine(), origin: Origin::CommandLine }

@@ -2,6 +2,7 @@
 
 use crate::{
     accel::{Accel, Clock},
+    disk::MachineDisk,
     memory::MIB,
     process,
 };
@@ -111,6 +112,8 @@ pub struct Machine {
     pub console: Console,
     /// A socket over which QEMU is controlled, by its number as an inherited file.
     pub control: Option<RawFd>,
+    /// Its disks.
+    pub disks: Vec<MachineDisk>,
 }
 
 impl Machine {
@@ -151,6 +154,10 @@ impl Machine {
             args.pair("-chardev", format!("socket,id=control,fd={socket}"));
             args.pair("-mon", "chardev=control,mode=control");
         }
+        for disk in &self.disks {
+            args.pair("-drive", disk.drive());
+            args.pair("-device", disk.device());
+        }
         args.pair("-kernel", &self.l1);
         args.pair("-initrd", &self.bundle);
         args.0
@@ -172,7 +179,8 @@ impl Arguments {
 }
 
 /// An option value that ends in a path; QEMU wants commas in it doubled.
-fn option_path(option: &str, path: &Path) -> OsString {
+#[must_use]
+pub fn option_path(option: &str, path: &Path) -> OsString {
     let mut value = option.as_bytes().to_vec();
     for &byte in path.as_os_str().as_bytes() {
         value.extend(std::iter::repeat_n(byte, if byte == b',' { 2 } else { 1 }));
@@ -206,6 +214,7 @@ mod tests {
             log: "a,b.log".into(),
             console: Console::Plain,
             control: None,
+            disks: vec![],
         }
     }
 

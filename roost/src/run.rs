@@ -5,6 +5,7 @@ use crate::{
     bundle::{Contents, GuestContents, Payload},
     cli::{RunArgs, StatsTo},
     control::{Control, Inherited},
+    disk,
     folder::Folder,
     images::Images,
     kernel::Kernel,
@@ -40,11 +41,13 @@ const COUNTED_WALL_SECONDS: u64 = 1_767_225_600;
 pub fn run(args: &RunArgs) -> Result<Outcome> {
     let plan = Plan::of(args)?;
     let guests = preflight::check(&plan)?;
+    let disks = disk::check(&plan)?;
     let images = Images::find();
     let l1 = images.l1()?;
     let contents = contents(&plan, guests, &images)?;
     let qemu = qemu::find(args.qemu.as_deref())?;
     qemu::version(&qemu)?;
+    disk::try_all(&disks, &qemu)?;
     let accel = accel::settle(plan.machine.accel, plan.machine.clock, || Kvm::probe(&qemu))?;
     let folder = Folder::create(&plan, args.l1_log.as_deref())?;
     let bundle = write_bundle(&contents, &folder.bundle())?;
@@ -60,6 +63,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         log: folder.log(),
         console: Console::Plain,
         control: None,
+        disks,
     };
     boot(args, &plan, &qemu, machine, folder)
 }
@@ -72,6 +76,10 @@ pub fn pack(args: &RunArgs) -> Result<()> {
     let plan = Plan::of(args)?;
     if let Some(guest) = plan.guests.iter().find(|guest| guest.core.is_some()) {
         let why = "`core` cannot be used with --pack: no other machine monitor is asked for memory";
+        return Err(plan.origin.about(guest, why));
+    }
+    if let Some(guest) = plan.guests.iter().find(|guest| !guest.disks.is_empty()) {
+        let why = "disks cannot be used with --pack: no other machine monitor is told of them";
         return Err(plan.origin.about(guest, why));
     }
     let guests = preflight::check(&plan)?;
@@ -88,7 +96,7 @@ pub fn pack(args: &RunArgs) -> Result<()> {
 /// The shim is missing.
 pub fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<Contents> {
     let mut guests = Vec::new();
-    for (guest, files) in plan.guests.iter().zip(files) {
+    for ((guest, files), disks) in plan.guests.iter().zip(files).zip(disk::describe(plan)) {
         let payload = match files.kernel {
             Kernel::Native(program) => Payload::Native(program),
             Kernel::Stock => Payload::Stock { shim: images.shim()?, kernel: files.kernel_file },
@@ -104,6 +112,7 @@ pub fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<
             weight: guest.weight,
             restart: guest.restart,
             core: guest.core.is_some(),
+            disks,
         });
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -17,7 +17,7 @@ use crate::{
         self,
         paging::{
             self, NoMemory, Tree,
-            bits::{D, NX, W},
+            bits::{D, NX, PCD, W},
         },
     },
     sched,
@@ -106,6 +106,16 @@ pub fn first(
         xstate::enabled()
     );
     Ok(cpu)
+}
+
+/// Maps a page of a device's registers for L1, on all CPUs.
+///
+/// # Errors
+/// [`NoMemory`].
+pub fn map_registers(address: u64, page: Hpa) -> Result<(), NoMemory> {
+    let seats = SEATS.get().ok_or(NoMemory)?;
+    // What is below the topmost table is the same for all.
+    seats[0].root.map(address, page, 1, W | D | NX | PCD)
 }
 
 fn area_frames() -> Result<AreaFrames, NoMemory> {

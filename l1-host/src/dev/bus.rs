@@ -6,6 +6,7 @@ use super::{
     uart::Uart,
 };
 use arrayvec::ArrayVec;
+use pv_abi::ext::devices;
 
 /// First port of the console's UART.
 const UART: u16 = 0x3f8;
@@ -93,6 +94,12 @@ impl Bus {
         effect
     }
 
+    /// Sets the line of the device in `slot`.
+    pub fn set_device_line(&mut self, slot: usize, active: bool) -> Raise {
+        let Self::Native(bus) = self else { return Raise::new() };
+        bus.ioapic.set_line(devices::LINE + slot, active).into_iter().collect()
+    }
+
     /// Passes console input on; `next` yields it byte by byte.
     pub fn receive(&mut self, mut next: impl FnMut() -> Option<u8>) -> Raise {
         let Self::Native(bus) = self else { return Raise::new() };
@@ -114,6 +121,9 @@ impl NativeBus {
         self.ioapic.set_line(UART_LINE, line).into_iter().collect()
     }
 }
+
+/// Each slot has a line.
+const _: () = assert!(devices::LINE + devices::SLOTS <= ioapic::LINES);
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,8 @@ pub const BASE: u64 = 0xfec0_0000;
 /// Bytes of its window.
 pub const SIZE: u64 = 0x1000;
 
-const LINES: usize = 24;
+/// Its lines.
+pub const LINES: usize = 24;
 const MASKED: u64 = 1 << 16;
 const LEVEL: u64 = 1 << 15;
 /// Delivery status and remote IRR are read-only.

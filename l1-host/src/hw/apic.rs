@@ -13,6 +13,8 @@ pub mod vector {
     pub const CONSOLE: u8 = 0x41;
     /// Another CPU has something for this one: a look at its queues is due.
     pub const KICK: u8 = 0x42;
+    /// A disk has answers.
+    pub const DISK: u8 = 0x43;
     /// The local APIC had nothing after all.
     pub const SPURIOUS: u8 = 0xff;
 }

@@ -8,6 +8,7 @@ pub mod exit;
 pub mod features;
 pub mod l0;
 pub mod mitigations;
+pub mod pci;
 pub mod percpu;
 pub mod physmap;
 pub mod pic;

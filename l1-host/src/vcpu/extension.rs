@@ -5,6 +5,7 @@ use super::{Vcpu, stop::Stop};
 use crate::{
     abi_flaw::{Flaw, planted},
     console,
+    dev::virtio::slots,
     hw::percpu::Cpu,
     log, sched,
     vm::{
@@ -91,6 +92,18 @@ impl Vcpu {
             call::VCPU_STATE if need(Features::SMP) => self.state_of(first),
             call::SEND_IPI if need(Features::SMP) => self.send_ipis(first, second),
             call::FLUSH_VCPUS if need(Features::SMP) => self.flush_vcpus(first, second),
+            call::DEVICE_READ if need(Features::DEVICES) => {
+                self.vm.devices.read(first, second).map_or(EINVAL, u64::from)
+            }
+            call::DEVICE_WRITE if need(Features::DEVICES) => self.device_write(first, second),
+            call::DOORBELL if need(Features::DEVICES) => {
+                if slots::notify(&self.vm, first, second) {
+                    0
+                } else {
+                    EINVAL
+                }
+            }
+            call::DEVICE_VECTOR if need(Features::DEVICES) => self.device_vector(first, second),
             call::WAIT_IRQ => {
                 if let Some(pvcs) = self.pvcs.as_ref().filter(|_| planted(Flaw::WaitSetsIf)) {
                     pvcs.update_flags(flags::IF, 0);
@@ -138,6 +151,26 @@ impl Vcpu {
         let mut buffer = [0; CHUNK as usize];
         let count = self.vm.console.take(&mut buffer[..len.min(CHUNK) as usize]);
         if self.vm.device_write(Gpa(gpa), &buffer[..count]) { count as u64 } else { EFAULT }
+    }
+
+    /// DEVICE_WRITE: (slot, offset, value).
+    fn device_write(&self, slot: u64, offset: u64) -> u64 {
+        let value = u32::try_from(self.context.rdx);
+        if value.is_ok_and(|value| slots::write(&self.vm, slot, offset, value)) {
+            0
+        } else {
+            EINVAL
+        }
+    }
+
+    /// DEVICE_VECTOR: (slot, vector, vCPU).
+    fn device_vector(&self, slot: u64, vector: u64) -> u64 {
+        let vcpu = usize::try_from(self.context.rdx).ok().filter(|&index| index < self.vm.vcpus);
+        let vector = u8::try_from(vector).ok().filter(|&vector| vector == 0 || vector >= 16);
+        match (vcpu, vector) {
+            (Some(vcpu), Some(vector)) if self.vm.devices.set_vector(slot, vector, vcpu) => 0,
+            _ => EINVAL,
+        }
     }
 
     /// Makes the pages from `gpa` on `owner`'s.

@@ -4,7 +4,9 @@
 use super::{Vcpu, access::GuestFault, stop::Stop};
 use crate::{
     abi_flaw::{Flaw, planted},
+    dev::virtio::{registers::offset::CONFIG, slots},
     hw::percpu::Cpu,
+    vm::Kind,
 };
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use pv_abi::addr::{Gpa, Gva};
@@ -64,13 +66,22 @@ impl Vcpu {
             OpKind::Register => self.register(cpu, instruction.op1_register()),
             _ => instruction.immediate(1),
         };
+        if let Some((slot, offset)) = self.device_at(gpa) {
+            if size == 4 {
+                slots::write(&self.vm, slot, offset, value as u32);
+            }
+            return Ok(());
+        }
         let effect = self.vm.bus.lock().write_memory(gpa.0, size, value);
         self.apply(effect);
         Ok(())
     }
 
     fn load_device(&mut self, instruction: &Instruction, gpa: Gpa, size: u8) -> Result<(), Stop> {
-        let mut value = self.vm.bus.lock().read_memory(gpa.0, size);
+        let mut value = match self.device_at(gpa) {
+            Some((slot, offset)) => self.load_register(slot, offset, size),
+            None => self.vm.bus.lock().read_memory(gpa.0, size),
+        };
         if value == u64::MAX >> (64 - 8 * u32::from(size)) && planted(Flaw::MemoryReadsZero) {
             value = 0;
         }
@@ -84,6 +95,21 @@ impl Vcpu {
         };
         self.set_register(instruction.op0_register(), value);
         Ok(())
+    }
+
+    /// The slot of the device at `gpa`, and the offset of the register, in a native guest.
+    fn device_at(&self, gpa: Gpa) -> Option<(u64, u64)> {
+        slots::locate(gpa.0).filter(|_| matches!(self.vm.kind, Kind::Native))
+    }
+
+    /// A register of a device; of the configuration also 8 or 16 bits.
+    fn load_register(&self, slot: u64, offset: u64, size: u8) -> u64 {
+        let ones = u64::MAX >> (64 - 8 * u32::from(size));
+        let within = offset % 4;
+        let whole = size == 4 && within == 0;
+        let part = offset >= CONFIG && within + u64::from(size) <= 4;
+        let word = self.vm.devices.read(slot, offset - within).filter(|_| whole || part);
+        word.map_or(ones, |word| u64::from(word) >> (8 * within) & ones)
     }
 
     /// Writes `data` at `gva` as the guest's current mode would.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     abi_flaw::{Flaw, planted},
+    dev::virtio::slots::{NoDisk, Slots},
     hw::{clock::Clock, physmap},
     memory::{
         self, heap,
@@ -40,6 +41,8 @@ pub enum Error {
     GuestTooSmall(u64),
     /// The image does not lie where its kind of guest must.
     BadImage,
+    /// The machine lacks the disk for this slot.
+    NoDisk(u8),
 }
 
 impl fmt::Display for Error {
@@ -56,6 +59,10 @@ impl fmt::Display for Error {
                 "its memory is too small for its files: it needs at least {} MiB",
                 (least >> 20) + 1
             ),
+            Self::NoDisk(slot) => write!(
+                f,
+                "the machine lacks the disk of slot {slot}, or L1 cannot use it: its log says more"
+            ),
             Self::BadImage => write!(f, "its image is linked where no guest image may lie"),
         }
     }
@@ -64,6 +71,12 @@ impl fmt::Display for Error {
 impl From<NoMemory> for Error {
     fn from(_: NoMemory) -> Self {
         Self::NoMemory(0, memory::free_bytes())
+    }
+}
+
+impl From<NoDisk> for Error {
+    fn from(missing: NoDisk) -> Self {
+        Self::NoDisk(missing.slot)
     }
 }
 
@@ -252,10 +265,16 @@ fn finish(
 ) -> Result<Arc<Vm>, Error> {
     let vcpus = guest.vcpus as usize;
     let pages = pool_pages(frames);
+    // What requests under way take.
+    let requests = guest.disks.len() as u64 * (512 << 10);
     let traces = (vcpus * trace::SIZE * size_of::<trace::Entry>()) as u64;
-    let overhead =
-        Mmu::<VmEnv>::overhead(frames, pages) + Owners::overhead(frames) + traces + (1 << 20);
+    let overhead = Mmu::<VmEnv>::overhead(frames, pages)
+        + Owners::overhead(frames)
+        + requests
+        + traces
+        + (1 << 20);
     let heap = HeapShare::take(overhead)?;
+    let devices = Slots::new(&guest.disks)?;
     let pool_bytes = u64::from(pages) << 12;
     let pool = memory::take_pages(pages.into(), 4096).ok_or_else(|| no_memory(pool_bytes))?;
     physmap::zero(pool, pool_bytes);
@@ -275,7 +294,7 @@ fn finish(
         largest: context.largest_page,
     };
     let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap, vcpus), config, vcpus);
-    Ok(Arc::new(Vm::new(guest, kind, mmu, switcher_window, vm_window, heap)))
+    Ok(Arc::new(Vm::new(guest, kind, mmu, switcher_window, vm_window, devices, heap)))
 }
 
 /// Bytes of the heap that VMs which are no more have brought.

@@ -7,7 +7,10 @@ use super::{
 };
 use crate::{
     abi_flaw::{Flaw, planted},
-    dev::bus::{Bus, NativeBus},
+    dev::{
+        bus::{Bus, NativeBus},
+        virtio::slots::Slots,
+    },
     memory,
     vcpu::remote::Remote,
 };
@@ -72,6 +75,8 @@ pub struct Vm {
     pub owners: Owners,
     /// Its devices.
     pub bus: Mutex<Bus>,
+    /// Its virtio devices.
+    pub devices: Slots,
     pub(super) end: End,
     /// Last, for it goes last: its memory is that of all the others.
     _heap: HeapShare,
@@ -89,6 +94,7 @@ impl Vm {
         mmu: Mmu<VmEnv>,
         window: SwitcherWindow,
         vm_window: Option<VmWindow>,
+        devices: Slots,
         heap: HeapShare,
     ) -> Self {
         let owners = Owners::new(mmu.env().ram.end());
@@ -111,6 +117,7 @@ impl Vm {
                 Kind::Stock(_) => Bus::Empty,
                 Kind::Native => Bus::Native(NativeBus::default()),
             }),
+            devices,
             end: End::default(),
             _heap: heap,
             features: AtomicU32::new(features.bits()),
@@ -139,8 +146,8 @@ impl Vm {
     /// is in the page of the ring.
     pub fn offered(&self) -> Features {
         match self.kind {
-            Kind::Stock(_) => Features::all() - Features::DEVICES,
-            Kind::Native => Features::all() - NOT_NATIVE - Features::DEVICES,
+            Kind::Stock(_) => Features::all(),
+            Kind::Native => Features::all() - NOT_NATIVE,
         }
     }
 

@@ -44,6 +44,13 @@ pub struct Owners {
 #[derive(Debug)]
 pub struct Pin<'a>(&'a AtomicU8);
 
+impl Pin<'_> {
+    /// Leaves the page pinned until [`Owners::release`].
+    pub fn keep(self) {
+        core::mem::forget(self);
+    }
+}
+
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Release);
@@ -80,6 +87,13 @@ impl Owners {
         let word = self.words.get(usize::try_from(gfn.0).ok()?)?;
         let more = |word: u8| (word < !STATE).then_some(word + 1);
         word.fetch_update(AcqRel, Acquire, more).ok().map(|_| Pin(word))
+    }
+
+    /// Ends what [`Pin::keep`] has left: once for each.
+    pub fn release(&self, gfn: Gfn) {
+        if let Some(word) = self.words.get(gfn.0 as usize) {
+            drop(Pin(word));
+        }
     }
 
     /// Makes the pages of `range` the guest's alone. `zero` is called for each that is converted,

@@ -163,18 +163,14 @@ impl Disk {
         if !route() {
             return Err("its queue cannot interrupt".into());
         }
-        let queue = VirtQueue::new(&mut transport, 0, false, false).map_err(|why| why.to_string())?;
+        let queue =
+            VirtQueue::new(&mut transport, 0, false, false).map_err(|why| why.to_string())?;
         let low: u32 = transport.read_config_space(0).map_err(|why| why.to_string())?;
         let high: u32 = transport.read_config_space(4).map_err(|why| why.to_string())?;
         let headers = memory::take_zeroed().ok_or("L1 has too little memory")?;
         transport.finish_init();
-        let mut state = State {
-            transport,
-            queue,
-            headers,
-            pending: [const { None }; REQUESTS],
-            failed: false,
-        };
+        let mut state =
+            State { transport, queue, headers, pending: [const { None }; REQUESTS], failed: false };
         let serial = state.ask_serial()?;
         Ok(Box::new(Self {
             serial,
@@ -278,7 +274,10 @@ impl State {
         let mut pieces = Pieces::of(self.headers, slot, &work);
         // SAFETY: the header's page is this disk's for ever; the runs stay allocated until the answer is
         // taken (`Work::runs`). Nobody uses the slices but the queue, which does not look into them.
-        let token = unsafe { self.queue.add(&pieces.readable, &mut pieces.writable) };
+        let token = unsafe {
+            let (readable, writable) = pieces.both();
+            self.queue.add(readable, writable)
+        };
         let token = token.ok()?;
         self.pending[slot] = Some(Pending { token, since: cpu::tsc(), work, ticket: None });
         if self.queue.should_notify() {
@@ -312,8 +311,10 @@ impl State {
         };
         let mut pieces = Pieces::of(self.headers, slot, &pending.work);
         // SAFETY: these are the slices of `post`, in the same order.
-        let popped =
-            unsafe { self.queue.pop_used(token, &pieces.readable, &mut pieces.writable) };
+        let popped = unsafe {
+            let (readable, writable) = pieces.both();
+            self.queue.pop_used(token, readable, writable)
+        };
         if popped.is_err() {
             self.pending[slot] = Some(pending);
             self.fail(serial, "changes its answers");
@@ -328,7 +329,8 @@ impl State {
     fn is_late(&self, seconds: u64) -> bool {
         let Some(boot) = boot::cpu(0) else { return false };
         let now = cpu::tsc();
-        let late = |pending: &Pending| now.saturating_sub(pending.since) / seconds > boot.clock.tsc_hz;
+        let late =
+            |pending: &Pending| now.saturating_sub(pending.since) / seconds > boot.clock.tsc_hz;
         self.pending.iter().flatten().any(late)
     }
 
@@ -370,29 +372,50 @@ impl State {
 }
 
 /// The pieces of memory of a request, as the queue takes them.
-struct Pieces {
-    readable: ArrayVec<&'static [u8], SIZE>,
-    writable: ArrayVec<&'static mut [u8], SIZE>,
+struct Pieces<'a> {
+    readable: [&'a [u8]; SIZE],
+    writable: [&'a mut [u8]; SIZE],
+    /// How many of each.
+    counts: (usize, usize),
 }
 
-impl Pieces {
+impl<'a> Pieces<'a> {
     fn of(headers: Hpa, slot: usize, work: &Work) -> Self {
-        let mut pieces = Self { readable: ArrayVec::new(), writable: ArrayVec::new() };
+        let mut pieces = Self {
+            readable: [&[]; SIZE],
+            writable: core::array::from_fn(|_| &mut [][..]),
+            counts: (0, 0),
+        };
         let header = headers.offset((slot * STRIDE) as u64);
         // SAFETY: the page of headers is the disk's, the runs are promised by who sends the work; what
         // becomes of the slices, `State` says.
         unsafe {
-            pieces.readable.push(piece(header, HEADER));
+            pieces.to_read(piece(header, HEADER));
             for run in work.runs.iter().take(PIECES) {
                 let slice = piece(run.start, run.len as usize);
                 match work.kind {
-                    Kind::Write => pieces.readable.push(slice),
-                    Kind::Read | Kind::Flush => pieces.writable.push(slice),
+                    Kind::Write => pieces.to_read(slice),
+                    Kind::Read | Kind::Flush => pieces.to_write(slice),
                 }
             }
-            pieces.writable.push(piece(header.offset(HEADER as u64), 1));
+            pieces.to_write(piece(header.offset(HEADER as u64), 1));
         }
         pieces
+    }
+
+    fn to_read(&mut self, slice: &'a [u8]) {
+        self.readable[self.counts.0] = slice;
+        self.counts.0 += 1;
+    }
+
+    fn to_write(&mut self, slice: &'a mut [u8]) {
+        self.writable[self.counts.1] = slice;
+        self.counts.1 += 1;
+    }
+
+    /// Those that the device reads, and those that it writes.
+    fn both(&'a mut self) -> (&'a [&'a [u8]], &'a mut [&'a mut [u8]]) {
+        (&self.readable[..self.counts.0], &mut self.writable[..self.counts.1])
     }
 }
 

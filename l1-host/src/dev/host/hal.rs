@@ -3,7 +3,10 @@
 #![expect(unsafe_code, reason = "devices are told of raw memory")]
 
 use crate::{
-    hw::{pci, physmap::{self, DIRECT_MAP}},
+    hw::{
+        pci,
+        physmap::{self, DIRECT_MAP},
+    },
     memory,
 };
 use core::ptr::NonNull;
@@ -53,7 +56,7 @@ unsafe impl Hal for L1 {
 /// The RAM lies in the direct map and stays allocated while the device may use it. The slice is given to
 /// the queue only, which takes its address and neither reads nor writes it: the guest whose memory it may
 /// be does both, at any time.
-pub unsafe fn piece(hpa: Hpa, len: usize) -> &'static mut [u8] {
+pub unsafe fn piece<'a>(hpa: Hpa, len: usize) -> &'a mut [u8] {
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts_mut((DIRECT_MAP + hpa.0) as *mut u8, len) }
 }

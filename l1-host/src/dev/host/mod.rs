@@ -9,7 +9,7 @@ mod disk;
 mod hal;
 mod pci;
 
-pub use disk::{Disk, Outcome, Refused, Run, Ticket, Work};
+pub use disk::{Disk, Outcome, PIECES, Refused, Run, Ticket, Work};
 
 use crate::{dev::virtio::slots, hw::percpu::Cpu, log};
 use alloc::{boxed::Box, vec::Vec};

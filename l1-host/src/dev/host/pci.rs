@@ -65,10 +65,7 @@ fn disk(
     })
 }
 
-fn map_registers(
-    root: &mut PciRoot<Configuration>,
-    place: DeviceFunction,
-) -> Result<(), String> {
+fn map_registers(root: &mut PciRoot<Configuration>, place: DeviceFunction) -> Result<(), String> {
     for index in 0..6 {
         if let Some((start, len)) = bar(root, place, index) {
             pci::map(start, len).map_err(|_| String::from("L1 cannot map its registers"))?;

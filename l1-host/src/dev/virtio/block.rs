@@ -189,11 +189,7 @@ enum Taken {
 }
 
 /// Copies `out` from the start of `buffers`, and takes that off them.
-fn take(
-    memory: &impl DeviceMemory,
-    buffers: &mut ArrayVec<Buffer, MOST>,
-    out: &mut [u8],
-) -> Taken {
+fn take(memory: &impl DeviceMemory, buffers: &mut ArrayVec<Buffer, MOST>, out: &mut [u8]) -> Taken {
     let mut done = 0;
     let mut reached = true;
     let mut whole = 0;

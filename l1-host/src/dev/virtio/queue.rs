@@ -384,7 +384,8 @@ mod tests {
             for (number, (buffer, flags)) in all.iter().enumerate() {
                 let last = number + 1 == all.len();
                 let flags = flags | if last { 0 } else { NEXT };
-                let place = |number: usize| if self.indirect { number as u16 } else { order[number] };
+                let place =
+                    |number: usize| if self.indirect { number as u16 } else { order[number] };
                 let next = if last { 0 } else { place(number + 1) };
                 let table = if self.indirect { INDIRECT_TABLE } else { TABLE };
                 put(ram, table, place(number), buffer.gpa, buffer.len, flags, next);

@@ -350,9 +350,15 @@ mod tests {
         let mut block = block();
         write(&mut block, &QUEUE);
         let before = block.driven.queue;
-        write(&mut block, &[(offset::QUEUE_NUM, 4), (offset::QUEUE_DESC_LOW, 0), (offset::QUEUE_READY, 1)]);
+        write(
+            &mut block,
+            &[(offset::QUEUE_NUM, 4), (offset::QUEUE_DESC_LOW, 0), (offset::QUEUE_READY, 1)],
+        );
         assert_eq!((block.driven.queue, block.driven.size), (before, 8));
-        write(&mut block, &[(offset::QUEUE_READY, 0), (offset::QUEUE_NUM, 3), (offset::QUEUE_READY, 1)]);
+        write(
+            &mut block,
+            &[(offset::QUEUE_READY, 0), (offset::QUEUE_NUM, 3), (offset::QUEUE_READY, 1)],
+        );
         assert_eq!(block.read(offset::QUEUE_READY), Some(0), "no power of two");
         write(&mut block, &[(offset::QUEUE_SEL, 1)]);
         assert_eq!(block.read(offset::QUEUE_NUM_MAX), Some(0), "there is one queue");
