@@ -30,7 +30,10 @@ fn suite_on<'a>(flaw: &str, folder: &'a Folder, words: &str) -> Run<'a> {
 /// Every check passes on QEMU's CPU model `cpu`; the counts by rule.
 fn passes(cpu: &str) -> serde_json::Value {
     let folder = Folder::new();
-    let ended = suite(&folder, "").option("--cpu", cpu).to_end();
+    folder.file("disk.img", &[0; 1 << 20]);
+    folder.file("fixed.img", &[0; 1 << 20]);
+    let run = suite(&folder, "").option("--disk", "disk.img").option("--disk", "fixed.img,ro");
+    let ended = run.option("--cpu", cpu).to_end();
     let judgement = Judgement::parse(&ended.said.out);
     judgement.report.assert_passed(&ended.said.out);
     judgement.assert_complete(&ended.said.out);

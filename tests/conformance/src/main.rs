@@ -63,6 +63,8 @@ mod timer;
 #[cfg(target_os = "none")]
 mod user;
 #[cfg(target_os = "none")]
+mod virtio;
+#[cfg(target_os = "none")]
 mod ways;
 
 #[cfg(not(target_os = "none"))]

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "page tables are raw memory")]
 
 use crate::{abi, code::Code};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use pv_abi::{ext::NativeBoot, hypercall};
 
 pub const P: u64 = 1;
@@ -259,6 +259,27 @@ pub fn word(physical: u64) -> &'static AtomicU64 {
     assert!((FRAMES..FRAMES_END).contains(&physical) && physical.is_multiple_of(8));
     // SAFETY: check memory is mapped one to one in both spaces and accessed as atomics only.
     unsafe { &*(physical as *const AtomicU64) }
+}
+
+/// Half a word of check memory's words of 32 bits, by physical address.
+pub fn half(physical: u64) -> &'static AtomicU16 {
+    assert!((FRAMES..FRAMES_END).contains(&physical) && physical.is_multiple_of(2));
+    // SAFETY: as for `word`.
+    unsafe { &*(physical as *const AtomicU16) }
+}
+
+/// A register of 32 bits that is mapped in the area.
+pub fn device(address: u64) -> &'static AtomicU32 {
+    assert!((AREA..USER_STACK_TOP).contains(&address) && address.is_multiple_of(4));
+    // SAFETY: a check has mapped a device's registers there; they hold any value.
+    unsafe { &*(address as *const AtomicU32) }
+}
+
+/// The same of 16 bits.
+pub fn device16(address: u64) -> &'static AtomicU16 {
+    assert!((AREA..USER_STACK_TOP).contains(&address) && address.is_multiple_of(2));
+    // SAFETY: as for `device`.
+    unsafe { &*(address as *const AtomicU16) }
 }
 
 /// Copies machine code to check memory.

@@ -390,25 +390,25 @@ impl<'a> Pieces<'a> {
         // SAFETY: the page of headers is the disk's, the runs are promised by who sends the work; what
         // becomes of the slices, `State` says.
         unsafe {
-            pieces.to_read(piece(header, HEADER));
+            pieces.push_readable(piece(header, HEADER));
             for run in work.runs.iter().take(PIECES) {
                 let slice = piece(run.start, run.len as usize);
                 match work.kind {
-                    Kind::Write => pieces.to_read(slice),
-                    Kind::Read | Kind::Flush => pieces.to_write(slice),
+                    Kind::Write => pieces.push_readable(slice),
+                    Kind::Read | Kind::Flush => pieces.push_writable(slice),
                 }
             }
-            pieces.to_write(piece(header.offset(HEADER as u64), 1));
+            pieces.push_writable(piece(header.offset(HEADER as u64), 1));
         }
         pieces
     }
 
-    fn to_read(&mut self, slice: &'a [u8]) {
+    fn push_readable(&mut self, slice: &'a [u8]) {
         self.readable[self.counts.0] = slice;
         self.counts.0 += 1;
     }
 
-    fn to_write(&mut self, slice: &'a mut [u8]) {
+    fn push_writable(&mut self, slice: &'a mut [u8]) {
         self.writable[self.counts.1] = slice;
         self.counts.1 += 1;
     }

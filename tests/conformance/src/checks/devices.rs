@@ -178,15 +178,28 @@ fn cost() -> Verdict {
     seen.exactly(&[(Exit::Mmio, 10)])
 }
 
+/// The UART's line.
+const UART_LINE: u64 = 4;
+
+/// Has `line` request `vector` of APIC id `id`.
+pub fn route(line: u64, vector: u64, id: u64) -> Verdict {
+    write(0x11 + 2 * line, id << 24)?;
+    write(0x10 + 2 * line, vector)
+}
+
+/// Masks `line` again.
+pub fn unroute(line: u64) -> Verdict {
+    write(0x10 + 2 * line, 1 << 16)
+}
+
 /// Has the UART's line request `vector` of APIC id `id`.
 pub fn route_uart(vector: u64, id: u64) -> Verdict {
-    write(0x19, id << 24)?;
-    write(0x18, vector)
+    route(UART_LINE, vector, id)
 }
 
 /// Masks the line again.
 pub fn unroute_uart() -> Verdict {
-    write(0x18, 1 << 16)
+    unroute(UART_LINE)
 }
 
 /// Raises the UART's line: the transmitter is empty, and interrupts.

@@ -6,6 +6,7 @@ mod control;
 mod debug;
 mod detect;
 mod devices;
+mod disks;
 mod eretu;
 mod exceptions;
 mod extension_calls;
@@ -120,6 +121,7 @@ const GROUPS: &[Group] = &[
     // What is enabled from here on stays enabled.
     extension_calls::GROUP,
     private::GROUP,
+    disks::GROUP,
     smp::GROUP,
     local_table::GROUP,
     features::GROUP,
