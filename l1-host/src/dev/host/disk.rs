@@ -232,11 +232,6 @@ impl Disk {
         }
         answers
     }
-
-    /// Has the machine take the disk away from all requests: those under way fail.
-    pub fn fail(&self, why: &str) {
-        self.state.lock().fail(&self.serial, why);
-    }
 }
 
 impl State {

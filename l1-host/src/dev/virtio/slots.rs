@@ -34,9 +34,9 @@ use spin::Mutex;
 const REQUESTS: u32 = 32;
 /// Pieces of host memory that a request may be made of.
 const PIECES: usize = host::PIECES;
-/// How often a reset looks for answers before the disk is given up. Each look reads memory only; on any
-/// machine this is minutes.
-const LOOKS: u64 = 1 << 36;
+/// Requests that are answered at once, one after another, at most: a guest whose other vCPU goes on making
+/// them must not keep a CPU in L1.
+const AT_ONCE: usize = 1024;
 
 /// The slots of a VM.
 #[derive(Debug)]
@@ -156,19 +156,10 @@ pub fn notify(vm: &Arc<Vm>, slot: u64, queue: u64) -> bool {
     u32::try_from(queue).is_ok_and(|queue| write(vm, slot, offset::QUEUE_NOTIFY, queue))
 }
 
-/// Waits for the requests of a device that was reset. A disk that does not answer is given up.
+/// Waits for the requests of a device that was reset. A disk that does not answer is given up in the end
+/// ([`Disk::take_answers`]), and so are they.
 fn drain(device: &Mutex<Device>) {
-    for look in 0.. {
-        let (requests, disk) = {
-            let device = device.lock();
-            (device.requests, device.disk)
-        };
-        if requests == 0 {
-            return;
-        }
-        if look == LOOKS {
-            disk.fail("does not answer");
-        }
+    while device.lock().requests > 0 {
         host::service();
         spin_loop();
     }
@@ -208,7 +199,13 @@ impl Device {
 
     /// Takes what the driver has made available, as long as there is room for it.
     fn serve(&mut self, vm: &Arc<Vm>, slot: usize) {
-        while self.requests < REQUESTS {
+        for done in 0.. {
+            if self.requests >= REQUESTS {
+                return;
+            }
+            if done == AT_ONCE {
+                return self.stop(vm, slot, &"the driver sends more than it could wait for");
+            }
             let Some(queue) = self.registers.queue() else { return };
             let chain = match queue.pop(&**vm) {
                 Ok(Some(chain)) => chain,

@@ -11,7 +11,7 @@ use crate::{
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use pv_abi::{
     ext::{Features, call, devices},
-    hypercall::EINVAL,
+    hypercall::{EINVAL, IRQ_HALT},
 };
 
 pub const GROUP: Group = Group {
@@ -28,6 +28,7 @@ pub const GROUP: Group = Group {
         check("read_only", "BLK-1 BLK-2", read_only),
         check("line", "DEV-9 VIO-4", line),
         check("vector", "VIO-4 XHC-26", vector),
+        check("wakes", "VIO-4 VIO-6", wakes),
         check("broken_rings", "VIO-5", broken_rings),
         check("private_pages", "VIO-5", private_pages),
         check("several_at_once", "VIO-6 BLK-3", several_at_once),
@@ -311,6 +312,23 @@ fn vector() -> Verdict {
     let before = interrupts::count();
     equal("read", disk.ask((kind::IN, 0), &read_one)?, OK)?;
     equal("none", let_in(before) as u64, 0)
+}
+
+/// A vCPU that waits goes on when the answer has come.
+fn wakes() -> Verdict {
+    let mut disk = start()?;
+    equal("DEVICE_VECTOR", vector_call(0, 0x63, 0), 0)?;
+    for _ in 0..20 {
+        let before = interrupts::count();
+        disk.begin(0, (kind::IN, 0), &[(paging::frame(DATA), SECTOR as u32, true)])?;
+        abi::call(IRQ_HALT, [0; 4]);
+        abi::pvcs().disable_interrupts();
+        equal("interrupts", (interrupts::count() - before) as u64, 1)?;
+        equal("vector", interrupts::vector(before), 0x63)?;
+        disk.wait()?;
+        equal("answer", Disk::answer(0), OK)?;
+    }
+    equal("DEVICE_VECTOR, none", vector_call(0, 0, 0), 0)
 }
 
 /// Whatever is wrong with the rings, the device stops and can be reset; nothing else happens.

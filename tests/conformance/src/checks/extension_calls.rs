@@ -51,6 +51,10 @@ fn features_are_off() -> Verdict {
         ("VCPU_STATE", call::VCPU_STATE),
         ("SEND_IPI", call::SEND_IPI),
         ("FLUSH_VCPUS", call::FLUSH_VCPUS),
+        ("DEVICE_READ", call::DEVICE_READ),
+        ("DEVICE_WRITE", call::DEVICE_WRITE),
+        ("DOORBELL", call::DOORBELL),
+        ("DEVICE_VECTOR", call::DEVICE_VECTOR),
     ] {
         // If it is served after all it moves nothing.
         let result = abi::call(number, [paging::cr3(0) >> 12, 0, 0, 0]);
