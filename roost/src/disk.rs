@@ -124,8 +124,10 @@ impl MachineDisk {
     /// Has `qemu` open the image and leave it at that.
     fn try_open(&self, qemu: &Path) -> Result<()> {
         let mut command = Command::new(qemu);
-        command.args(["-M", "none", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio"]);
-        command.arg("-drive").arg(self.drive());
+        command.args(["-M", "q35", "-m", "16", "-nodefaults", "-display", "none", "-S"]);
+        // Without a device QEMU would not lock the image.
+        command.arg("-drive").arg(self.drive()).arg("-device").arg(self.device());
+        command.args(["-monitor", "stdio"]);
         let reply = process::ask(command, b"quit\n", Duration::from_secs(20))?;
         if reply.status.success() {
             return Ok(());
@@ -135,8 +137,11 @@ impl MachineDisk {
             !reply.stderr.contains(" lock"),
             "disk {shown} is in use by another QEMU: end that, or give both runs `ro`"
         );
-        let why = reply.stderr.lines().last().unwrap_or("no reason given").trim();
-        bail!("QEMU cannot use disk {shown}: {why}")
+        // QEMU repeats its own name and the option first.
+        let why = reply.stderr.lines().last().unwrap_or("no reason given");
+        let why =
+            why.rsplit_once(&format!("{}: ", self.drive().display())).map_or(why, |(_, why)| why);
+        bail!("QEMU cannot use disk {shown}: {}", why.trim())
     }
 }
 

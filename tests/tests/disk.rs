@@ -144,9 +144,10 @@ struct Lock(std::process::Child);
 
 impl Lock {
     fn of(disk: &Path) -> Self {
-        let drive = format!("if=none,format=raw,file={}", disk.display());
+        let drive = format!("if=none,id=disk,format=raw,file={}", disk.display());
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-M", "none", "-nodefaults", "-display", "none", "-S", "-drive", &drive]);
+        command.args(["-M", "q35", "-m", "16", "-nodefaults", "-display", "none", "-S"]);
+        command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=disk"]);
         command.args(["-monitor", "none", "-pidfile"]).arg(disk.with_extension("pid"));
         let child = command.spawn().expect("QEMU starts");
         // It writes its number when it has opened everything.

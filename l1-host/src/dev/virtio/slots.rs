@@ -50,6 +50,8 @@ struct Device {
     route: Route,
     /// Requests under way.
     requests: u32,
+    /// Who waits for them to come back; until then nothing new is begun.
+    resets: u32,
 }
 
 /// Where interrupts go.
@@ -119,7 +121,7 @@ impl Slots {
     /// Waits until no device uses the VM's memory any more; nothing new is begun.
     pub fn quiesce(&self) {
         for device in self.0.iter().flatten() {
-            device.lock().registers.reset();
+            device.lock().begin_reset();
             drain(device);
         }
     }
@@ -142,7 +144,7 @@ pub fn write(vm: &Arc<Vm>, slot: u64, offset: u64, value: u32) -> bool {
         Asked::Notify => locked.serve(vm, slot as usize),
         Asked::Acknowledge => locked.show_line(vm, slot as usize),
         Asked::Reset => {
-            locked.registers.reset();
+            locked.begin_reset();
             locked.show_line(vm, slot as usize);
             drop(locked);
             drain(device);
@@ -163,6 +165,7 @@ fn drain(device: &Mutex<Device>) {
         host::service();
         spin_loop();
     }
+    device.lock().resets -= 1;
 }
 
 /// The answer to a request has come.
@@ -194,13 +197,19 @@ impl Device {
         let access = if read_only { Access::Read } else { Access::Write };
         let geometry = Geometry { sectors: disk.sectors(), access, name };
         let registers = Registers::new(geometry.identity());
-        Self { registers, geometry, disk, route: Route::Line, requests: 0 }
+        Self { registers, geometry, disk, route: Route::Line, requests: 0, resets: 0 }
+    }
+
+    /// Forgets what the driver has set. [`drain`] must follow.
+    fn begin_reset(&mut self) {
+        self.registers.reset();
+        self.resets += 1;
     }
 
     /// Takes what the driver has made available, as long as there is room for it.
     fn serve(&mut self, vm: &Arc<Vm>, slot: usize) {
         for done in 0.. {
-            if self.requests >= REQUESTS {
+            if self.requests >= REQUESTS || self.resets > 0 {
                 return;
             }
             if done == AT_ONCE {
@@ -266,6 +275,10 @@ impl Device {
 
     /// Answers a request, and interrupts.
     fn answer(&mut self, vm: &Vm, slot: usize, (head, at): (u16, u64), code: u8, written: u32) {
+        // The queue may be a new one already.
+        if self.resets > 0 {
+            return;
+        }
         let Some(queue) = self.registers.queue() else { return };
         let told = vm.write(at, &[code]);
         let used = queue
