@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "files in guest memory, seen as slices")]
 
 use crate::{
+    blk,
     entry::{self, end},
     guest::{self, Facts, facts, first_vcpu_info},
     hw::{area::Area, call, heap, memory},
@@ -16,7 +17,7 @@ use crate::{
     layout::Layout,
     regs::Regs,
     start_info,
-    time::Clock,
+    store::page,
     traps,
     xen::{shared_info, vcpu_info},
 };
@@ -61,16 +62,7 @@ struct Kernel {
 pub fn start(boot: &ShimBoot) -> ! {
     let index = 0;
     memory::set_end(boot.end_pages);
-    guest::init(Facts {
-        vcpus: boot.vcpus,
-        ram_pages: boot.ram_pages,
-        end_pages: boot.end_pages,
-        shared_info: boot.spare.gpa,
-        message: boot.spare.gpa + PAGE,
-        grant_table: boot.spare.gpa + 2 * PAGE,
-        areas: boot.areas.gpa,
-        clock: Clock::new(boot.tsc_hz, boot.wall_tsc, boot.wall_ns),
-    });
+    guest::init(Facts::new(boot));
     if boot.magic != ShimBoot::MAGIC || boot.version >> 16 != ext::VERSION >> 16 {
         refuse(format_args!("L1 and shim are of different versions: build both anew"));
     }
@@ -90,12 +82,14 @@ pub fn start(boot: &ShimBoot) -> ! {
         refuse(format_args!("L1 does not offer what the shim needs"));
     }
 
+    // An L1 without devices refuses, and then there are none.
+    let disks = call::enable(Features::DEVICES) && page::prepare(blk::attach);
     let kernel = load(boot);
     let layout = place(boot, &kernel);
     let area = Area::of(index);
     fill_shared_info();
     write_tables(&layout, kernel.notes.virt_base);
-    start_info::write(boot, &kernel.notes, &layout);
+    start_info::write(boot, &kernel.notes, &layout, disks);
     guest::set_console(layout.console);
     // Notes from here on: every upper-level store of the kernel comes through us.
     if !call::enable(Features::NOTES) {

@@ -19,6 +19,10 @@ pub enum Binding {
     Virq(u32),
     /// An inter-processor interrupt to the vCPU the port is bound to.
     Ipi,
+    /// Nothing yet: the kernel has made it for a device to bind itself to.
+    Unbound,
+    /// The ring of the disk with this number.
+    Disk(u8),
 }
 
 /// A port.
@@ -93,6 +97,20 @@ impl Ports {
         }
     }
 
+    /// A device binds itself to a port that the kernel made for it, or that it was bound to before:
+    /// the vCPU that is told.
+    ///
+    /// # Errors
+    /// `EINVAL` if the port is another's.
+    pub fn attach(&mut self, number: u32, binding: Binding) -> Result<u32, i64> {
+        let port = self.get(number)?;
+        if port.binding != Binding::Unbound && port.binding != binding {
+            return Err(errno::EINVAL);
+        }
+        self.0[number as usize].binding = binding;
+        Ok(port.vcpu)
+    }
+
     /// The port bound to `binding` on `vcpu`.
     #[must_use]
     pub fn find(&self, binding: Binding, vcpu: u32) -> Option<u32> {
@@ -130,6 +148,19 @@ mod tests {
         assert_eq!(ports.close(first), Ok(()));
         assert_eq!(ports.close(first), Err(errno::EINVAL));
         assert_eq!(ports.find(timer, 0), None);
+    }
+
+    #[test]
+    fn a_device_binds_itself_to_what_was_made_for_it() {
+        let mut ports = Ports::new();
+        let ipi = ports.bind(Binding::Ipi, 0).unwrap();
+        let unbound = ports.bind(Binding::Unbound, 3).unwrap();
+        assert_eq!(ports.attach(ipi, Binding::Disk(0)), Err(errno::EINVAL));
+        assert_eq!(ports.attach(0, Binding::Disk(0)), Err(errno::EINVAL));
+        assert_eq!(ports.attach(unbound, Binding::Disk(0)), Ok(3));
+        assert_eq!(ports.attach(unbound, Binding::Disk(0)), Ok(3));
+        assert_eq!(ports.attach(unbound, Binding::Disk(1)), Err(errno::EINVAL));
+        assert_eq!(ports.get(unbound).unwrap().binding, Binding::Disk(0));
     }
 
     #[test]

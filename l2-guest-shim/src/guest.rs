@@ -12,7 +12,7 @@ use core::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Relaxed, SeqCst},
 };
-use pv_abi::ext::window::MAX_VCPUS;
+use pv_abi::{PAGE_SIZE, ext::{SPARE_FRAMES, ShimBoot, window::MAX_VCPUS}};
 use spin::{Mutex, Once};
 
 /// A gate of the kernel's trap table.
@@ -57,6 +57,17 @@ pub static TRAPS: [[TrapGate; 256]; MAX_VCPUS] =
 /// Event channels.
 pub static PORTS: Mutex<Ports> = Mutex::new(Ports::new());
 
+/// What the spare frames hold: shared_info, a page for messages to L1, the grant table, pages for the
+/// queues of disks.
+const SHARED_INFO_PAGE: u64 = 0;
+const MESSAGE_PAGE: u64 = 1;
+const GRANT_PAGE: u64 = 2;
+/// Frames of the grant table: as many as kernels expect when nobody tells them.
+pub const GRANT_FRAMES: u64 = 4;
+const DISK_PAGE: u64 = GRANT_PAGE + GRANT_FRAMES;
+/// Pages for disks.
+pub const DISK_PAGES: u64 = SPARE_FRAMES - DISK_PAGE;
+
 /// The fixed facts of this guest.
 #[derive(Debug)]
 pub struct Facts {
@@ -68,14 +79,35 @@ pub struct Facts {
     pub end_pages: u64,
     /// Guest-physical address of the shared_info page: outside RAM, as kernels expect.
     pub shared_info: u64,
-    /// Guest-physical address of the grant table, a page.
+    /// Guest-physical address of the grant table, of [`GRANT_FRAMES`].
     pub grant_table: u64,
+    /// Guest-physical address of the disks' pages, [`DISK_PAGES`].
+    pub disks: u64,
     /// Guest-physical address of the vCPUs' areas.
     pub areas: u64,
     /// A page for messages to L1.
     pub message: u64,
     /// The clock.
     pub clock: Clock,
+}
+
+impl Facts {
+    /// What L1 tells.
+    #[must_use]
+    pub fn new(boot: &ShimBoot) -> Self {
+        let spare = |page: u64| boot.spare.gpa + page * PAGE_SIZE as u64;
+        Self {
+            vcpus: boot.vcpus,
+            ram_pages: boot.ram_pages,
+            end_pages: boot.end_pages,
+            shared_info: spare(SHARED_INFO_PAGE),
+            message: spare(MESSAGE_PAGE),
+            grant_table: spare(GRANT_PAGE),
+            disks: spare(DISK_PAGE),
+            areas: boot.areas.gpa,
+            clock: Clock::new(boot.tsc_hz, boot.wall_tsc, boot.wall_ns),
+        }
+    }
 }
 
 static FACTS: Once<Facts> = Once::new();

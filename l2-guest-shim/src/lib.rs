@@ -12,9 +12,13 @@
 
 extern crate alloc;
 
+pub mod blk;
 pub mod evtchn;
+pub mod grants;
+pub mod guest_memory;
 pub mod image;
 pub mod layout;
+pub mod store;
 pub mod time;
 pub mod xen;
 
@@ -42,8 +46,6 @@ mod m2p;
 mod regs;
 #[cfg(target_os = "none")]
 mod start_info;
-#[cfg(target_os = "none")]
-mod store;
 #[cfg(target_os = "none")]
 mod traps;
 #[cfg(target_os = "none")]

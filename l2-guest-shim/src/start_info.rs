@@ -8,7 +8,7 @@ use crate::{
     hw::memory,
     image::notes::XenNotes,
     layout::Layout,
-    store,
+    store::page,
     xen::start_info,
 };
 use core::sync::atomic::Ordering::Relaxed;
@@ -20,8 +20,9 @@ use pv_abi::{
 const PAGE: u64 = PAGE_SIZE as u64;
 
 /// Writes the page, the list of frames, and the ramdisk where the kernel wants it mapped; opens the
-/// console's and the store's ports.
-pub fn write(boot: &ShimBoot, notes: &XenNotes, layout: &Layout) {
+/// console's and the store's ports. Linux looks whether there is a store, which is of use to it if
+/// there are `disks` in it; other kernels wait for a store's answers in any case.
+pub fn write(boot: &ShimBoot, notes: &XenNotes, layout: &Layout, disks: bool) {
     for page in [layout.start_info, layout.store, layout.console] {
         memory::zero(page, PAGE);
     }
@@ -30,7 +31,7 @@ pub fn write(boot: &ShimBoot, notes: &XenNotes, layout: &Layout) {
     }
     let port = PORTS.lock().bind(Binding::Console, 0).unwrap_or(0);
     CONSOLE_PORT.store(port, Relaxed);
-    let store_port = if notes.foreign { open_store(layout.store) } else { 0 };
+    let store_port = if notes.foreign || disks { open_store(layout.store) } else { 0 };
 
     let ramdisk = ramdisk(boot, notes, layout);
     let word = |offset: usize, value: u64| {
@@ -56,11 +57,10 @@ pub fn write(boot: &ShimBoot, notes: &XenNotes, layout: &Layout) {
     memory::store(layout.start_info + start_info::CMD_LINE as u64, cmdline);
 }
 
-/// A store for kernels that wait for its answers; Linux looks whether there is one. Answers its
-/// port.
-fn open_store(page: u64) -> u32 {
+/// Opens the store, in the page at `at`; answers its port.
+fn open_store(at: u64) -> u32 {
     let port = PORTS.lock().bind(Binding::Store, 0).unwrap_or(0);
-    store::open(page, port);
+    page::open(at, port);
     port
 }
 

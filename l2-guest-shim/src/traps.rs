@@ -2,7 +2,7 @@
 //! May: guest-memory. Context: shim, IF = 0. Input: guest-controlled.
 
 use crate::{
-    console, cpuid,
+    blk, console, cpuid,
     entry::die,
     flat,
     guest::{self, Gate, TRAPS, VcpuInfo},
@@ -26,6 +26,8 @@ pub const TIMER_VECTOR: u8 = 0xf0;
 pub const CONSOLE_VECTOR: u8 = 0xf1;
 /// Vector by which another vCPU says that events are pending.
 pub const UPCALL_VECTOR: u8 = 0xf2;
+/// Vector of the disks.
+pub const DISK_VECTOR: u8 = 0xf3;
 
 /// Code selector that the kernel sees for itself: privilege 0.
 pub const KERNEL_CS: u64 = (USER_CS & !3) as u64;
@@ -175,6 +177,7 @@ fn interrupt(vector: u8, area: Area) {
             }
         }
         CONSOLE_VECTOR => console::input(area),
+        DISK_VECTOR => blk::interrupt(area),
         // What is pending is delivered on the way out.
         _ => {}
     }

@@ -87,6 +87,7 @@ pub mod evtchnop {
     pub const CLOSE: u64 = 3;
     pub const SEND: u64 = 4;
     pub const STATUS: u64 = 5;
+    pub const ALLOC_UNBOUND: u64 = 6;
     pub const BIND_IPI: u64 = 7;
     pub const BIND_VCPU: u64 = 8;
     pub const UNMASK: u64 = 9;
@@ -112,6 +113,11 @@ pub mod vcpuop {
     pub const STOP_SINGLESHOT_TIMER: u64 = 9;
     pub const REGISTER_VCPU_INFO: u64 = 10;
     pub const REGISTER_TIME_AREA: u64 = 13;
+}
+
+/// Numbers of domains that stand for others.
+pub mod domid {
+    pub const SELF: u16 = 0x7ff0;
 }
 
 /// `sched_op` commands.
@@ -144,6 +150,7 @@ pub mod callback {
 /// `grant_table_op` commands and status.
 pub mod grant {
     pub const SETUP_TABLE: u64 = 2;
+    pub const QUERY_SIZE: u64 = 6;
     pub const OKAY: i16 = 0;
     /// General error.
     pub const BAD: i16 = -1;

@@ -181,6 +181,27 @@ pub fn yield_slice() {
     call(ext::call::YIELD, 0, 0, 0);
 }
 
+/// Reads a register of the device in `slot`, if there is such.
+#[must_use]
+pub fn device_read(slot: u32, offset: u64) -> Option<u32> {
+    u32::try_from(call(ext::call::DEVICE_READ, slot.into(), offset, 0)).ok()
+}
+
+/// Writes a register of the device in `slot`.
+pub fn device_write(slot: u32, offset: u64, value: u32) {
+    call(ext::call::DEVICE_WRITE, slot.into(), offset, value.into());
+}
+
+/// Tells the device in `slot` of new buffers in `queue`.
+pub fn doorbell(slot: u32, queue: u32) {
+    call(ext::call::DOORBELL, slot.into(), queue.into(), 0);
+}
+
+/// Has the device in `slot` interrupt vCPU `vcpu` with `vector`; false if L1 refused.
+pub fn device_vector(slot: u32, vector: u8, vcpu: u32) -> bool {
+    call(ext::call::DEVICE_VECTOR, slot.into(), vector.into(), vcpu.into()) == 0
+}
+
 /// Ends the VM.
 pub fn shutdown(reason: u64, gpa: u64, len: u64) -> ! {
     call(ext::call::SHUTDOWN, reason, gpa, len);

@@ -2,9 +2,10 @@
 //! May: unsafe, guest-memory. Context: shim. Input: guest-controlled addresses.
 #![expect(unsafe_code, reason = "the memory map of the VM window")]
 
+use crate::guest_memory::Memory;
 use core::sync::atomic::{
-    AtomicU8, AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed},
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 use pv_abi::ext::window;
 
@@ -47,6 +48,11 @@ pub fn word(gpa: u64) -> Option<&'static AtomicU64> {
 /// The 32-bit word at `gpa`.
 #[must_use]
 pub fn word32(gpa: u64) -> Option<&'static AtomicU32> {
+    at(gpa)
+}
+
+/// The 16-bit word at `gpa`.
+fn word16(gpa: u64) -> Option<&'static AtomicU16> {
     at(gpa)
 }
 
@@ -101,4 +107,50 @@ pub unsafe fn slice(gpa: u64, len: u64) -> &'static [u8] {
     assert!(contains(gpa, len), "slice outside guest memory");
     // SAFETY: guest memory (checked), and the caller's promise.
     unsafe { core::slice::from_raw_parts(address(gpa) as *const u8, len as usize) }
+}
+
+/// All guest memory, for devices.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest;
+
+impl Memory for Guest {
+    fn read(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
+        if gpa.is_multiple_of(8) && out.len().is_multiple_of(8) {
+            for (place, at) in out.chunks_exact_mut(8).zip((gpa..).step_by(8)) {
+                place.copy_from_slice(&word(at)?.load(Relaxed).to_le_bytes());
+            }
+            return Some(());
+        }
+        for (place, at) in out.iter_mut().zip(gpa..) {
+            *place = byte(at)?.load(Relaxed);
+        }
+        Some(())
+    }
+
+    fn write(&self, gpa: u64, bytes: &[u8]) -> Option<()> {
+        for (&value, at) in bytes.iter().zip(gpa..) {
+            byte(at)?.store(value, Relaxed);
+        }
+        Some(())
+    }
+
+    fn load16(&self, gpa: u64) -> Option<u16> {
+        word16(gpa).map(|word| word.load(Acquire))
+    }
+
+    fn load32(&self, gpa: u64) -> Option<u32> {
+        word32(gpa).map(|word| word.load(Acquire))
+    }
+
+    fn store16(&self, gpa: u64, value: u16) -> Option<()> {
+        word16(gpa).map(|word| word.store(value, Release))
+    }
+
+    fn store32(&self, gpa: u64, value: u32) -> Option<()> {
+        word32(gpa).map(|word| word.store(value, Release))
+    }
+
+    fn exchange32(&self, gpa: u64, old: u32, new: u32) -> Option<Result<(), u32>> {
+        word32(gpa).map(|word| word.compare_exchange(old, new, AcqRel, Acquire).map(|_| ()))
+    }
 }

@@ -3,14 +3,15 @@
 
 use super::{Failure, Outcome, answer};
 use crate::{
-    console,
+    blk, console,
     evtchn::Binding,
     guest::{self, PORTS, facts},
     hw::{area::Area, copy},
-    store,
+    store::page,
     xen::{
+        domid,
         errno::{EINVAL, ENOENT, ENOSYS},
-        evtchnop::{BIND_IPI, BIND_VCPU, BIND_VIRQ, CLOSE, SEND, STATUS, UNMASK},
+        evtchnop::{ALLOC_UNBOUND, BIND_IPI, BIND_VCPU, BIND_VIRQ, CLOSE, SEND, STATUS, UNMASK},
         virq,
     },
 };
@@ -27,6 +28,7 @@ pub extern "C" fn event_channel_op(
 ) -> i64 {
     answer(match command {
         SEND => send(at, area),
+        ALLOC_UNBOUND => alloc_unbound(at),
         BIND_VIRQ => bind_virq(at),
         BIND_IPI => bind_ipi(at),
         BIND_VCPU => bind_vcpu(at),
@@ -42,7 +44,10 @@ fn send(at: u64, area: Area) -> Outcome {
     let bound = PORTS.lock().get(port).map_err(Failure)?;
     match bound.binding {
         Binding::Console => console::kick(area),
-        Binding::Store => store::kick(area),
+        Binding::Store => page::kick(area),
+        Binding::Disk(disk) => blk::kick(disk, area),
+        // Nobody listens yet.
+        Binding::Unbound => {}
         Binding::Ipi => guest::raise(port, area),
         Binding::Virq(_) | Binding::Free => return Err(Failure(EINVAL)),
     }
@@ -65,6 +70,18 @@ fn bind_virq(at: u64) -> Outcome {
     Ok(0)
 }
 
+/// Arguments: domain, domain that is to bind itself to the port; result: port.
+fn alloc_unbound(at: u64) -> Outcome {
+    let [domain, remote, ..]: [u16; 4] = copy::read(at)?;
+    // Devices are in domain 0, and nobody else is there.
+    if domain != domid::SELF || remote != 0 {
+        return Err(Failure(EINVAL));
+    }
+    let port = PORTS.lock().bind(Binding::Unbound, 0).map_err(Failure)?;
+    copy::write(at.wrapping_add(4), &port)?;
+    Ok(0)
+}
+
 /// Argument: vCPU; result: port.
 fn bind_ipi(at: u64) -> Outcome {
     let vcpu = check_vcpu(copy::read(at)?)?;
@@ -77,7 +94,14 @@ fn bind_ipi(at: u64) -> Outcome {
 fn bind_vcpu(at: u64) -> Outcome {
     let [port, vcpu]: [u32; 2] = copy::read(at)?;
     let vcpu = check_vcpu(vcpu)?;
-    PORTS.lock().set_vcpu(port, vcpu).map_err(Failure)?;
+    let bound = {
+        let mut ports = PORTS.lock();
+        ports.set_vcpu(port, vcpu).map_err(Failure)?;
+        ports.get(port).map_err(Failure)?
+    };
+    if let Binding::Disk(disk) = bound.binding {
+        blk::follow(disk, vcpu);
+    }
     Ok(0)
 }
 
@@ -96,6 +120,7 @@ fn close(at: u64) -> Outcome {
 /// Arguments: domain and padding, port; results: status, vCPU, detail.
 fn status(at: u64) -> Outcome {
     const CLOSED: u32 = 0;
+    const UNBOUND: u32 = 1;
     const INTERDOMAIN: u32 = 2;
     const VIRQ: u32 = 4;
     const IPI: u32 = 5;
@@ -105,7 +130,8 @@ fn status(at: u64) -> Outcome {
         Err(_) => (CLOSED, 0, 0),
         Ok(bound) => match bound.binding {
             Binding::Free => (CLOSED, 0, 0),
-            Binding::Console | Binding::Store => (INTERDOMAIN, bound.vcpu, 0),
+            Binding::Unbound => (UNBOUND, bound.vcpu, 0),
+            Binding::Console | Binding::Store | Binding::Disk(_) => (INTERDOMAIN, bound.vcpu, 0),
             Binding::Virq(number) => (VIRQ, bound.vcpu, number),
             Binding::Ipi => (IPI, bound.vcpu, 0),
         },
