@@ -135,6 +135,7 @@ pub fn reset(registers: &impl Registers) -> Option<()> {
     (0..RESET_TRIES).find(|_| registers.read(register::STATUS) == 0).map(|_| ())
 }
 
+/// A device for tests.
 #[cfg(test)]
 pub mod fake {
     use super::*;

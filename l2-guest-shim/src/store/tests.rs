@@ -53,9 +53,14 @@ impl Kernel {
 
     /// All messages that come, until none does.
     fn messages(&mut self) -> Vec<(u32, Vec<u8>)> {
-        let mut bytes = Vec::new();
-        while self.connection.serve(&mut self.store, &mut self.rings, |_| {}) {
+        let (mut bytes, mut before) = (Vec::new(), 0);
+        loop {
+            let moved = self.connection.serve(&mut self.store, &mut self.rings, |_| {});
             bytes.extend(self.rings.answers.drain(..));
+            if !moved && bytes.len() == before {
+                break;
+            }
+            before = bytes.len();
         }
         let mut messages = Vec::new();
         let mut rest = &bytes[..];

@@ -13,8 +13,7 @@ pub const HEADER: usize = 16;
 /// Bytes that may follow it.
 pub const PAYLOAD: usize = 4096;
 
-/// Types of messages.
-#[expect(missing_docs, reason = "the names are those of Xen's public header")]
+/// Types of messages, by their names in Xen's public header.
 pub mod kind {
     pub const DIRECTORY: u32 = 1;
     pub const READ: u32 = 2;
