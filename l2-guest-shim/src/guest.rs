@@ -12,7 +12,10 @@ use core::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Relaxed, SeqCst},
 };
-use pv_abi::{PAGE_SIZE, ext::{SPARE_FRAMES, ShimBoot, window::MAX_VCPUS}};
+use pv_abi::{
+    PAGE_SIZE,
+    ext::{SPARE_FRAMES, ShimBoot, window::MAX_VCPUS},
+};
 use spin::{Mutex, Once};
 
 /// A gate of the kernel's trap table.

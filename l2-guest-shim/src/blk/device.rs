@@ -71,9 +71,8 @@ pub struct Properties {
 /// The disk behind `registers`, if one is there that can be used.
 pub fn find(registers: &impl Registers) -> Option<Properties> {
     let is = |offset, value| registers.read(offset) == value;
-    let found = is(register::MAGIC, MAGIC)
-        && is(register::VERSION, VERSION)
-        && is(register::DEVICE, BLOCK);
+    let found =
+        is(register::MAGIC, MAGIC) && is(register::VERSION, VERSION) && is(register::DEVICE, BLOCK);
     if !found {
         return None;
     }

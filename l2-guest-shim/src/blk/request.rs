@@ -61,7 +61,11 @@ impl Segment {
     pub fn parse(bytes: [u8; SEGMENT]) -> Option<Self> {
         let [a, b, c, d, first, last, ..] = bytes;
         let fits = first <= last && last < PAGE_SECTORS;
-        fits.then(|| Self { grant: u32::from_le_bytes([a, b, c, d]), first, count: last - first + 1 })
+        fits.then(|| Self {
+            grant: u32::from_le_bytes([a, b, c, d]),
+            first,
+            count: last - first + 1,
+        })
     }
 }
 
@@ -163,7 +167,8 @@ mod tests {
 
     #[test]
     fn a_read_of_two_segments() {
-        let request = Request::parse(&bytes(&[0, 2], &[[8, 1, 0, 0, 0, 7, 0, 0], [9, 0, 0, 0, 3, 3, 0, 0]]));
+        let request =
+            Request::parse(&bytes(&[0, 2], &[[8, 1, 0, 0, 0, 7, 0, 0], [9, 0, 0, 0, 3, 3, 0, 0]]));
         let segments = [
             Segment { grant: 0x108, first: 0, count: 8 },
             Segment { grant: 9, first: 3, count: 1 },

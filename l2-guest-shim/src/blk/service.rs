@@ -12,11 +12,7 @@ use crate::{
     evtchn::Binding,
     grants::Grants,
     guest::{self, PORTS, facts},
-    hw::{
-        area::Area,
-        call,
-        memory::Guest,
-    },
+    hw::{area::Area, call, memory::Guest},
     store::{Error, Store, path::HOME, short},
     traps::DISK_VECTOR,
 };
@@ -78,7 +74,10 @@ pub fn attach(store: &mut Store) -> bool {
             break;
         };
         if properties.segments < FEWEST_SEGMENTS {
-            log(format_args!("the disk in slot {} takes too small requests for the kernel", slot.0));
+            log(format_args!(
+                "the disk in slot {} takes too small requests for the kernel",
+                slot.0
+            ));
             continue;
         }
         let backend = Backend::new(found as u32);
@@ -87,14 +86,8 @@ pub fn attach(store: &mut Store) -> bool {
             break;
         }
         let page = facts().disks + (found * PAGE_SIZE) as u64;
-        let attached = Attached {
-            index: found as u8,
-            slot,
-            page,
-            properties,
-            connection: None,
-            port: 0,
-        };
+        let attached =
+            Attached { index: found as u8, slot, page, properties, connection: None, port: 0 };
         *place.lock() = Some(Disk { backend, attached });
         found += 1;
     }
@@ -180,7 +173,9 @@ fn bind(port: u32, index: u8) -> Option<u32> {
 }
 
 fn with_disk(index: usize, work: impl FnOnce(&mut Disk)) {
-    if let Some(disk) = DISKS.get(index).map(|disk| disk.lock()).as_deref_mut().and_then(Option::as_mut) {
+    if let Some(disk) =
+        DISKS.get(index).map(|disk| disk.lock()).as_deref_mut().and_then(Option::as_mut)
+    {
         work(disk);
     }
 }

@@ -79,9 +79,8 @@ impl Backend {
     /// # Errors
     /// [`Error::NoSpace`].
     pub fn place(&self, store: &mut Store, properties: &Properties) -> Result<(), Error> {
-        let mut front = |name, value: fmt::Arguments<'_>| {
-            store.place(self.front(name).bytes(), &short(value))
-        };
+        let mut front =
+            |name, value: fmt::Arguments<'_>| store.place(self.front(name).bytes(), &short(value));
         front("/backend-id", format_args!("0"))?;
         front("/virtual-device", format_args!("{}", self.number()))?;
         front("/device-type", format_args!("disk"))?;

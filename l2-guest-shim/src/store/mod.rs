@@ -248,9 +248,9 @@ impl Default for Store {
 fn check_permissions(list: &[u8]) -> Result<(), Error> {
     let list = list.strip_suffix(b"\0").ok_or(Error::Invalid)?;
     let valid = list.split(|&byte| byte == 0).all(|entry| {
-        entry.split_first().is_some_and(|(letter, domain)| {
-            b"nrwb".contains(letter) && number(domain).is_some()
-        })
+        entry
+            .split_first()
+            .is_some_and(|(letter, domain)| b"nrwb".contains(letter) && number(domain).is_some())
     });
     if valid { Ok(()) } else { Err(Error::Invalid) }
 }

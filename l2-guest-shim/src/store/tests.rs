@@ -121,7 +121,9 @@ fn nodes_are_written_read_listed_and_removed() {
 #[test]
 fn only_its_home_is_the_kernels() {
     let mut kernel = Kernel::new();
-    for path in ["/", "/local", "/local/domain/1", "/local/domain/10/a", "/local/domain/0/backend/x"] {
+    for path in
+        ["/", "/local", "/local/domain/1", "/local/domain/10/a", "/local/domain/0/backend/x"]
+    {
         let path = format!("{path}\0");
         for request in [kind::WRITE, kind::MKDIR, kind::RM, kind::SET_PERMS] {
             assert_eq!(kernel.ask(request, 0, path.as_bytes()), error("EACCES"), "{path}");
@@ -256,12 +258,10 @@ fn a_full_store_says_so_and_lives() {
 
 fn payload() -> impl Strategy<Value = Vec<u8>> {
     let path = "(/local/domain/[01]/)?[a-c/@]{0,8}";
-    let sane = (path, prop::collection::vec(any::<u8>(), 0..30)).prop_map(|(path, rest)| {
-        [path.as_bytes(), b"\0", &rest].concat()
-    });
-    let tokens = (path, "[a-z]{0,3}").prop_map(|(path, token)| {
-        [path.as_bytes(), b"\0", token.as_bytes(), b"\0"].concat()
-    });
+    let sane = (path, prop::collection::vec(any::<u8>(), 0..30))
+        .prop_map(|(path, rest)| [path.as_bytes(), b"\0", &rest].concat());
+    let tokens = (path, "[a-z]{0,3}")
+        .prop_map(|(path, token)| [path.as_bytes(), b"\0", token.as_bytes(), b"\0"].concat());
     let ends = prop::sample::select(vec![b"T\0".to_vec(), b"F\0".to_vec(), b"\0".to_vec()]);
     prop_oneof![4 => sane, 4 => tokens, 2 => ends, 1 => prop::collection::vec(any::<u8>(), 0..5000)]
 }

@@ -151,9 +151,8 @@ impl Tree {
             Err(at) => (at, None),
         };
         // What stays is moved within the buffer: its lengths are all there is to know.
-        let (old_size, old_value, old_permissions) = old.map_or((0, 0, 0), |node| {
-            (node.size(), node.value.len(), node.permissions.len())
-        });
+        let (old_size, old_value, old_permissions) =
+            old.map_or((0, 0, 0), |node| (node.size(), node.value.len(), node.permissions.len()));
         let value_len = value.map_or(old_value, <[u8]>::len);
         let permissions_len = permissions.map_or(old_permissions, <[u8]>::len);
         let size = LENGTHS + path.len() + value_len + permissions_len;

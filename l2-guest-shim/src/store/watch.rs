@@ -78,7 +78,8 @@ impl<const ROOM: usize> Changes<ROOM> {
     fn get(&self, at: usize) -> Option<(Change, &[u8], usize)> {
         let &[change, low, high] = self.bytes[..self.used].get(at..)?.first_chunk()?;
         let end = at + 3 + usize::from(u16::from_le_bytes([low, high]));
-        let change = if change == Change::Written as u8 { Change::Written } else { Change::Removed };
+        let change =
+            if change == Change::Written as u8 { Change::Written } else { Change::Removed };
         Some((change, self.bytes.get(at + 3..end)?, end))
     }
 
@@ -226,7 +227,8 @@ fn shown<'a>(watch: &Watch, path: &'a [u8]) -> &'a [u8] {
 /// Always fits: name and token are short. True for the caller's convenience.
 fn event(watch: &Watch, path: &[u8], out: &mut Message) -> bool {
     out.start();
-    let fits = [path, b"\0", &watch.token[..], b"\0"].into_iter().all(|part| out.push(part).is_ok());
+    let fits =
+        [path, b"\0", &watch.token[..], b"\0"].into_iter().all(|part| out.push(part).is_ok());
     out.finish(kind::WATCH_EVENT, 0, 0);
     fits
 }

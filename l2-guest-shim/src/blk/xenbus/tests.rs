@@ -168,7 +168,9 @@ fn ten_disks_of_a_guest_of_32_fit() {
         Backend::new(index).place(&mut store, &properties).unwrap();
     }
     for vcpu in 0..32 {
-        store.place(format!("/local/domain/1/cpu/{vcpu}/availability").as_bytes(), b"online").unwrap();
+        store
+            .place(format!("/local/domain/1/cpu/{vcpu}/availability").as_bytes(), b"online")
+            .unwrap();
     }
     assert!(store.used() < 24 << 10, "a quarter is left for the kernel: {}", store.used());
 }
