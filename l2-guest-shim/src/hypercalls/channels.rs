@@ -28,7 +28,8 @@ pub extern "C" fn event_channel_op(
 ) -> i64 {
     answer(match command {
         SEND => send(at, area),
-        ALLOC_UNBOUND => alloc_unbound(at),
+        // Without a store nobody could be told of the port; Linux does without both then.
+        ALLOC_UNBOUND if page::is_open() => alloc_unbound(at),
         BIND_VIRQ => bind_virq(at),
         BIND_IPI => bind_ipi(at),
         BIND_VCPU => bind_vcpu(at),
