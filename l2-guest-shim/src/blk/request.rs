@@ -87,7 +87,7 @@ pub enum Kind {
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Its operation's number, for the response.
+    /// Its operation's number, for the response: of an indirect one, what that is about.
     pub operation: u8,
     /// The front end's own number of it, for the response.
     pub id: u64,
@@ -111,6 +111,7 @@ impl Request {
             op::INDIRECT => indirect(bytes),
             _ => Kind::Unsupported,
         };
+        let operation = if operation == op::INDIRECT { bytes[1] } else { operation };
         Self { operation, id: word(bytes, 8), sector: word(bytes, 16), kind }
     }
 }
@@ -181,7 +182,9 @@ mod tests {
     fn an_indirect_write() {
         let mut raw = bytes(&[6, 1, 32, 0], &[]);
         raw[28..32].copy_from_slice(&123_u32.to_le_bytes());
-        assert_eq!(Request::parse(&raw).kind, Kind::Indirect(Direction::Write, 32, 123));
+        let request = Request::parse(&raw);
+        assert_eq!(request.kind, Kind::Indirect(Direction::Write, 32, 123));
+        assert_eq!(request.operation, op::WRITE, "what the response is expected to say");
         for (at, value) in [(1, 3), (2, 0), (2, 33), (3, 1)] {
             let mut bad = raw;
             bad[at] = value;
