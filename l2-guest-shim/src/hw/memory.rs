@@ -115,9 +115,11 @@ pub struct Guest;
 
 impl Memory for Guest {
     fn read(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
-        if gpa.is_multiple_of(8) && out.len().is_multiple_of(8) {
-            for (place, at) in out.chunks_exact_mut(8).zip((gpa..).step_by(8)) {
-                place.copy_from_slice(&word(at)?.load(Relaxed).to_le_bytes());
+        if gpa.is_multiple_of(8)
+            && let (words, []) = out.as_chunks_mut()
+        {
+            for (place, at) in words.iter_mut().zip((gpa..).step_by(8)) {
+                *place = word(at)?.load(Relaxed).to_le_bytes();
             }
             return Some(());
         }
@@ -128,6 +130,14 @@ impl Memory for Guest {
     }
 
     fn write(&self, gpa: u64, bytes: &[u8]) -> Option<()> {
+        if gpa.is_multiple_of(8)
+            && let (words, []) = bytes.as_chunks()
+        {
+            for (&value, at) in words.iter().zip((gpa..).step_by(8)) {
+                word(at)?.store(u64::from_le_bytes(value), Relaxed);
+            }
+            return Some(());
+        }
         for (&value, at) in bytes.iter().zip(gpa..) {
             byte(at)?.store(value, Relaxed);
         }

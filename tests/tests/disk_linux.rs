@@ -1,0 +1,167 @@
+//! Stock kernels find their disks, keep files on them that outlive the guest, and read what the host
+//! has put there.
+
+use roost_tests::{built::Kernel, folder::Folder};
+use std::{
+    fmt::Write,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+const MIB: u64 = 1 << 20;
+
+/// Runs a program of the host's; distributions keep some where users do not look.
+fn host(program: &str, arguments: &[&str]) -> Output {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .output()
+        .unwrap_or_else(|error| panic!("{program} (package e2fsprogs): {error}"));
+    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+    output
+}
+
+/// An ext4 file system of `size` bytes in a file of the folder.
+fn file_system(folder: &Folder, name: &str, size: u64) -> PathBuf {
+    let path = folder.path(name);
+    File::create(&path).and_then(|file| file.set_len(size)).expect("temporary file");
+    host("mkfs.ext4", &["-q", "-F", text(&path)]);
+    path
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("names of temporary files are text")
+}
+
+/// Asks `debugfs` about the file system in `image`.
+fn debugfs(image: &Path, command: &str) -> String {
+    String::from_utf8(host("debugfs", &["-w", "-R", command, text(image)]).stdout).expect("text")
+}
+
+/// The file system is whole, its journal empty.
+fn check(image: &Path) {
+    let said = host("e2fsck", &["-f", "-n", text(image)]);
+    let said = String::from_utf8_lossy(&said.stdout);
+    assert!(!said.contains("recover"), "{said}");
+}
+
+/// A ramdisk with busybox and the kernel's driver for disks, which is a module.
+fn ramdisk(folder: &Folder, kernel: Kernel) -> PathBuf {
+    let place = format!("lib/modules/{}/kernel/drivers/block/xen-blkfront.ko", kernel.release());
+    let root = kernel.file().with_file_name("root");
+    let packed = ["", "usr/"]
+        .iter()
+        .flat_map(|prefix| ["", ".xz"].map(|end| root.join(format!("{prefix}{place}{end}"))))
+        .find(|file| file.exists())
+        .unwrap_or_else(|| panic!("no {place} in {}", root.display()));
+    let module = if packed.extension().is_some_and(|end| end == "xz") {
+        host("xz", &["-dc", text(&packed)]).stdout
+    } else {
+        std::fs::read(&packed).expect("the kernel's module")
+    };
+    folder.file("xen-blkfront.ko", &module);
+    let add = "xen-blkfront.ko=/xen-blkfront.ko";
+    let said = folder.roost(&["initrd", "--output", "disk.cpio", "--busybox", "--add", add]);
+    assert_eq!(said.status, 0, "{said:?}");
+    folder.path("disk.cpio")
+}
+
+/// The text that `seq 1 COUNT` prints.
+fn numbers(count: u32) -> String {
+    (1..=count).fold(String::new(), |mut all, number| {
+        writeln!(all, "{number}").expect("room in a string");
+        all
+    })
+}
+
+/// Reads a file of the host's, writes one that the host reads.
+fn files_outlive_the_guest(kernel: Kernel, vcpus: u32) {
+    let folder = Folder::new();
+    let image = file_system(&folder, "disk.img", 64 * MIB);
+    let from_host = folder.file("from-host", numbers(200_000).as_bytes());
+    debugfs(&image, &format!("write {} from-host", text(&from_host)));
+
+    let initrd = ramdisk(&folder, kernel);
+    let run = folder.run(&kernel.file()).initrd(&initrd).option("--disk", &image);
+    let mut guest = run.append("console=hvc0 quiet").cpus(vcpus).vcpus(vcpus).piped();
+    guest.expect_shell();
+    guest.succeed("insmod /xen-blkfront.ko");
+    guest.succeed("while ! [ -b /dev/xvda ]; do sleep 0.1; done");
+    assert_eq!(guest.succeed("cat /sys/block/xvda/size"), format!("{}\n", 64 * MIB / 512));
+    guest.succeed("mkdir /mnt && mount -t ext4 /dev/xvda /mnt");
+    guest.succeed("seq 1 200000 | cmp - /mnt/from-host");
+    guest.succeed("seq 1 300000 > /mnt/numbers && echo it was here > /mnt/note && sync");
+    // What is read afterwards comes from the disk.
+    guest.succeed("echo 3 > /proc/sys/vm/drop_caches && seq 1 300000 | cmp - /mnt/numbers");
+    guest.succeed("umount /mnt");
+    let (status, found) = guest.shell("dmesg | grep -E 'WARNING: |BUG: |Oops|Call Trace|I/O error'");
+    assert_eq!((status, found.as_str()), (1, ""));
+    guest.send("poweroff\n");
+    guest.end().assert_powered_off();
+
+    check(&image);
+    assert_eq!(debugfs(&image, "cat note"), "it was here\n");
+    assert!(debugfs(&image, "cat numbers") == numbers(300_000), "the file has other contents");
+}
+
+#[test]
+fn files_outlive_a_guest_of_6_1() {
+    files_outlive_the_guest(Kernel::Cloud, 1);
+}
+
+#[test]
+fn files_outlive_a_guest_of_6_12_with_two_vcpus() {
+    files_outlive_the_guest(Kernel::Cloud612, 2);
+}
+
+#[test]
+fn several_disks_one_of_which_is_not_to_be_written() {
+    let folder = Folder::new();
+    let first = file_system(&folder, "first.img", 16 * MIB);
+    let second = file_system(&folder, "second.img", 8 * MIB);
+    debugfs(&second, "mkdir found");
+    let before = std::fs::read(&second).expect("the image");
+
+    let kernel = Kernel::Cloud;
+    let initrd = ramdisk(&folder, kernel);
+    let run = folder.run(&kernel.file()).initrd(&initrd).option("--disk", &first);
+    let run = run.option("--disk", format!("{},ro", text(&second)));
+    let mut guest = run.append("console=hvc0 quiet").piped();
+    guest.expect_shell();
+    guest.succeed("insmod /xen-blkfront.ko");
+    guest.succeed("while ! [ -b /dev/xvda -a -b /dev/xvdb ]; do sleep 0.1; done");
+    let sizes = guest.succeed("cat /sys/block/xvda/size /sys/block/xvdb/size");
+    assert_eq!(sizes, format!("{}\n{}\n", 16 * MIB / 512, 8 * MIB / 512));
+    assert_eq!(guest.succeed("cat /sys/block/xvda/ro /sys/block/xvdb/ro"), "0\n1\n");
+    let (status, _) = guest.shell("echo something > /dev/xvdb");
+    assert_ne!(status, 0, "it may not be written");
+    guest.succeed("mkdir /first /second");
+    guest.succeed("mount -t ext4 /dev/xvda /first && mount -t ext4 -o ro /dev/xvdb /second");
+    guest.succeed("test -d /second/found && echo copied > /first/file");
+    // The front end lets go, in the middle of it all; the kernel goes on.
+    guest.succeed("umount /first /second");
+    guest.succeed("echo vbd-51712 > /sys/bus/xen/drivers/vbd/unbind");
+    assert_eq!(guest.shell("test -b /dev/xvda").0, 1);
+    guest.send("poweroff\n");
+    guest.end().assert_powered_off();
+
+    check(&first);
+    assert_eq!(debugfs(&first, "cat file"), "copied\n");
+    assert!(std::fs::read(&second).expect("the image") == before, "it was written");
+}
+
+#[test]
+fn without_disks_there_is_no_store() {
+    let folder = Folder::new();
+    let initrd = folder.busybox();
+    let run = folder.run(&Kernel::Cloud.file()).initrd(&initrd);
+    let mut guest = run.append("console=hvc0 quiet").piped();
+    guest.expect_shell();
+    assert_eq!(guest.succeed("ls /sys/bus/xen/devices"), "");
+    let (status, _) = guest.shell("dmesg | grep -E 'Grant table initialized|xenbus_probe'");
+    assert_eq!(status, 1);
+    guest.send("poweroff\n");
+    guest.end().assert_powered_off();
+}
