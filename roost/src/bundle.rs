@@ -5,7 +5,8 @@ use anyhow::{Context, Result, ensure};
 use pv_abi::{
     PAGE_SIZE,
     bundle::{
-        Backend, Blob, Bundle, ConsoleMode, Disk, Guest, Image, Kind, Restart, Segment, Siblings, Trace,
+        Backend, Blob, Bundle, ConsoleMode, Disk, Guest, Image, Kind, Restart, Segment, Siblings,
+        Trace,
     },
 };
 use std::{

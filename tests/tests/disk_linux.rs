@@ -96,7 +96,8 @@ fn files_outlive_the_guest(kernel: Kernel, vcpus: u32) {
     // What is read afterwards comes from the disk.
     guest.succeed("echo 3 > /proc/sys/vm/drop_caches && seq 1 300000 | cmp - /mnt/numbers");
     guest.succeed("umount /mnt");
-    let (status, found) = guest.shell("dmesg | grep -E 'WARNING: |BUG: |Oops|Call Trace|I/O error'");
+    let (status, found) =
+        guest.shell("dmesg | grep -E 'WARNING: |BUG: |Oops|Call Trace|I/O error'");
     assert_eq!((status, found.as_str()), (1, ""));
     guest.send("poweroff\n");
     guest.end().assert_powered_off();
