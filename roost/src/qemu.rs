@@ -130,7 +130,12 @@ impl Machine {
                 args.pair("-icount", "shift=0,sleep=off");
             }
         }
-        let model = if self.accel == Accel::Kvm { "host" } else { "max" };
+        let model = match (self.accel, self.threads) {
+            (Accel::Kvm, _) => "host",
+            (_, 1) => "max",
+            // It is a CPU of AMD's, which tells of threads there.
+            _ => "max,topoext=on",
+        };
         args.pair("-cpu", self.cpu.as_deref().unwrap_or(model));
         let threads = match self.threads {
             1 => String::new(),

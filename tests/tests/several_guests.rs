@@ -140,5 +140,5 @@ fn waits(siblings: &str) -> u64 {
 fn threads_of_a_core_run_one_guest() {
     let (any, one) = (waits("any"), waits("one-guest"));
     assert!(any < 20, "{any} % of the time stolen, with a CPU for each");
-    assert!((35..=65).contains(&one), "{one} % of the time stolen, with turns");
+    assert!((30..=70).contains(&one), "{one} % of the time stolen, with turns");
 }

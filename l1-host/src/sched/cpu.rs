@@ -77,7 +77,7 @@ pub fn run(cpu: &'static Cpu) -> ! {
             run_one(cpu, vcpu);
             continue;
         }
-        arm(cpu, None);
+        arm_at(cpu, LOCALS[cpu.index].parked.load(Relaxed));
         QUEUES.say_idle(cpu.index);
         let late = next_vcpu(cpu);
         if late.is_none() {
@@ -245,16 +245,21 @@ pub fn tick(cpu: &Cpu) {
     }
 }
 
-/// Arms the timer for whatever comes first: `deadline` of the vCPU that runs, the end of its slice if
-/// another waits, or the deadline of a parked one. Returns when that is, all ones for never.
+/// Arms the timer of a CPU that runs a vCPU for whatever comes first: `deadline` of that, the end of its
+/// slice if another waits, or the deadline of a parked one. Returns when that is, all ones for never.
 pub fn arm(cpu: &Cpu, deadline: Option<u64>) -> u64 {
     let local = &LOCALS[cpu.index];
     let slice =
         if is_wanted(cpu) || is_core_wanted(cpu) { local.slice_end.load(Relaxed) } else { NEVER };
     let first = deadline.unwrap_or(NEVER).min(slice).min(local.parked.load(Relaxed));
-    if local.armed.load(Relaxed) != first {
-        local.armed.store(first, Relaxed);
-        cpu.clock.arm(cpu.apic, (first != NEVER).then_some(first));
-    }
+    arm_at(cpu, first);
     first
+}
+
+fn arm_at(cpu: &Cpu, when: u64) {
+    let local = &LOCALS[cpu.index];
+    if local.armed.load(Relaxed) != when {
+        local.armed.store(when, Relaxed);
+        cpu.clock.arm(cpu.apic, (when != NEVER).then_some(when));
+    }
 }
