@@ -12,7 +12,7 @@ use crate::{
 };
 use hostile::values;
 use pv_abi::{
-    event::{BP, GP},
+    event::{BP, GP, INT80},
     hypercall as nr,
     msr::{self, arch, x2apic},
 };
@@ -157,8 +157,8 @@ fn instructions(rounds: &mut Rounds) -> Verdict {
         let fitting = match left.way {
             Way::Event(BP) => mode == Mode::Supervisor,
             Way::Event(GP) => left.rip == trial.rip,
-            // It has asked for it.
-            Way::Interrupt(_) => true,
+            // It has asked for it; a vector like that of INT 0x80, too.
+            Way::Interrupt(_) | Way::Event(INT80) => true,
             _ => false,
         };
         holds!(fitting, "round {round}: {:?} for {index:#x}", left.way);
