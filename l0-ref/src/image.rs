@@ -160,7 +160,9 @@ fn memory_map(ram: &Ram) -> Vec<hvm_memmap_table_entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_abi::bundle::{Backend, Blob, ConsoleMode, Guest, Image, Kind, Restart, Trace};
+    use pv_abi::bundle::{
+        Backend, Blob, ConsoleMode, Guest, Image, Kind, Restart, Siblings, Trace,
+    };
     use std::io::Write;
     use vm_memory::ByteValued;
 
@@ -228,6 +230,7 @@ mod tests {
             stats_every: 0,
             trace: Trace::Off,
             console: ConsoleMode::Focus,
+            siblings: Siblings::AnyGuests,
             wall_seconds: 0,
         };
         bundle.encode().unwrap()
