@@ -80,7 +80,7 @@ fn numbers(count: u32) -> String {
 fn files_outlive_the_guest(kernel: Kernel, vcpus: u32) {
     let folder = Folder::new();
     let image = file_system(&folder, "disk.img", 64 * MIB);
-    let from_host = folder.file("from-host", numbers(200_000).as_bytes());
+    let from_host = folder.file("from-host", numbers(30_000).as_bytes());
     debugfs(&image, &format!("write {} from-host", text(&from_host)));
 
     let initrd = ramdisk(&folder, kernel);
@@ -91,10 +91,10 @@ fn files_outlive_the_guest(kernel: Kernel, vcpus: u32) {
     guest.succeed("while ! [ -b /dev/xvda ]; do sleep 0.1; done");
     assert_eq!(guest.succeed("cat /sys/block/xvda/size"), format!("{}\n", 64 * MIB / 512));
     guest.succeed("mkdir /mnt && mount -t ext4 /dev/xvda /mnt");
-    guest.succeed("seq 1 200000 | cmp - /mnt/from-host");
-    guest.succeed("seq 1 300000 > /mnt/numbers && echo it was here > /mnt/note && sync");
+    guest.succeed("seq 1 30000 | cmp - /mnt/from-host");
+    guest.succeed("seq 1 50000 > /mnt/numbers && echo it was here > /mnt/note && sync");
     // What is read afterwards comes from the disk.
-    guest.succeed("echo 3 > /proc/sys/vm/drop_caches && seq 1 300000 | cmp - /mnt/numbers");
+    guest.succeed("echo 3 > /proc/sys/vm/drop_caches && seq 1 50000 | cmp - /mnt/numbers");
     guest.succeed("umount /mnt");
     let (status, found) =
         guest.shell("dmesg | grep -E 'WARNING: |BUG: |Oops|Call Trace|I/O error'");
@@ -104,7 +104,7 @@ fn files_outlive_the_guest(kernel: Kernel, vcpus: u32) {
 
     check(&image);
     assert_eq!(debugfs(&image, "cat note"), "it was here\n");
-    assert!(debugfs(&image, "cat numbers") == numbers(300_000), "the file has other contents");
+    assert!(debugfs(&image, "cat numbers") == numbers(50_000), "the file has other contents");
 }
 
 #[test]
