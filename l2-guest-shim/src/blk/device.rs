@@ -144,9 +144,8 @@ pub mod fake {
     #[derive(Debug)]
     pub struct Disk(pub RefCell<BTreeMap<u64, u32>>);
 
-    impl Disk {
-        /// A disk.
-        pub fn new() -> Self {
+    impl Default for Disk {
+        fn default() -> Self {
             let values = [
                 (register::MAGIC, MAGIC),
                 (register::VERSION, VERSION),
@@ -158,7 +157,9 @@ pub mod fake {
             ];
             Self(RefCell::new(values.into()))
         }
+    }
 
+    impl Disk {
         /// The device has been started and not been reset.
         pub fn runs(&self) -> bool {
             self.read(register::STATUS) & DRIVER_OK != 0
@@ -189,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_disk_is_found_and_started() {
-        let disk = Disk::new();
+        let disk = Disk::default();
         let properties =
             Properties { sectors: 1000, block: 4096, segments: 64, read_only: false, flush: true };
         assert_eq!(find(&disk), Some(properties));
@@ -206,14 +207,14 @@ mod tests {
 
     #[test]
     fn an_empty_slot_has_no_disk() {
-        let disk = Disk::new();
+        let disk = Disk::default();
         disk.write(register::DEVICE, 0);
         assert_eq!(find(&disk), None);
     }
 
     #[test]
     fn a_short_queue_is_refused() {
-        let disk = Disk::new();
+        let disk = Disk::default();
         disk.write(register::QUEUE_MOST, 64);
         assert_eq!(start(&disk, 128, [0; 3]), None);
     }
