@@ -20,8 +20,8 @@ const MOST: &[(&str, u64)] = &[
     ("end_of_interrupt", 310),
     ("self_ipi", 475),
     ("self_ipi_handled", 800),
-    ("timer_to_running", 700),
-    ("timer_to_halted", 630),
+    ("timer_to_running", 800),
+    ("timer_to_halted", 690),
     ("user_to_kernel", 25),
     ("kernel_to_user_by_sysret", 35),
 ];

@@ -98,6 +98,7 @@ impl Cores {
     }
 
     /// Somebody else is to have the core of `cpu`.
+    #[cold]
     #[must_use]
     pub fn is_wanted(&self, cpu: usize) -> bool {
         self.of(cpu).lock().next != NOBODY

@@ -105,9 +105,10 @@ fn next_vcpu(cpu: &Cpu) -> Option<Box<Vcpu>> {
     next
 }
 
-/// A VM that may not run beside what runs on the core of `cpu` waits for it.
-fn is_core_wanted(cpu: &Cpu) -> bool {
-    ONE_VM_A_CORE.load(Relaxed) && CORES.is_wanted(cpu.index)
+/// Another vCPU waits for this very CPU, or for its core, where it may not run beside what runs there.
+#[inline]
+fn is_awaited(cpu: &Cpu) -> bool {
+    is_wanted(cpu) || ONE_VM_A_CORE.load(Relaxed) && CORES.is_wanted(cpu.index)
 }
 
 /// Halts until an interrupt has come; false, and at once, if something is ready to run.
@@ -209,8 +210,7 @@ pub fn is_wanted(cpu: &Cpu) -> bool {
 
 /// What runs on `cpu` has had its slice, and another waits; or the CPU has something of its own to do.
 pub fn must_yield(cpu: &Cpu) -> bool {
-    let wanted = is_wanted(cpu) || is_core_wanted(cpu);
-    let over = wanted && cpu::tsc() >= LOCALS[cpu.index].slice_end.load(Relaxed);
+    let over = is_awaited(cpu) && cpu::tsc() >= LOCALS[cpu.index].slice_end.load(Relaxed);
     over || guests::any_to_bury()
 }
 
@@ -249,13 +249,13 @@ pub fn tick(cpu: &Cpu) {
 /// slice if another waits, or the deadline of a parked one. Returns when that is, all ones for never.
 pub fn arm(cpu: &Cpu, deadline: Option<u64>) -> u64 {
     let local = &LOCALS[cpu.index];
-    let slice =
-        if is_wanted(cpu) || is_core_wanted(cpu) { local.slice_end.load(Relaxed) } else { NEVER };
+    let slice = if is_awaited(cpu) { local.slice_end.load(Relaxed) } else { NEVER };
     let first = deadline.unwrap_or(NEVER).min(slice).min(local.parked.load(Relaxed));
     arm_at(cpu, first);
     first
 }
 
+#[inline]
 fn arm_at(cpu: &Cpu, when: u64) {
     let local = &LOCALS[cpu.index];
     if local.armed.load(Relaxed) != when {

@@ -113,9 +113,16 @@ impl VirtualApic {
         self.attention
     }
 
+    /// Something is requested, deliverable or not.
+    #[inline]
+    #[must_use]
+    pub const fn has_requests(&self) -> bool {
+        !self.requested.is_empty()
+    }
+
     /// The owner has armed its timer and delivered what can be delivered.
     pub fn attended(&mut self) {
-        self.attention = !self.requested.is_empty();
+        self.attention = self.has_requests();
     }
 
     fn processor_priority(&self) -> u8 {
@@ -151,6 +158,11 @@ impl VirtualApic {
     fn timer_changed(&mut self) {
         self.rearm = true;
         self.attention = true;
+    }
+
+    /// The owner's timer is perhaps not armed.
+    pub const fn timer_to_be_armed(&mut self) {
+        self.rearm = true;
     }
 
     /// True, once, if the owner is to arm its timer anew.

@@ -106,7 +106,7 @@ impl Vcpu {
         self.apic.accept(vector, auto_eoi);
         self.set_awaits_window(false);
         self.deliver(cpu, vector, 0)?;
-        if self.apic.deliverable().is_some() {
+        if self.apic.has_requests() && self.apic.deliverable().is_some() {
             // Else it would wait for whatever exit comes next.
             self.tell_that_one_waits();
         }

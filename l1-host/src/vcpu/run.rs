@@ -141,8 +141,8 @@ impl Vcpu {
             sched::tick(cpu);
             self.poll_sources(cpu);
         }
-        // The timer may have fired early, or for another, and something else ended the wait.
-        self.arm_timer(cpu);
+        // It may have fired early, or for another, and something else ended the wait.
+        self.apic.timer_to_be_armed();
         self.vm.mmu.entering(self.index);
         self.halted = false;
         Ok(())
