@@ -93,6 +93,7 @@ unsafe extern "C" {
     static switcher_syscall: u8;
     static switcher_syscall_msr: u8;
     static switcher_syscall32: u8;
+    static switcher_virtual_8086: u8;
 }
 
 /// Where the labels of the text lie, as offsets into an area.
@@ -110,6 +111,8 @@ pub struct Text {
     pub syscall_msr: u64,
     /// SYSCALL entry from 32-bit code.
     pub syscall32: u64,
+    /// Exit from virtual-8086 mode, which no CPU takes.
+    pub virtual_8086: u64,
     /// Entry of a guest.
     pub enter: u64,
     /// The same, clearing buffers.
@@ -129,6 +132,7 @@ impl Text {
             syscall: offset(&raw const switcher_syscall),
             syscall_msr: offset(&raw const switcher_syscall_msr),
             syscall32: offset(&raw const switcher_syscall32),
+            virtual_8086: offset(&raw const switcher_virtual_8086),
             enter: offset(&raw const switcher_enter),
             enter_clear: offset(&raw const switcher_enter_clear),
         }

@@ -311,7 +311,7 @@ exception:
     test byte ptr [rsp + 24], 3
     jnz exception_exit
     test byte ptr [rsp + 34], {RFLAGS_VM_BYTE}
-    jnz virtual_8086
+    jnz switcher_virtual_8086
 
     push rax
     lea rax, [rip + switcher_iret]
@@ -377,7 +377,8 @@ failed_iret:
 
     /* No CPU goes from 64-bit mode to virtual-8086 mode. QEMU's emulator does, for a 32-bit IRET at
      * CPL3 with VM set; the CS it then has says nothing of its privilege. */
-virtual_8086:
+    .global switcher_virtual_8086
+switcher_virtual_8086:
     or qword ptr [rsp], {EXIT_VIRTUAL_8086}
     jmp exception_exit
 
@@ -389,7 +390,7 @@ virtual_8086:
     test byte ptr [rsp + 24], 3
     jnz exception_exit
     test byte ptr [rsp + 34], {RFLAGS_VM_BYTE}
-    jnz virtual_8086
+    jnz switcher_virtual_8086
     .if \index == 1
     push rax
     lea rax, [rip + stub_db]

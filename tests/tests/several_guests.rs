@@ -84,32 +84,13 @@ fn a_guest_starts_again() {
     assert_eq!(second, third, "memory was lost");
 }
 
-/// Two guests that compute share a CPU by their weights.
-#[test]
-fn weights_are_shares() {
+/// How much of its time the first of two guests with these weights waits for a CPU of the machine while
+/// both compute: percent.
+fn waits(machine: &str, weights: [u32; 2]) -> u64 {
     let folder = Folder::new();
-    let guests = [guest(&folder, "heavy", "weight = 300"), guest(&folder, "light", "weight = 100")];
-    let mut console = start(&folder, "cpus = 1", &guests);
-    let busy = "(while :; do :; done) & sleep 12; head -1 /proc/stat; poweroff";
-    console.expect_shell();
-    console.send(&format!("{busy}\n{ESCAPE}2"));
-    console.send("\n");
-    console.expect_shell();
-    console.send(&format!("{busy}\n"));
-    let ended = console.end();
-    let (_, light) = ended.said.out.split_once("console of 'light'").expect("a switch");
-    let (_, line) = light.split_once("cpu  ").expect("the first line of /proc/stat");
-    let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
-    let (ran, stolen) = (ticks[0] + ticks[2], ticks[7]);
-    assert!(stolen > ran, "the light one ran {ran} ticks, {stolen} were stolen: {light}");
-}
-
-/// How much of its time a guest waits for a core of two threads, where another is busy: percent.
-fn waits(siblings: &str) -> u64 {
-    let folder = Folder::new();
-    let guests = ["a", "b"].map(|name| guest(&folder, name, ""));
-    let machine = format!("cpus = 2\nthreads = 2\nsiblings = \"{siblings}\"");
-    let mut console = start(&folder, &machine, &guests);
+    let guest = |name, weight| guest(&folder, name, &format!("weight = {weight}"));
+    let guests = [guest("a", weights[0]), guest("b", weights[1])];
+    let mut console = start(&folder, machine, &guests);
     console.expect_shell();
     console.send(&format!("{ESCAPE}2"));
     console.expect("console of 'b' (2 of 2)");
@@ -138,7 +119,17 @@ fn waits(siblings: &str) -> u64 {
 /// Two guests never run on the threads of one core at the same time, if the user wants that.
 #[test]
 fn threads_of_a_core_run_one_guest() {
+    let waits =
+        |siblings| waits(&format!("cpus = 2\nthreads = 2\nsiblings = \"{siblings}\""), [100; 2]);
     let (any, one) = (waits("any"), waits("one-guest"));
     assert!(any < 20, "{any} % of the time stolen, with a CPU for each");
     assert!((30..=70).contains(&one), "{one} % of the time stolen, with turns");
+}
+
+/// Two guests that compute share a CPU by their weights.
+#[test]
+fn weights_are_shares() {
+    let [light, heavy] = [[100, 300], [300, 100]].map(|weights| waits("cpus = 1", weights));
+    assert!((60..=90).contains(&light), "{light} % of the light one's time stolen");
+    assert!((10..=40).contains(&heavy), "{heavy} % of the heavy one's time stolen");
 }

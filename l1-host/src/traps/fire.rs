@@ -64,7 +64,7 @@ pub fn choose(cmdline: &str) {
                 unsafe { core::slice::from_raw_parts(text.linked as *const u8, text.len as usize) };
             let entries =
                 [text.enter, text.enter_clear, text.syscall, text.syscall_msr, text.syscall32];
-            Table::of(code, &entries, text.stubs)
+            Table::of(code, &entries, text.stubs, text.virtual_8086)
         });
     }
 }

@@ -49,15 +49,15 @@ pub struct Table {
 
 impl Table {
     /// The instructions of `code` that `entries` and the 256 `stubs` (of 16 bytes) lead to, without those
-    /// to which nothing but the stubs of IST vectors leads.
+    /// to which nothing but the stubs of IST vectors leads, or `barred`, which no guest gets to and lives.
     #[must_use]
-    pub fn of(code: &[u8], entries: &[u64], stubs: u64) -> Self {
+    pub fn of(code: &[u8], entries: &[u64], stubs: u64, barred: u64) -> Self {
         const OWN_STACK: [u8; 4] = [event::NMI, event::DB, event::MC, event::DF];
         let stub = |vector: u8| stubs + 16 * u64::from(vector);
         let usual = (0..=u8::MAX).filter(|vector| !OWN_STACK.contains(vector)).map(stub);
         let chosen: Vec<_> = entries.iter().copied().chain(usual).collect();
-        let chosen = text::instructions(code, &chosen);
-        let own = text::instructions(code, &OWN_STACK.map(stub));
+        let chosen = text::instructions(code, &chosen, Some(barred));
+        let own = text::instructions(code, &OWN_STACK.map(stub), None);
         let left_out = own.difference(&chosen).count();
         Self { targets: Self::targets(&chosen, stubs), left_out, ..Self::default() }
     }
@@ -139,7 +139,7 @@ mod tests {
             code[jump] = 0xe9;
             code[jump + 1..jump + 5].copy_from_slice(&distance.to_le_bytes());
         }
-        Table::of(&code, &[0], 16)
+        Table::of(&code, &[0], 16, u64::MAX)
     }
 
     #[test]

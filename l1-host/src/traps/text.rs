@@ -4,14 +4,15 @@
 use alloc::{collections::BTreeSet, vec::Vec};
 use iced_x86::{Decoder, DecoderOptions, FlowControl};
 
-/// Offsets of all instructions of `code` that can be reached from `entries`, which are offsets too.
-/// Data and padding between them are not among them.
+/// Offsets of all instructions of `code` that can be reached from `entries`, which are offsets too, without
+/// going by way of `barred`. Data and padding between them are not among them.
 #[must_use]
-pub fn instructions(code: &[u8], entries: &[u64]) -> BTreeSet<u64> {
+pub fn instructions(code: &[u8], entries: &[u64], barred: Option<u64>) -> BTreeSet<u64> {
     let mut found = BTreeSet::new();
     let mut open = Vec::from(entries);
     while let Some(mut offset) = open.pop() {
         while let Some(rest) = code.get(offset as usize..)
+            && Some(offset) != barred
             && found.insert(offset)
         {
             let instruction = Decoder::with_ip(64, rest, offset, DecoderOptions::NONE).decode();
@@ -43,7 +44,8 @@ mod tests {
             0x74, 0x03, 0xeb, 0x06, 0x06, 0x48, 0x0f, 0x07, 0x06, 0x06, 0xff, 0x15, 0, 0, 0, 0,
             0x48, 0xcf, 0x90,
         ];
-        assert_eq!(instructions(&code, &[0]), BTreeSet::from([0, 2, 5, 10, 16]));
-        assert_eq!(instructions(&code, &[5]), BTreeSet::from([5]));
+        assert_eq!(instructions(&code, &[0], None), BTreeSet::from([0, 2, 5, 10, 16]));
+        assert_eq!(instructions(&code, &[0], Some(10)), BTreeSet::from([0, 2, 5]));
+        assert_eq!(instructions(&code, &[5], None), BTreeSet::from([5]));
     }
 }
