@@ -64,6 +64,9 @@ if [ "$tests" = yes ]; then
     need /usr/bin/xorriso xorriso
     need /usr/bin/mformat mtools
     need /usr/bin/qemu-img qemu-utils
+    need /usr/bin/xz xz-utils
+    # Debian 12 has them in /sbin, which may or may not be the same.
+    [ -e /sbin/debugfs ] || need /usr/sbin/debugfs e2fsprogs
     need /usr/share/ovmf/OVMF.fd ovmf
     need /usr/bin/bochs bochs
     need /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so bochs-term
