@@ -51,9 +51,9 @@ Exit status:
   124  the time limit passed
   128+n  signal n ended the run";
 
-/// `roost run`.
-#[derive(Debug, Default, Args)]
-pub struct RunArgs {
+/// A guest, where no file describes several.
+#[derive(Clone, Debug, Default, Args)]
+pub struct GuestArgs {
     /// Kernel: a stock x86-64 Linux with Xen PV support, or an ELF that speaks the native ABI
     #[arg(
         long,
@@ -62,9 +62,6 @@ pub struct RunArgs {
         value_hint = ValueHint::FilePath
     )]
     pub kernel: Option<PathBuf>,
-    /// Run the guests that FILE describes (docs/running.md), in place of --kernel and what goes with it
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub config: Option<PathBuf>,
     /// Initial ramdisk, or the module of a native guest
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub initrd: Option<PathBuf>,
@@ -74,15 +71,26 @@ pub struct RunArgs {
     /// Guest memory, e.g. 512M or 2G; a plain number is MiB [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<Size>,
-    /// A disk of the guest, raw or qcow2; `ro`: it may only be read. Several get slots in their order
-    #[arg(long, value_name = "FILE[,ro][,name=NAME]", conflicts_with = "pack")]
-    pub disk: Vec<DiskPlan>,
     /// Virtual CPUs of the guest [default: 1]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_VCPUS.into()))]
     pub vcpus: Option<u32>,
     /// Who runs the guest [default: auto]
     #[arg(long, value_enum)]
     pub backend: Option<BackendChoice>,
+}
+
+/// `roost run`.
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// Its guest.
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Run the guests that FILE describes (docs/running.md), in place of --kernel and what goes with it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// A disk of the guest, raw or qcow2; `ro`: it may only be read. Several get slots in their order
+    #[arg(long, value_name = "FILE[,ro][,name=NAME]", conflicts_with = "pack")]
+    pub disk: Vec<DiskPlan>,
     /// CPUs of the machine that L1 runs on [default: 1]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_CPUS.into()))]
     pub cpus: Option<u32>,
@@ -171,32 +179,12 @@ pub struct ImageArgs {
     /// File to write; its ending tells the format: .iso (a CD, and a disk as it is), .raw or .qcow2
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
-    /// Kernel: a stock x86-64 Linux with Xen PV support, or an ELF that speaks the native ABI
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present = "config",
-        value_hint = ValueHint::FilePath
-    )]
-    pub kernel: Option<PathBuf>,
+    /// Its guest.
+    #[command(flatten)]
+    pub guest: GuestArgs,
     /// Pack the guests that FILE describes (docs/running.md), in place of --kernel and what goes with it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// Initial ramdisk, or the module of a native guest
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub initrd: Option<PathBuf>,
-    /// Kernel command line
-    #[arg(long, value_name = "STR", allow_hyphen_values = true)]
-    pub append: Option<String>,
-    /// Guest memory, e.g. 512M or 2G; a plain number is MiB [default: 512M]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub memory: Option<Size>,
-    /// Virtual CPUs of the guest [default: 1]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_VCPUS.into()))]
-    pub vcpus: Option<u32>,
-    /// Who runs the guest [default: auto]
-    #[arg(long, value_enum)]
-    pub backend: Option<BackendChoice>,
     /// How several guests share the console [default: focus]
     #[arg(long, value_enum)]
     pub console: Option<ConsoleChoice>,
@@ -207,13 +195,8 @@ impl ImageArgs {
     #[must_use]
     pub fn as_run(&self) -> RunArgs {
         RunArgs {
-            kernel: self.kernel.clone(),
+            guest: self.guest.clone(),
             config: self.config.clone(),
-            initrd: self.initrd.clone(),
-            append: self.append.clone(),
-            memory: self.memory,
-            vcpus: self.vcpus,
-            backend: self.backend,
             console: self.console,
             ..RunArgs::default()
         }
@@ -483,7 +466,7 @@ mod tests {
 
     #[test]
     fn append_may_start_with_a_hyphen() {
-        assert_eq!(run(&["--append", "--x y"]).append.unwrap(), "--x y");
+        assert_eq!(run(&["--append", "--x y"]).guest.append.unwrap(), "--x y");
     }
 
     #[test]

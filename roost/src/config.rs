@@ -191,12 +191,12 @@ pub fn read(path: &Path, args: &RunArgs) -> Result<Plan> {
 /// What a `[[guest]]` says cannot be said for all.
 fn no_guest_options(args: &RunArgs, path: &Path) -> Result<()> {
     let given = [
-        ("kernel", args.kernel.is_some()),
-        ("initrd", args.initrd.is_some()),
-        ("append", args.append.is_some()),
-        ("memory", args.memory.is_some()),
-        ("vcpus", args.vcpus.is_some()),
-        ("backend", args.backend.is_some()),
+        ("kernel", args.guest.kernel.is_some()),
+        ("initrd", args.guest.initrd.is_some()),
+        ("append", args.guest.append.is_some()),
+        ("memory", args.guest.memory.is_some()),
+        ("vcpus", args.guest.vcpus.is_some()),
+        ("backend", args.guest.backend.is_some()),
         ("core", args.core.is_some()),
         ("disk", !args.disk.is_empty()),
     ];

@@ -109,7 +109,7 @@ impl Plan {
     /// # Errors
     /// The configuration file cannot be used, or options contradict it.
     pub fn of(args: &RunArgs) -> Result<Self> {
-        match (&args.config, &args.kernel) {
+        match (&args.config, &args.guest.kernel) {
             (Some(file), _) => config::read(file, args),
             (None, kernel) => {
                 let kernel = kernel.as_deref().context("no kernel: name one with --kernel")?;
@@ -123,13 +123,13 @@ impl Plan {
         let guest = GuestPlan {
             name: name.to_string_lossy().into_owned(),
             kernel: kernel.into(),
-            initrd: args.initrd.clone(),
-            append: args.append.clone().unwrap_or_default(),
-            memory: args.memory.map_or(DEFAULT_MEMORY, |size| size.0),
-            vcpus: args.vcpus.unwrap_or(1),
+            initrd: args.guest.initrd.clone(),
+            append: args.guest.append.clone().unwrap_or_default(),
+            memory: args.guest.memory.map_or(DEFAULT_MEMORY, |size| size.0),
+            vcpus: args.guest.vcpus.unwrap_or(1),
             weight: DEFAULT_WEIGHT,
             restart: Restart::Never,
-            backend: args.backend.map(Backend::from).unwrap_or_default(),
+            backend: args.guest.backend.map(Backend::from).unwrap_or_default(),
             disks: args.disk.clone(),
             core: args.core.clone(),
         };
