@@ -9,6 +9,7 @@
 //! | [`ext`] | guest and L1: Roost's own extension | `docs/spec/guest.md`, part 2 |
 //! | [`l0`] | L0 and L1: mapping, running and serving L2 VMs | `docs/spec/l0-l1.md` |
 //! | [`stock_cpuid`] | shim and L1: what a stock guest's CPUID says | `docs/spec/guest.md`, part 2 |
+//! | [`virtio`] | any driver and any device | virtio 1.2 |
 //! | `bundle` (a feature) | host tool and L1: the one boot module | `docs/spec/bundle.md` |
 //!
 //! This crate holds numbers, `repr(C)` layouts and the arithmetic that both sides of a boundary
@@ -32,6 +33,7 @@ pub mod msr;
 pub mod pvcs;
 pub mod selectors;
 pub mod stock_cpuid;
+pub mod virtio;
 
 /// Bytes in a page of guest or host memory.
 pub const PAGE_SIZE: usize = 4096;

@@ -4,12 +4,15 @@
 use super::{Vcpu, access::GuestFault, stop::Stop};
 use crate::{
     abi_flaw::{Flaw, planted},
-    dev::virtio::{registers::offset::CONFIG, slots},
+    dev::virtio::slots,
     hw::percpu::Cpu,
     vm::Kind,
 };
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
-use pv_abi::addr::{Gpa, Gva};
+use pv_abi::{
+    addr::{Gpa, Gva},
+    virtio::mmio::CONFIG,
+};
 use shadow_mmu::Access;
 
 impl Vcpu {

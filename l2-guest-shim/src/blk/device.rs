@@ -1,6 +1,16 @@
 //! A virtio disk behind the registers of virtio-mmio (virtio 1.2, 4.2.2 and 5.2).
 //! May: nothing. Context: shim. Input: from L1.
 
+use pv_abi::virtio::{
+    block::{
+        DEVICE, SECTOR, config,
+        feature::{BLK_SIZE, FLUSH, RO, SEG_MAX},
+    },
+    feature::VERSION_1,
+    mmio,
+    status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK},
+};
+
 /// Registers of one device, 32 bits each.
 pub trait Registers {
     /// Reads one; 0 if it cannot be read.
@@ -9,46 +19,17 @@ pub trait Registers {
     fn write(&self, offset: u64, value: u32);
 }
 
-/// Offsets of registers.
-mod register {
-    pub const MAGIC: u64 = 0x00;
-    pub const VERSION: u64 = 0x04;
-    pub const DEVICE: u64 = 0x08;
-    pub const DEVICE_FEATURES: u64 = 0x10;
-    pub const DEVICE_FEATURES_SELECT: u64 = 0x14;
-    pub const DRIVER_FEATURES: u64 = 0x20;
-    pub const DRIVER_FEATURES_SELECT: u64 = 0x24;
-    pub const QUEUE_SELECT: u64 = 0x30;
-    pub const QUEUE_MOST: u64 = 0x34;
-    pub const QUEUE_SIZE: u64 = 0x38;
-    pub const QUEUE_READY: u64 = 0x44;
-    pub const STATUS: u64 = 0x70;
-    /// Descriptors, available ring, used ring: each the low half, then the high one.
-    pub const QUEUE_PARTS: [u64; 3] = [0x80, 0x90, 0xa0];
-    pub const CAPACITY: u64 = 0x100;
-    pub const SEGMENTS_MOST: u64 = 0x10c;
-    pub const BLOCK_SIZE: u64 = 0x114;
-}
+/// Descriptors, available ring, used ring: each the low half, then the high one.
+const QUEUE_PARTS: [u64; 3] =
+    [mmio::QUEUE_DESC_LOW, mmio::QUEUE_DRIVER_LOW, mmio::QUEUE_DEVICE_LOW];
 
-/// "virt".
-const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-const VERSION: u32 = 2;
-const BLOCK: u32 = 2;
+/// Words of a disk's configuration.
+const CAPACITY: u64 = mmio::CONFIG + config::CAPACITY;
+const SEGMENTS: u64 = mmio::CONFIG + config::SEG_MAX;
+const BLOCK_SIZE: u64 = mmio::CONFIG + config::BLK_SIZE;
 
-/// Bits of the status.
-const ACKNOWLEDGE: u32 = 1;
-const DRIVER: u32 = 2;
-const DRIVER_OK: u32 = 4;
-const FEATURES_OK: u32 = 8;
-
-/// Features, by their bits.
-const SEGMENTS_MOST: u64 = 1 << 2;
-const READ_ONLY: u64 = 1 << 5;
-const BLOCK_SIZE: u64 = 1 << 6;
-const FLUSH: u64 = 1 << 9;
-const VERSION_1: u64 = 1 << 32;
 /// Those that are of use here.
-const WANTED: u64 = SEGMENTS_MOST | READ_ONLY | BLOCK_SIZE | FLUSH | VERSION_1;
+const WANTED: u64 = SEG_MAX | RO | BLK_SIZE | FLUSH | VERSION_1;
 
 /// Times that a device may say that it is still being reset.
 const RESET_TRIES: u32 = 1_000_000;
@@ -71,22 +52,23 @@ pub struct Properties {
 /// The disk behind `registers`, if one is there that can be used.
 pub fn find(registers: &impl Registers) -> Option<Properties> {
     let is = |offset, value| registers.read(offset) == value;
-    let found =
-        is(register::MAGIC, MAGIC) && is(register::VERSION, VERSION) && is(register::DEVICE, BLOCK);
+    let found = is(mmio::MAGIC_VALUE, mmio::MAGIC)
+        && is(mmio::VERSION, mmio::VERSION_2)
+        && is(mmio::DEVICE_ID, DEVICE);
     if !found {
         return None;
     }
     let features = negotiate(registers)?;
     let has = |feature| features & feature != 0;
-    let low = registers.read(register::CAPACITY);
-    let high = registers.read(register::CAPACITY + 4);
-    let segments = if has(SEGMENTS_MOST) { registers.read(register::SEGMENTS_MOST) } else { 1 };
-    let block = if has(BLOCK_SIZE) { registers.read(register::BLOCK_SIZE) } else { 512 };
+    let low = registers.read(CAPACITY);
+    let high = registers.read(CAPACITY + 4);
+    let segments = if has(SEG_MAX) { registers.read(SEGMENTS) } else { 1 };
+    let block = if has(BLK_SIZE) { registers.read(BLOCK_SIZE) } else { SECTOR as u32 };
     Some(Properties {
         sectors: u64::from(high) << 32 | u64::from(low),
-        block: block.max(512),
+        block: block.max(SECTOR as u32),
         segments,
-        read_only: has(READ_ONLY),
+        read_only: has(RO),
         flush: has(FLUSH),
     })
 }
@@ -94,44 +76,44 @@ pub fn find(registers: &impl Registers) -> Option<Properties> {
 /// Resets the device and agrees with it on features.
 fn negotiate(registers: &impl Registers) -> Option<u64> {
     reset(registers)?;
-    registers.write(register::STATUS, ACKNOWLEDGE | DRIVER);
+    registers.write(mmio::STATUS, ACKNOWLEDGE | DRIVER);
     let mut offered = 0;
     for half in [0, 1] {
-        registers.write(register::DEVICE_FEATURES_SELECT, half);
-        offered |= u64::from(registers.read(register::DEVICE_FEATURES)) << (32 * half);
+        registers.write(mmio::DEVICE_FEATURES_SEL, half);
+        offered |= u64::from(registers.read(mmio::DEVICE_FEATURES)) << (32 * half);
     }
     let features = offered & WANTED;
     for half in [0, 1] {
-        registers.write(register::DRIVER_FEATURES_SELECT, half);
-        registers.write(register::DRIVER_FEATURES, (features >> (32 * half)) as u32);
+        registers.write(mmio::DRIVER_FEATURES_SEL, half);
+        registers.write(mmio::DRIVER_FEATURES, (features >> (32 * half)) as u32);
     }
-    registers.write(register::STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
-    (registers.read(register::STATUS) & FEATURES_OK != 0).then_some(features)
+    registers.write(mmio::STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+    (registers.read(mmio::STATUS) & FEATURES_OK != 0).then_some(features)
 }
 
 /// Has the device use its queue, whose parts are at `parts` and empty; `None` if it refuses.
 pub fn start(registers: &impl Registers, entries: u16, parts: [u64; 3]) -> Option<()> {
     negotiate(registers)?;
-    registers.write(register::QUEUE_SELECT, 0);
-    if registers.read(register::QUEUE_MOST) < u32::from(entries) {
+    registers.write(mmio::QUEUE_SEL, 0);
+    if registers.read(mmio::QUEUE_NUM_MAX) < u32::from(entries) {
         return None;
     }
-    registers.write(register::QUEUE_SIZE, entries.into());
-    for (offset, gpa) in register::QUEUE_PARTS.into_iter().zip(parts) {
+    registers.write(mmio::QUEUE_NUM, entries.into());
+    for (offset, gpa) in QUEUE_PARTS.into_iter().zip(parts) {
         registers.write(offset, gpa as u32);
         registers.write(offset + 4, (gpa >> 32) as u32);
     }
-    registers.write(register::QUEUE_READY, 1);
-    registers.write(register::STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    registers.write(mmio::QUEUE_READY, 1);
+    registers.write(mmio::STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     let running = DRIVER_OK | FEATURES_OK;
-    (registers.read(register::STATUS) & running == running).then_some(())
+    (registers.read(mmio::STATUS) & running == running).then_some(())
 }
 
 /// Has the device forget everything. Afterwards it uses no memory of the guest's; `None` if it does
 /// not come to that.
 pub fn reset(registers: &impl Registers) -> Option<()> {
-    registers.write(register::STATUS, 0);
-    (0..RESET_TRIES).find(|_| registers.read(register::STATUS) == 0).map(|_| ())
+    registers.write(mmio::STATUS, 0);
+    (0..RESET_TRIES).find(|_| registers.read(mmio::STATUS) == 0).map(|_| ())
 }
 
 /// A device for tests.
@@ -147,13 +129,13 @@ pub mod fake {
     impl Default for Disk {
         fn default() -> Self {
             let values = [
-                (register::MAGIC, MAGIC),
-                (register::VERSION, VERSION),
-                (register::DEVICE, BLOCK),
-                (register::QUEUE_MOST, 256),
-                (register::CAPACITY, 1000),
-                (register::SEGMENTS_MOST, 64),
-                (register::BLOCK_SIZE, 4096),
+                (mmio::MAGIC_VALUE, mmio::MAGIC),
+                (mmio::VERSION, mmio::VERSION_2),
+                (mmio::DEVICE_ID, DEVICE),
+                (mmio::QUEUE_NUM_MAX, 256),
+                (CAPACITY, 1000),
+                (SEGMENTS, 64),
+                (BLOCK_SIZE, 4096),
             ];
             Self(RefCell::new(values.into()))
         }
@@ -162,7 +144,7 @@ pub mod fake {
     impl Disk {
         /// The device has been started and not been reset.
         pub fn runs(&self) -> bool {
-            self.read(register::STATUS) & DRIVER_OK != 0
+            self.read(mmio::STATUS) & DRIVER_OK != 0
         }
     }
 
@@ -170,10 +152,10 @@ pub mod fake {
         fn read(&self, offset: u64) -> u32 {
             let all = self.0.borrow();
             match offset {
-                register::DEVICE_FEATURES if all[&register::DEVICE_FEATURES_SELECT] == 0 => {
-                    (SEGMENTS_MOST | BLOCK_SIZE | FLUSH | 1 << 28) as u32
+                mmio::DEVICE_FEATURES if all[&mmio::DEVICE_FEATURES_SEL] == 0 => {
+                    (SEG_MAX | BLK_SIZE | FLUSH | 1 << 28) as u32
                 }
-                register::DEVICE_FEATURES => (VERSION_1 >> 32) as u32,
+                mmio::DEVICE_FEATURES => (VERSION_1 >> 32) as u32,
                 _ => all.get(&offset).copied().unwrap_or(0),
             }
         }
@@ -200,7 +182,7 @@ mod tests {
         let written = |offset| disk.read(offset);
         assert_eq!((written(0x80), written(0x84)), (0x1000, 1));
         assert_eq!((written(0x38), written(0x44)), (128, 1));
-        assert_eq!(written(register::DRIVER_FEATURES), 1, "VERSION_1, chosen last");
+        assert_eq!(written(mmio::DRIVER_FEATURES), 1, "VERSION_1, chosen last");
         assert_eq!(reset(&disk), Some(()));
         assert!(!disk.runs());
     }
@@ -208,14 +190,14 @@ mod tests {
     #[test]
     fn an_empty_slot_has_no_disk() {
         let disk = Disk::default();
-        disk.write(register::DEVICE, 0);
+        disk.write(mmio::DEVICE_ID, 0);
         assert_eq!(find(&disk), None);
     }
 
     #[test]
     fn a_short_queue_is_refused() {
         let disk = Disk::default();
-        disk.write(register::QUEUE_MOST, 64);
+        disk.write(mmio::QUEUE_NUM_MAX, 64);
         assert_eq!(start(&disk, 128, [0; 3]), None);
     }
 }

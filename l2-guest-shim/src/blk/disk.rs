@@ -7,7 +7,7 @@
 use super::{
     device::Properties,
     queue::{self, Buffer, Queue, Use},
-    request::{Direction, INDIRECT, Kind, Request, SECTOR, SEGMENT, SIZE, Segment, status},
+    request::{Direction, INDIRECT, Kind, Request, SEGMENT, SIZE, Segment, status},
     ring::{PLACES, Ring},
 };
 use crate::{
@@ -15,24 +15,16 @@ use crate::{
     guest_memory::Memory,
 };
 use arrayvec::ArrayVec;
+use pv_abi::virtio::block::{HEADER, SECTOR, answer, request as virtio};
 
 /// Requests under way at most.
 const SLOTS: usize = PLACES as usize;
 /// Places of headers and of status bytes in the queue's page.
 const HEADERS: u64 = queue::REST;
-const HEADER: usize = 16;
 const STATUSES: u64 = HEADERS + (SLOTS * HEADER) as u64;
 const _: () = assert!(STATUSES + SLOTS as u64 <= 4096);
 /// Buffers of a request beside its data: header and status.
 const EXTRA: usize = 2;
-
-/// Types of virtio requests.
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
-/// Status of virtio requests; all others are errors.
-const OK: u8 = 0;
-const UNSUPPORTED: u8 = 2;
 
 /// A request under way.
 #[derive(Debug)]
@@ -135,8 +127,8 @@ impl Connection {
             let mut result = [0];
             memory.read(self.page + STATUSES + number as u64, &mut result);
             let result = match result[0] {
-                OK => status::OKAY,
-                UNSUPPORTED => status::EOPNOTSUPP,
+                answer::OK => status::OKAY,
+                answer::UNSUPP => status::EOPNOTSUPP,
                 _ => status::ERROR,
             };
             end(&self.grants, memory, &slot);
@@ -205,7 +197,7 @@ impl Connection {
             }
             Kind::Flush if self.properties.flush => {
                 let slot = Self::slot(request, Access::Read);
-                self.give(memory, FLUSH, 0, &[], slot)
+                self.give(memory, virtio::FLUSH, 0, &[], slot)
             }
             Kind::Flush | Kind::Unsupported => Step::Over(status::EOPNOTSUPP),
             Kind::Bad => Step::Over(status::ERROR),
@@ -247,10 +239,10 @@ impl Connection {
         let fits = end_sector.is_some_and(|end| end <= self.properties.sectors)
             && segments.len() <= self.properties.segments as usize;
         let (kind, access, usage) = match direction {
-            Direction::Read => (IN, Access::Write, Use::Writes),
-            Direction::Write => (OUT, Access::Read, Use::Reads),
+            Direction::Read => (virtio::IN, Access::Write, Use::Writes),
+            Direction::Write => (virtio::OUT, Access::Read, Use::Reads),
         };
-        if !fits || (kind == OUT && self.properties.read_only) {
+        if !fits || (kind == virtio::OUT && self.properties.read_only) {
             return Step::Over(status::ERROR);
         }
         let mut slot = Self::slot(request, access);

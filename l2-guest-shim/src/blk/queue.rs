@@ -7,6 +7,7 @@
 
 use crate::guest_memory::Memory;
 use core::sync::atomic::{Ordering::SeqCst, fence};
+use pv_abi::virtio::queue::{NEXT, NO_NOTIFY, WRITE};
 
 /// Entries.
 pub const ENTRIES: u16 = 128;
@@ -20,11 +21,6 @@ const USED: u64 = 2312;
 const _: () = assert!(AVAILABLE + 4 + 2 * (ENTRIES as u64) + 2 <= USED && USED.is_multiple_of(4));
 const _: () = assert!(USED + 4 + 8 * (ENTRIES as u64) + 2 <= REST);
 
-/// Flags of descriptors.
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-/// Flag of the used ring: the device needs not be told.
-const NO_NOTIFY: u16 = 1;
 /// The end of a chain, or of the list of free entries.
 const NONE: u8 = u8::MAX;
 

@@ -8,8 +8,6 @@ use arrayvec::ArrayVec;
 
 /// Bytes of a request's place in the ring.
 pub const SIZE: usize = 112;
-/// Bytes of a sector, whatever the disk's are.
-pub const SECTOR: u64 = 512;
 /// Sectors of a page.
 const PAGE_SECTORS: u8 = 8;
 /// Segments in a request itself.

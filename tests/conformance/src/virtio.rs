@@ -1,4 +1,6 @@
 //! A driver for a virtio disk, as small as can be, that can also break the rules.
+//!
+//! Its numbers are its own, from the specification: shared with L1, a wrong one would go unseen.
 
 use crate::{
     abi, clock, paging,

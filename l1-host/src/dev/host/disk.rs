@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     boot,
-    dev::virtio::block::{Access, Kind, SECTOR, answer},
+    dev::virtio::block::{Access, Kind},
     hw::{cpu, physmap},
     memory,
     vm::Vm,
@@ -21,7 +21,13 @@ use alloc::{
 };
 use arrayvec::ArrayVec;
 use core::hint::spin_loop;
-use pv_abi::addr::{Gfn, Hpa};
+use pv_abi::{
+    addr::{Gfn, Hpa},
+    virtio::{
+        block::{self, HEADER, NAME, SECTOR, answer, request},
+        feature,
+    },
+};
 use spin::Mutex;
 use virtio_drivers::{
     queue::VirtQueue,
@@ -36,26 +42,18 @@ const REQUESTS: usize = 32;
 pub const PIECES: usize = SIZE - 2;
 /// Bytes from the header of one request to the next: 16, and the answer behind them.
 const STRIDE: usize = 32;
-const HEADER: usize = 16;
 /// A request that takes longer has failed, and the disk with it.
 const SECONDS: u64 = 60;
 /// A disk at its start.
 const START_SECONDS: u64 = 5;
 
-const RO: u64 = 1 << 5;
-const FLUSH: u64 = 1 << 9;
-const VERSION_1: u64 = 1 << 32;
-/// The type of request that asks for the serial.
-const GET_ID: u32 = 8;
-const SERIAL: usize = 20;
-
 bitflags::bitflags! {
     /// Features that L1 knows.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Features: u64 {
-        const RO = RO;
-        const FLUSH = FLUSH;
-        const VERSION_1 = VERSION_1;
+        const RO = block::feature::RO;
+        const FLUSH = block::feature::FLUSH;
+        const VERSION_1 = feature::VERSION_1;
     }
 }
 
@@ -241,9 +239,9 @@ impl State {
 
     fn send(&mut self, work: Work, ticket: Ticket) -> Result<(), (Refused, Ticket)> {
         let kind = match work.kind {
-            Kind::Read => 0,
-            Kind::Write => 1,
-            Kind::Flush => 4,
+            Kind::Read => request::IN,
+            Kind::Write => request::OUT,
+            Kind::Flush => request::FLUSH,
         };
         match self.post(kind, work) {
             Some(slot) => {
@@ -343,9 +341,9 @@ impl State {
     /// Asks for the serial, and waits for the answer: no guest runs yet.
     fn ask_serial(&mut self) -> Result<String, String> {
         let page = memory::take_zeroed().ok_or("L1 has too little memory")?;
-        let runs = alloc::vec![Run { start: page, len: SERIAL as u32 }];
+        let runs = alloc::vec![Run { start: page, len: NAME as u32 }];
         let work = Work { kind: Kind::Read, sector: 0, runs };
-        self.post(GET_ID, work).ok_or("its queue takes nothing")?;
+        self.post(request::GET_ID, work).ok_or("its queue takes nothing")?;
         let outcome = loop {
             if let Some((_, outcome)) = self.take_any("without a name") {
                 break outcome;
@@ -358,10 +356,10 @@ impl State {
         if outcome == Outcome::Failed {
             return Err("it does not tell its serial".into());
         }
-        let mut bytes = [0; SERIAL];
+        let mut bytes = [0; NAME];
         physmap::copy_from_frame(page, 0, &mut bytes);
         memory::give(page.0..page.0 + 4096);
-        let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(SERIAL);
+        let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(NAME);
         Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
     }
 }

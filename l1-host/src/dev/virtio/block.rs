@@ -4,39 +4,27 @@
 use super::{
     DeviceMemory,
     queue::{Buffer, Chain, MOST},
-    registers::{INDIRECT_DESC, Identity, VERSION_1},
+    registers::Identity,
 };
 use arrayvec::ArrayVec;
+use pv_abi::virtio::{
+    block::{
+        self, HEADER, NAME, SECTOR, answer,
+        feature::{BLK_SIZE, FLUSH, RO, SEG_MAX, SIZE_MAX},
+        request,
+    },
+    feature::{INDIRECT_DESC, VERSION_1},
+};
 
-/// Bytes of a sector.
-pub const SECTOR: u64 = 512;
 /// Buffers of data in a request at most, as the driver is told.
 pub const SEGMENTS: u32 = 62;
 /// Bytes of such a buffer at most.
 const SEGMENT: u32 = 1 << 16;
 /// Bytes that a request moves at most.
 pub const LARGEST: u64 = SEGMENTS as u64 * SEGMENT as u64;
-/// Bytes of a disk's name.
-pub const NAME: usize = 20;
-
-const SIZE_MAX: u64 = 1 << 1;
-const SEG_MAX: u64 = 1 << 2;
-const RO: u64 = 1 << 5;
-const BLK_SIZE: u64 = 1 << 6;
-const FLUSH: u64 = 1 << 9;
 
 /// Words of the configuration space.
 pub const CONFIG_WORDS: usize = 15;
-
-/// Answers of a request.
-pub mod answer {
-    /// It is done.
-    pub const OK: u8 = 0;
-    /// It failed.
-    pub const IOERR: u8 = 1;
-    /// There is no such request.
-    pub const UNSUPP: u8 = 2;
-}
 
 /// A disk as its guest knows it.
 #[derive(Clone, Debug)]
@@ -96,8 +84,6 @@ pub enum Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unanswerable;
 
-const HEADER: usize = 16;
-
 impl Geometry {
     /// What the register block says of it.
     #[must_use]
@@ -111,7 +97,7 @@ impl Geometry {
         let read_only = if self.access == Access::Read { RO } else { 0 };
         let features =
             VERSION_1 | INDIRECT_DESC | SIZE_MAX | SEG_MAX | BLK_SIZE | FLUSH | read_only;
-        Identity { device: 2, features, config }
+        Identity { device: block::DEVICE, features, config }
     }
 
     /// Looks at the request in `chain`; with it, where its answer goes. GET_ID is done at once.
@@ -141,16 +127,16 @@ impl Geometry {
         let (kind, sector) = (word as u32, (word >> 64) as u64);
         let request = match kind {
             _ if !reached => Request::Done(answer::IOERR, 0),
-            0 => self.transfer(Kind::Read, sector, to_write),
-            1 if self.access == Access::Read => Request::Done(answer::IOERR, 0),
-            1 => self.transfer(Kind::Write, sector, to_read),
-            4 => Request::Transfer(Transfer {
+            request::IN => self.transfer(Kind::Read, sector, to_write),
+            request::OUT if self.access == Access::Read => Request::Done(answer::IOERR, 0),
+            request::OUT => self.transfer(Kind::Write, sector, to_read),
+            request::FLUSH => Request::Transfer(Transfer {
                 kind: Kind::Flush,
                 sector: 0,
                 data: ArrayVec::new(),
                 bytes: 0,
             }),
-            8 => self.tell_name(memory, &to_write),
+            request::GET_ID => self.tell_name(memory, &to_write),
             _ => Request::Done(answer::UNSUPP, 0),
         };
         Ok((request, answer))

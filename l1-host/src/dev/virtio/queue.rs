@@ -7,18 +7,13 @@
 use super::DeviceMemory;
 use arrayvec::ArrayVec;
 use core::sync::atomic::{Ordering::SeqCst, fence};
-use pv_abi::ext::devices::QUEUE_MOST;
+use pv_abi::{
+    ext::devices::QUEUE_MOST,
+    virtio::queue::{DESCRIPTOR, INDIRECT, NEXT, NO_INTERRUPT, WRITE},
+};
 
 /// Entries of a queue at most.
 pub const MOST: usize = QUEUE_MOST as usize;
-
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
-/// Flag of the available ring: the driver wants no interrupts.
-const NO_INTERRUPT: u16 = 1;
-/// Bytes of a descriptor.
-const DESCRIPTOR: u64 = 16;
 
 /// A queue as the driver has set it up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

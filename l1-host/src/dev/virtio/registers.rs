@@ -2,65 +2,13 @@
 //! May: nothing. Context: run-loop. Input: guest-controlled register accesses.
 
 use super::queue::Queue;
-use pv_abi::ext::devices::QUEUE_MOST;
+use pv_abi::{
+    ext::devices::QUEUE_MOST,
+    virtio::{feature::VERSION_1, interrupt, mmio, status},
+};
 
-/// "virt".
-pub const MAGIC: u32 = 0x7472_6976;
 /// "Roos".
-pub const VENDOR: u32 = 0x736f_6f52;
-
-/// VIRTIO_F_INDIRECT_DESC.
-pub const INDIRECT_DESC: u64 = 1 << 28;
-/// VIRTIO_F_VERSION_1.
-pub const VERSION_1: u64 = 1 << 32;
-
-/// Offsets of registers.
-pub mod offset {
-    #![expect(missing_docs, reason = "the names are the specification's")]
-    pub const MAGIC_VALUE: u64 = 0x000;
-    pub const VERSION: u64 = 0x004;
-    pub const DEVICE_ID: u64 = 0x008;
-    pub const VENDOR_ID: u64 = 0x00c;
-    pub const DEVICE_FEATURES: u64 = 0x010;
-    pub const DEVICE_FEATURES_SEL: u64 = 0x014;
-    pub const DRIVER_FEATURES: u64 = 0x020;
-    pub const DRIVER_FEATURES_SEL: u64 = 0x024;
-    pub const QUEUE_SEL: u64 = 0x030;
-    pub const QUEUE_NUM_MAX: u64 = 0x034;
-    pub const QUEUE_NUM: u64 = 0x038;
-    pub const QUEUE_READY: u64 = 0x044;
-    pub const QUEUE_NOTIFY: u64 = 0x050;
-    pub const INTERRUPT_STATUS: u64 = 0x060;
-    pub const INTERRUPT_ACK: u64 = 0x064;
-    pub const STATUS: u64 = 0x070;
-    pub const QUEUE_DESC_LOW: u64 = 0x080;
-    pub const QUEUE_DESC_HIGH: u64 = 0x084;
-    pub const QUEUE_DRIVER_LOW: u64 = 0x090;
-    pub const QUEUE_DRIVER_HIGH: u64 = 0x094;
-    pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
-    pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
-    pub const CONFIG_GENERATION: u64 = 0x0fc;
-    pub const CONFIG: u64 = 0x100;
-}
-
-/// Bits of Status.
-pub mod status {
-    #![expect(missing_docs, reason = "the names are the specification's")]
-    pub const ACKNOWLEDGE: u32 = 1;
-    pub const DRIVER: u32 = 2;
-    pub const DRIVER_OK: u32 = 4;
-    pub const FEATURES_OK: u32 = 8;
-    pub const DEVICE_NEEDS_RESET: u32 = 64;
-    pub const FAILED: u32 = 128;
-}
-
-/// Bits of InterruptStatus.
-pub mod interrupt {
-    /// A buffer was used.
-    pub const USED: u32 = 1;
-    /// The configuration, or the status, has changed.
-    pub const CONFIG: u32 = 2;
-}
+pub const VENDOR: u32 = u32::from_le_bytes(*b"Roos");
 
 /// What does not change: which device it is.
 #[derive(Clone, Debug)]
@@ -122,22 +70,22 @@ impl<const WORDS: usize> Registers<WORDS> {
         let driven = &self.driven;
         let only = |value: u32| if driven.selected == 0 { value } else { 0 };
         Some(match offset {
-            offset::MAGIC_VALUE => MAGIC,
-            offset::VERSION => 2,
-            offset::DEVICE_ID => self.identity.device,
-            offset::VENDOR_ID => VENDOR,
-            offset::DEVICE_FEATURES => match driven.device_features_high {
+            mmio::MAGIC_VALUE => mmio::MAGIC,
+            mmio::VERSION => mmio::VERSION_2,
+            mmio::DEVICE_ID => self.identity.device,
+            mmio::VENDOR_ID => VENDOR,
+            mmio::DEVICE_FEATURES => match driven.device_features_high {
                 0 => self.identity.features as u32,
                 1 => (self.identity.features >> 32) as u32,
                 _ => 0,
             },
-            offset::QUEUE_NUM_MAX => only(QUEUE_MOST),
-            offset::QUEUE_READY => only(driven.queue.is_some().into()),
-            offset::INTERRUPT_STATUS => driven.interrupt,
-            offset::STATUS => driven.status,
-            offset::CONFIG_GENERATION => 0,
-            offset::CONFIG.. if offset.is_multiple_of(4) => {
-                let word = usize::try_from((offset - offset::CONFIG) / 4).ok()?;
+            mmio::QUEUE_NUM_MAX => only(QUEUE_MOST),
+            mmio::QUEUE_READY => only(driven.queue.is_some().into()),
+            mmio::INTERRUPT_STATUS => driven.interrupt,
+            mmio::STATUS => driven.status,
+            mmio::CONFIG_GENERATION => 0,
+            mmio::CONFIG.. if offset.is_multiple_of(4) => {
+                let word = usize::try_from((offset - mmio::CONFIG) / 4).ok()?;
                 *self.identity.config.get(word)?
             }
             _ => return None,
@@ -156,9 +104,9 @@ impl<const WORDS: usize> Registers<WORDS> {
             }
         };
         match offset {
-            offset::DEVICE_FEATURES_SEL => driven.device_features_high = value,
-            offset::DRIVER_FEATURES_SEL => driven.driver_features_high = value,
-            offset::DRIVER_FEATURES => {
+            mmio::DEVICE_FEATURES_SEL => driven.device_features_high = value,
+            mmio::DRIVER_FEATURES_SEL => driven.driver_features_high = value,
+            mmio::DRIVER_FEATURES => {
                 // Once FEATURES_OK is set they are settled.
                 if driven.status & status::FEATURES_OK == 0 {
                     match driven.driver_features_high {
@@ -173,24 +121,24 @@ impl<const WORDS: usize> Registers<WORDS> {
                     }
                 }
             }
-            offset::QUEUE_SEL => driven.selected = value,
-            offset::QUEUE_NUM if open => driven.size = value,
-            offset::QUEUE_NUM => {}
-            offset::QUEUE_READY => self.set_ready(value),
+            mmio::QUEUE_SEL => driven.selected = value,
+            mmio::QUEUE_NUM if open => driven.size = value,
+            mmio::QUEUE_NUM => {}
+            mmio::QUEUE_READY => self.set_ready(value),
             // It is there, and that is all that is known of it.
-            offset::QUEUE_NOTIFY => return (value == 0).then_some(Asked::Notify),
-            offset::INTERRUPT_ACK => {
+            mmio::QUEUE_NOTIFY => return (value == 0).then_some(Asked::Notify),
+            mmio::INTERRUPT_ACK => {
                 driven.interrupt &= !value;
                 return Some(Asked::Acknowledge);
             }
-            offset::STATUS if value == 0 => return Some(Asked::Reset),
-            offset::STATUS => self.set_status(value),
-            offset::QUEUE_DESC_LOW => part(&mut driven.descriptors, false),
-            offset::QUEUE_DESC_HIGH => part(&mut driven.descriptors, true),
-            offset::QUEUE_DRIVER_LOW => part(&mut driven.driver, false),
-            offset::QUEUE_DRIVER_HIGH => part(&mut driven.driver, true),
-            offset::QUEUE_DEVICE_LOW => part(&mut driven.device, false),
-            offset::QUEUE_DEVICE_HIGH => part(&mut driven.device, true),
+            mmio::STATUS if value == 0 => return Some(Asked::Reset),
+            mmio::STATUS => self.set_status(value),
+            mmio::QUEUE_DESC_LOW => part(&mut driven.descriptors, false),
+            mmio::QUEUE_DESC_HIGH => part(&mut driven.descriptors, true),
+            mmio::QUEUE_DRIVER_LOW => part(&mut driven.driver, false),
+            mmio::QUEUE_DRIVER_HIGH => part(&mut driven.driver, true),
+            mmio::QUEUE_DEVICE_LOW => part(&mut driven.device, false),
+            mmio::QUEUE_DEVICE_HIGH => part(&mut driven.device, true),
             _ => return None,
         }
         Some(Asked::Nothing)
@@ -258,10 +206,10 @@ impl<const WORDS: usize> Registers<WORDS> {
 #[must_use]
 pub const fn read_empty(offset: u64) -> Option<u32> {
     match offset {
-        offset::MAGIC_VALUE => Some(MAGIC),
-        offset::VERSION => Some(2),
-        offset::DEVICE_ID => Some(0),
-        offset::VENDOR_ID => Some(VENDOR),
+        mmio::MAGIC_VALUE => Some(mmio::MAGIC),
+        mmio::VERSION => Some(mmio::VERSION_2),
+        mmio::DEVICE_ID => Some(0),
+        mmio::VENDOR_ID => Some(VENDOR),
         _ => None,
     }
 }
@@ -289,64 +237,64 @@ mod tests {
     }
 
     const ACCEPT: [(u64, u32); 4] = [
-        (offset::DRIVER_FEATURES_SEL, 1),
-        (offset::DRIVER_FEATURES, 1),
-        (offset::DRIVER_FEATURES_SEL, 0),
-        (offset::DRIVER_FEATURES, 1 << 9),
+        (mmio::DRIVER_FEATURES_SEL, 1),
+        (mmio::DRIVER_FEATURES, 1),
+        (mmio::DRIVER_FEATURES_SEL, 0),
+        (mmio::DRIVER_FEATURES, 1 << 9),
     ];
     const QUEUE: [(u64, u32); 5] = [
-        (offset::QUEUE_NUM, 8),
-        (offset::QUEUE_DESC_LOW, 0x1000),
-        (offset::QUEUE_DRIVER_LOW, 0x2000),
-        (offset::QUEUE_DEVICE_LOW, 0x3000),
-        (offset::QUEUE_READY, 1),
+        (mmio::QUEUE_NUM, 8),
+        (mmio::QUEUE_DESC_LOW, 0x1000),
+        (mmio::QUEUE_DRIVER_LOW, 0x2000),
+        (mmio::QUEUE_DEVICE_LOW, 0x3000),
+        (mmio::QUEUE_READY, 1),
     ];
 
     #[test]
     fn a_driver_sets_it_up_and_resets_it() {
         let mut block = block();
-        assert_eq!(block.read(offset::MAGIC_VALUE).unwrap().to_le_bytes(), *b"virt");
-        assert_eq!(block.read(offset::DEVICE_FEATURES), Some(1 << 9));
-        write(&mut block, &[(offset::DEVICE_FEATURES_SEL, 1)]);
-        assert_eq!(block.read(offset::DEVICE_FEATURES), Some(1));
-        write(&mut block, &[(offset::STATUS, 3)]);
+        assert_eq!(block.read(mmio::MAGIC_VALUE).unwrap().to_le_bytes(), *b"virt");
+        assert_eq!(block.read(mmio::DEVICE_FEATURES), Some(1 << 9));
+        write(&mut block, &[(mmio::DEVICE_FEATURES_SEL, 1)]);
+        assert_eq!(block.read(mmio::DEVICE_FEATURES), Some(1));
+        write(&mut block, &[(mmio::STATUS, 3)]);
         write(&mut block, &ACCEPT);
-        write(&mut block, &[(offset::STATUS, 11)]);
-        assert_eq!(block.read(offset::STATUS), Some(11));
+        write(&mut block, &[(mmio::STATUS, 11)]);
+        assert_eq!(block.read(mmio::STATUS), Some(11));
         write(&mut block, &QUEUE);
-        assert_eq!(block.read(offset::QUEUE_READY), Some(1));
+        assert_eq!(block.read(mmio::QUEUE_READY), Some(1));
         assert_eq!(block.queue(), None, "not before DRIVER_OK");
-        write(&mut block, &[(offset::STATUS, 15)]);
+        write(&mut block, &[(mmio::STATUS, 15)]);
         assert!(block.queue().is_some());
-        assert_eq!(block.write(offset::QUEUE_NOTIFY, 0), Some(Asked::Notify));
-        assert_eq!(block.write(offset::QUEUE_NOTIFY, 1), None, "no such queue");
+        assert_eq!(block.write(mmio::QUEUE_NOTIFY, 0), Some(Asked::Notify));
+        assert_eq!(block.write(mmio::QUEUE_NOTIFY, 1), None, "no such queue");
         block.interrupt(interrupt::USED);
         assert!(block.is_interrupting());
-        assert_eq!(block.write(offset::INTERRUPT_ACK, 1), Some(Asked::Acknowledge));
+        assert_eq!(block.write(mmio::INTERRUPT_ACK, 1), Some(Asked::Acknowledge));
         assert!(!block.is_interrupting());
         block.stop();
-        assert_eq!(block.read(offset::STATUS), Some(15 | status::DEVICE_NEEDS_RESET));
+        assert_eq!(block.read(mmio::STATUS), Some(15 | status::DEVICE_NEEDS_RESET));
         assert!(block.queue().is_none() && block.is_interrupting());
-        assert_eq!(block.write(offset::STATUS, 0), Some(Asked::Reset));
+        assert_eq!(block.write(mmio::STATUS, 0), Some(Asked::Reset));
         block.reset();
-        assert_eq!(block.read(offset::STATUS), Some(0));
-        assert_eq!(block.read(offset::QUEUE_READY), Some(0));
+        assert_eq!(block.read(mmio::STATUS), Some(0));
+        assert_eq!(block.read(mmio::QUEUE_READY), Some(0));
     }
 
     #[test]
     fn features_are_those_that_are_offered() {
         for (features, high) in [(1 << 9, 0), (1 << 9 | 1, 1), (0, 3)] {
             let mut block = block();
-            write(&mut block, &[(offset::DRIVER_FEATURES, features)]);
-            write(&mut block, &[(offset::DRIVER_FEATURES_SEL, 1), (offset::DRIVER_FEATURES, high)]);
-            write(&mut block, &[(offset::STATUS, 15)]);
-            assert_eq!(block.read(offset::STATUS), Some(3), "{features:#x} {high}");
+            write(&mut block, &[(mmio::DRIVER_FEATURES, features)]);
+            write(&mut block, &[(mmio::DRIVER_FEATURES_SEL, 1), (mmio::DRIVER_FEATURES, high)]);
+            write(&mut block, &[(mmio::STATUS, 15)]);
+            assert_eq!(block.read(mmio::STATUS), Some(3), "{features:#x} {high}");
         }
         let mut block = block();
         write(&mut block, &ACCEPT);
-        write(&mut block, &[(offset::STATUS, 11), (offset::DRIVER_FEATURES, 1)]);
-        write(&mut block, &[(offset::STATUS, 15)]);
-        assert_eq!(block.read(offset::STATUS), Some(15), "settled before");
+        write(&mut block, &[(mmio::STATUS, 11), (mmio::DRIVER_FEATURES, 1)]);
+        write(&mut block, &[(mmio::STATUS, 15)]);
+        assert_eq!(block.read(mmio::STATUS), Some(15), "settled before");
     }
 
     #[test]
@@ -356,16 +304,13 @@ mod tests {
         let before = block.driven.queue;
         write(
             &mut block,
-            &[(offset::QUEUE_NUM, 4), (offset::QUEUE_DESC_LOW, 0), (offset::QUEUE_READY, 1)],
+            &[(mmio::QUEUE_NUM, 4), (mmio::QUEUE_DESC_LOW, 0), (mmio::QUEUE_READY, 1)],
         );
         assert_eq!((block.driven.queue, block.driven.size), (before, 8));
-        write(
-            &mut block,
-            &[(offset::QUEUE_READY, 0), (offset::QUEUE_NUM, 3), (offset::QUEUE_READY, 1)],
-        );
-        assert_eq!(block.read(offset::QUEUE_READY), Some(0), "no power of two");
-        write(&mut block, &[(offset::QUEUE_SEL, 1)]);
-        assert_eq!(block.read(offset::QUEUE_NUM_MAX), Some(0), "there is one queue");
+        write(&mut block, &[(mmio::QUEUE_READY, 0), (mmio::QUEUE_NUM, 3), (mmio::QUEUE_READY, 1)]);
+        assert_eq!(block.read(mmio::QUEUE_READY), Some(0), "no power of two");
+        write(&mut block, &[(mmio::QUEUE_SEL, 1)]);
+        assert_eq!(block.read(mmio::QUEUE_NUM_MAX), Some(0), "there is one queue");
     }
 
     #[test]
@@ -374,11 +319,11 @@ mod tests {
         for offset in [1, 2, 0x18, 0x20, 0xb4, 0x102, 0x110, 0x1000, u64::MAX] {
             assert_eq!(block.read(offset), None, "{offset:#x}");
         }
-        for offset in [0, 4, 8, 0x10, 0x71, offset::CONFIG, 0xfc, u64::MAX] {
+        for offset in [0, 4, 8, 0x10, 0x71, mmio::CONFIG, 0xfc, u64::MAX] {
             assert_eq!(block.write(offset, 1), None, "{offset:#x}");
         }
-        assert_eq!(block.read(offset::CONFIG + 12), Some(4));
-        assert_eq!((read_empty(offset::DEVICE_ID), read_empty(offset::STATUS)), (Some(0), None));
+        assert_eq!(block.read(mmio::CONFIG + 12), Some(4));
+        assert_eq!((read_empty(mmio::DEVICE_ID), read_empty(mmio::STATUS)), (Some(0), None));
     }
 
     proptest! {
@@ -389,7 +334,7 @@ mod tests {
             for (offset, random, kind) in writes {
                 let value = [random, 1, random & 0xff, 1 << (random % 32)][kind as usize];
                 block.write(offset & !3, value);
-                let status = block.read(offset::STATUS).unwrap();
+                let status = block.read(mmio::STATUS).unwrap();
                 let accepted = block.driven.features & !OFFERED == 0 && block.driven.features & VERSION_1 != 0;
                 prop_assert!(status & status::FEATURES_OK == 0 || accepted);
                 prop_assert!(status & status::DRIVER_OK == 0 || status & status::FEATURES_OK != 0);

@@ -7,9 +7,9 @@
 
 use super::{
     DeviceMemory,
-    block::{Access, CONFIG_WORDS, Geometry, Kind, NAME, Request, Transfer, answer},
+    block::{Access, CONFIG_WORDS, Geometry, Kind, Request, Transfer},
     queue::{Broken, Chain},
-    registers::{Asked, Registers, interrupt, offset, read_empty},
+    registers::{Asked, Registers, read_empty},
 };
 use crate::{
     dev::host::{self, Disk, Outcome, Refused, Run, Ticket, Work},
@@ -26,6 +26,10 @@ use pv_abi::{
     addr::{Gfn, Gpa},
     bundle,
     ext::devices::{BASE, SLOTS, STRIDE},
+    virtio::{
+        block::{NAME, answer},
+        interrupt, mmio,
+    },
 };
 use spin::Mutex;
 
@@ -155,7 +159,7 @@ pub fn write(vm: &Arc<Vm>, slot: u64, offset: u64, value: u32) -> bool {
 
 /// There is something new in `queue` of `slot`; false if there is no such queue.
 pub fn notify(vm: &Arc<Vm>, slot: u64, queue: u64) -> bool {
-    u32::try_from(queue).is_ok_and(|queue| write(vm, slot, offset::QUEUE_NOTIFY, queue))
+    u32::try_from(queue).is_ok_and(|queue| write(vm, slot, mmio::QUEUE_NOTIFY, queue))
 }
 
 /// Waits for the requests of a device that was reset. A disk that does not answer is given up in the end

@@ -36,7 +36,16 @@ impl World {
         lend(&ram, RING_GRANT, 1, (RING >> 12) as u32);
         let connection = Connection::new(&ram, GRANTS, properties, RING_GRANT, QUEUE).unwrap();
         let disk = (0..64 * 512_u32).map(|n| (n / 512) as u8).collect();
-        Self { ram, connection, requests: 0, disk, available: 0, used: 0, flushes: 0, status: OK }
+        Self {
+            ram,
+            connection,
+            requests: 0,
+            disk,
+            available: 0,
+            used: 0,
+            flushes: 0,
+            status: answer::OK,
+        }
     }
 
     fn new() -> Self {
@@ -103,7 +112,7 @@ impl World {
         let kind = self.ram.load32(header).unwrap();
         let mut at = self.ram.load32(header + 8).unwrap() as usize * 512;
         for &(gpa, len, writes) in &chain[1..chain.len() - 1] {
-            assert_eq!(writes, kind == IN);
+            assert_eq!(writes, kind == virtio::IN);
             if writes {
                 self.ram.write(gpa, &self.disk[at..at + len]).unwrap();
             } else {
@@ -111,7 +120,7 @@ impl World {
             }
             at += len;
         }
-        self.flushes += usize::from(kind == FLUSH);
+        self.flushes += usize::from(kind == virtio::FLUSH);
         self.ram.write(status, &[self.status]).unwrap();
     }
 

@@ -1,0 +1,124 @@
+//! Numbers of virtio 1.2: registers of a virtio-mmio device, split virtqueues, disks.
+//!
+//! Names are the specification's.
+#![expect(missing_docs, reason = "the names are the specification's")]
+
+/// Registers of a virtio-mmio device, version 2 (4.2.2): offsets of 32-bit words.
+pub mod mmio {
+    /// What MagicValue holds: "virt".
+    pub const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+    /// What Version holds.
+    pub const VERSION_2: u32 = 2;
+
+    pub const MAGIC_VALUE: u64 = 0x000;
+    pub const VERSION: u64 = 0x004;
+    pub const DEVICE_ID: u64 = 0x008;
+    pub const VENDOR_ID: u64 = 0x00c;
+    pub const DEVICE_FEATURES: u64 = 0x010;
+    pub const DEVICE_FEATURES_SEL: u64 = 0x014;
+    pub const DRIVER_FEATURES: u64 = 0x020;
+    pub const DRIVER_FEATURES_SEL: u64 = 0x024;
+    pub const QUEUE_SEL: u64 = 0x030;
+    pub const QUEUE_NUM_MAX: u64 = 0x034;
+    pub const QUEUE_NUM: u64 = 0x038;
+    pub const QUEUE_READY: u64 = 0x044;
+    pub const QUEUE_NOTIFY: u64 = 0x050;
+    pub const INTERRUPT_STATUS: u64 = 0x060;
+    pub const INTERRUPT_ACK: u64 = 0x064;
+    pub const STATUS: u64 = 0x070;
+    pub const QUEUE_DESC_LOW: u64 = 0x080;
+    pub const QUEUE_DESC_HIGH: u64 = 0x084;
+    pub const QUEUE_DRIVER_LOW: u64 = 0x090;
+    pub const QUEUE_DRIVER_HIGH: u64 = 0x094;
+    pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+    pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    pub const CONFIG_GENERATION: u64 = 0x0fc;
+    /// Where the configuration space begins.
+    pub const CONFIG: u64 = 0x100;
+}
+
+/// Bits of Status (2.1).
+pub mod status {
+    pub const ACKNOWLEDGE: u32 = 1;
+    pub const DRIVER: u32 = 2;
+    pub const DRIVER_OK: u32 = 4;
+    pub const FEATURES_OK: u32 = 8;
+    pub const DEVICE_NEEDS_RESET: u32 = 64;
+    pub const FAILED: u32 = 128;
+}
+
+/// Bits of InterruptStatus (4.2.2).
+pub mod interrupt {
+    /// A buffer was used.
+    pub const USED: u32 = 1;
+    /// The configuration, or the status, has changed.
+    pub const CONFIG: u32 = 2;
+}
+
+/// Features of any device (6), as masks.
+pub mod feature {
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    pub const VERSION_1: u64 = 1 << 32;
+}
+
+/// Split virtqueues (2.7).
+pub mod queue {
+    /// Bytes of a descriptor.
+    pub const DESCRIPTOR: u64 = 16;
+    /// Flags of a descriptor.
+    pub const NEXT: u16 = 1;
+    pub const WRITE: u16 = 2;
+    pub const INDIRECT: u16 = 4;
+    /// Flag of the available ring: the driver wants no interrupts.
+    pub const NO_INTERRUPT: u16 = 1;
+    /// Flag of the used ring: the device need not be told of new buffers.
+    pub const NO_NOTIFY: u16 = 1;
+}
+
+/// Disks (5.2).
+pub mod block {
+    /// DeviceID.
+    pub const DEVICE: u32 = 2;
+    /// Bytes of a sector.
+    pub const SECTOR: u64 = 512;
+    /// Bytes before a request's data: type, a reserved word, sector.
+    pub const HEADER: usize = 16;
+    /// Bytes that GET_ID answers.
+    pub const NAME: usize = 20;
+
+    /// Features, as masks.
+    pub mod feature {
+        pub const SIZE_MAX: u64 = 1 << 1;
+        pub const SEG_MAX: u64 = 1 << 2;
+        pub const RO: u64 = 1 << 5;
+        pub const BLK_SIZE: u64 = 1 << 6;
+        pub const FLUSH: u64 = 1 << 9;
+    }
+
+    /// The configuration space: offsets in it.
+    pub mod config {
+        /// Sectors, 64 bits.
+        pub const CAPACITY: u64 = 0;
+        pub const SIZE_MAX: u64 = 8;
+        pub const SEG_MAX: u64 = 12;
+        pub const BLK_SIZE: u64 = 20;
+    }
+
+    /// Types of requests.
+    pub mod request {
+        pub const IN: u32 = 0;
+        pub const OUT: u32 = 1;
+        pub const FLUSH: u32 = 4;
+        pub const GET_ID: u32 = 8;
+    }
+
+    /// What a request's last byte says.
+    pub mod answer {
+        /// It is done.
+        pub const OK: u8 = 0;
+        /// It failed.
+        pub const IOERR: u8 = 1;
+        /// There is no such request.
+        pub const UNSUPP: u8 = 2;
+    }
+}
