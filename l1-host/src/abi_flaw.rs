@@ -99,6 +99,10 @@ crate::flaw::flaws! {
     VectorsLeak = "vectors-leak",
     /// TSC_AUX is not switched with the vCPU.
     TscAuxLeaks = "tsc-aux-leaks",
+    /// Page faults come early though nobody has asked for it.
+    EarlyUnasked = "early-unasked",
+    /// What an exit has seen of the tables is believed after the next one.
+    EarlyOutdated = "early-outdated",
     /// Devices interrupt the vCPU that accesses them.
     DevicesInterruptAny = "devices-interrupt-any",
     /// No flaw: the extension has a later minor version, with all that this may bring.

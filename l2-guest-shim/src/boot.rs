@@ -69,6 +69,7 @@ pub fn start(boot: &ShimBoot) -> ! {
     let wanted = Features::WIDE_VA
         | Features::SYSCALL_REFLECTION
         | Features::PREFAULT
+        | Features::EARLY_FAULTS
         | Features::DESCRIPTORS
         | Features::AUTO_EOI
         | Features::CONSOLE

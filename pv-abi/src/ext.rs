@@ -57,6 +57,8 @@ bitflags::bitflags! {
         const TIMER_WORD = 1 << 11;
         /// [`call::DEVICE_READ`] to [`call::DEVICE_VECTOR`]: virtio devices and their calls.
         const DEVICES = 1 << 12;
+        /// A page fault of user mode may come without L1, by what L1 saw of the tables when it was left.
+        const EARLY_FAULTS = 1 << 13;
     }
 }
 

@@ -192,12 +192,12 @@ fn counters_are_the_specifications() {
     }
     assert_eq!(spec.next(), None);
     assert!(text.contains("0 to 24 are exits") && Reason::ALL.len() == 25);
-    let words =
-        "From 0x1000: exits, events, CR3 writes, shadow entries filled, flushes, direct switches.";
+    let words = "From 0x1000: exits, events, CR3 writes, shadow entries filled, flushes, direct \
+                 switches, early faults.";
     assert!(rest.split_whitespace().zip(words.split(' ')).all(|(found, word)| found == word));
-    use ext::counter::{CR3_WRITES, DIRECT_SWITCHES, EVENTS, EXITS, FILLS, FLUSHES};
-    let numbers = [EXITS, EVENTS, CR3_WRITES, FILLS, FLUSHES, DIRECT_SWITCHES];
-    assert!(numbers.into_iter().eq(0x1000..0x1006));
+    use ext::counter::{CR3_WRITES, DIRECT_SWITCHES, EARLY_FAULTS, EVENTS, EXITS, FILLS, FLUSHES};
+    let numbers = [EXITS, EVENTS, CR3_WRITES, FILLS, FLUSHES, DIRECT_SWITCHES, EARLY_FAULTS];
+    assert!(numbers.into_iter().eq(0x1000..0x1007));
 }
 
 #[test]

@@ -86,6 +86,15 @@ pub enum Outcome {
     NoMemory,
 }
 
+/// What the guest's tables say of the page behind the one that was mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It is absent.
+    Absent,
+    /// It is there, or was not looked at.
+    Unknown,
+}
+
 /// Neighbours that a fill looks at, a power of two.
 const AROUND: usize = 16;
 
@@ -107,13 +116,26 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     }
 
     /// The same for an access that the guest is about to repeat, having mapped the page itself:
-    /// its neighbours are not looked at, for they have not changed.
+    /// its neighbours are not looked at, for they have not changed. An access that is still refused, or
+    /// needs room, is left to the guest, which makes it.
+    ///
+    /// What it tells of the next page is what a guest that goes from page to page is going to meet.
     ///
     /// # Panics
     /// If no root is loaded.
-    #[inline]
-    pub fn prefault(&self, vcpu: &mut VcpuMmu, gva: Gva, access: Access) -> Outcome {
-        self.resolve(vcpu, gva, access, Around::No)
+    #[inline(never)]
+    pub fn prefault(&self, vcpu: &mut VcpuMmu, gva: Gva, access: Access) -> (Outcome, Next) {
+        let roots = vcpu.roots.expect("a running vCPU has a root");
+        if self.is_legal(gva)
+            && let Path::Leaf(leaf) = self.path(roots, gva, access)
+        {
+            let absent = leaf.next.is_some_and(|entry| !GuestPte(entry.load(Relaxed)).present());
+            if self.map_leaf(vcpu, access, leaf, Around::No).is_ok() {
+                vcpu.stats.resolved(Outcome::Mapped);
+                return (Outcome::Mapped, if absent { Next::Absent } else { Next::Unknown });
+            }
+        }
+        (self.resolve(vcpu, gva, access, Around::No), Next::Unknown)
     }
 
     // A function of its own: inlined into an exit handler it would run out of registers.
@@ -207,7 +229,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         let (page, role) = self.child::<2>(vcpu, page, role, gva, &walk)?;
         let guest = walk.step(1).ok_or(Failed::Retry)?;
         let target = self.target(EntryRef::new(page, gva.index(1)), gfn);
-        self.map_leaf(vcpu, access, Leaf { guest, target, role, hpa }, around)
+        self.map_leaf(vcpu, access, Leaf { guest, target, role, hpa, next: None }, around)
     }
 
     /// Maps `leaf` for `access`, which the guest's tables permit.
@@ -219,7 +241,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         leaf: Leaf<'_>,
         around: Around,
     ) -> Result<Outcome, Failed> {
-        let Leaf { guest, target, role, hpa } = leaf;
+        let Leaf { guest, target, role, hpa, .. } = leaf;
         if access.contains(Access::WRITE) {
             self.prepare_write(vcpu, target.gfn);
         }

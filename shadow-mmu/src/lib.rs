@@ -55,6 +55,6 @@ pub mod zap;
 mod model;
 
 pub use env::{GuestMemory, TablePool, TlbOps};
-pub use fault::{Access, Outcome};
+pub use fault::{Access, Next, Outcome};
 pub use mmu::{Config, Mmu, Stats};
 pub use root::{Roots, VcpuMmu};

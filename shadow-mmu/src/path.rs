@@ -15,9 +15,12 @@ use crate::{
     mmu::Mmu,
     mutant::{Mutant, planted},
     page::{EntryRef, Role},
-    primitive::Ordering::{AcqRel, Acquire, Relaxed},
+    primitive::{
+        AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
     pte::{A, D, GuestPte, Spte, U},
-    root::Roots,
+    root::{Roots, VcpuMmu},
     walk::{Denied, Step},
 };
 use pv_abi::addr::{Gfn, Gva, Hpa};
@@ -31,6 +34,8 @@ pub(crate) struct Leaf<'m> {
     pub(crate) role: Role,
     /// The host's frame.
     pub(crate) hpa: Hpa,
+    /// The guest's next entry, if it is in the same table and that is at hand.
+    pub(crate) next: Option<&'m AtomicU64>,
 }
 
 /// What the shadow tables say of an access.
@@ -110,7 +115,30 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         }
         let entry = &self.env.linked(lower.hpa()).0[index];
         let target = Target { at: EntryRef::new(id, index), page, entry, gfn };
-        Path::Leaf(Leaf { guest: Step { slot, entry: marked }, target, role, hpa })
+        Path::Leaf(Leaf {
+            guest: Step { slot, entry: marked },
+            target,
+            role,
+            hpa,
+            next: table.0.get(index + 1),
+        })
+    }
+
+    /// True if the guest's last-level table for user mode at `gva`, as the shadow tables know it, maps
+    /// nothing there.
+    #[must_use]
+    #[inline]
+    pub fn is_absent(&self, vcpu: &VcpuMmu, gva: Gva) -> bool {
+        let look = || {
+            let root = self.env.table(vcpu.roots.filter(|_| self.is_legal(gva))?.umod);
+            let upper = Spte(root.0[gva.index(4)].load(Acquire));
+            let lower = self.follow::<2>(self.follow::<3>(upper, gva)?, gva)?;
+            let key = lower.is_link().then(|| self.pages.get(self.env.id(lower.hpa())).key())?;
+            let table = self.env.table_at(key.gfn())?;
+            let entry = GuestPte(table.0[gva.index(1)].load(Relaxed));
+            Some(!key.role().contains(Role::DIRECT) && !entry.present())
+        };
+        look().unwrap_or(false)
     }
 
     /// True if the guest's own entries lead to the last-level `table` now, by small pages, and refuse

@@ -25,6 +25,9 @@ pub mod mode {
     pub const INHIBITORS: u32 = !SUPERVISOR;
 }
 
+/// No page of [`CpuBlock::absent_page`].
+pub const NO_PAGE: u64 = u64::MAX;
+
 /// A CPU's block: one page of the switcher window, mapped in L1's root and every guest's.
 ///
 /// It holds nothing that another guest may not see: addresses, and the scratch words of the vCPU
@@ -53,12 +56,21 @@ pub struct CpuBlock {
     pub lstar: AtomicU64,
     /// GS base of supervisor mode. Canonical.
     pub smod_gsbase: AtomicU64,
+    /// The guest's entry for events of user mode. Canonical.
+    pub event_entry: AtomicU64,
+    /// Number of the page that the guest's tables have as absent, so that a fault of user mode there is
+    /// the guest's own; [`NO_PAGE`] if L1 knows of none. A fault there takes it away.
+    pub absent_page: AtomicU64,
+    /// Address and error code of the fault that never entered L1; the code is 0 if there was none.
+    pub early_fault: [AtomicU64; 2],
     /// Registers parked for a few instructions.
     pub scratch: [AtomicU64; 2],
     /// Direct switches to supervisor mode (SYSCALL).
     pub direct_to_smod: AtomicU64,
     /// Direct switches to user mode (ERETU).
     pub direct_to_umod: AtomicU64,
+    /// Faults that never entered L1.
+    pub early_faults: AtomicU64,
     /// L1 function for exceptions and interrupts that interrupt L1: see [`L1Trap`].
     pub l1_trap: AtomicU64,
     /// Tops of the L1-private stacks on which the IST vectors run after their first stage.
@@ -87,9 +99,13 @@ impl CpuBlock {
             retu_return: word(),
             lstar: word(),
             smod_gsbase: word(),
+            event_entry: word(),
+            absent_page: AtomicU64::new(NO_PAGE),
+            early_fault: zero(),
             scratch: zero(),
             direct_to_smod: word(),
             direct_to_umod: word(),
+            early_faults: word(),
             l1_trap: word(),
             ist_private: zero(),
         }
@@ -101,9 +117,13 @@ impl CpuBlock {
         for word in [&self.pvcs, &self.smod_cr3, &self.umod_cr3, &self.retu_return, &self.lstar] {
             word.store(0, Relaxed);
         }
-        for word in [&self.smod_gsbase, &self.scratch[0], &self.scratch[1]] {
+        for word in [&self.smod_gsbase, &self.event_entry, &self.scratch[0], &self.scratch[1]] {
             word.store(0, Relaxed);
         }
+        for word in &self.early_fault {
+            word.store(0, Relaxed);
+        }
+        self.absent_page.store(NO_PAGE, Relaxed);
         self.mode.store(mode::NO_PVCS | mode::NO_OTHER_ROOT, Relaxed);
     }
 }

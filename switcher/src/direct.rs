@@ -4,10 +4,11 @@
 //! Spec: guest ABI parts 1.5 (SYSCALL from user mode) and 1.7 (ERETU). A SYSCALL that these
 //! functions do not let through is a full exit and L1 does the same work, slowly.
 
-use crate::mode;
+use crate::{block::NO_PAGE, mode};
 use pv_abi::{
+    PAGE_SHIFT,
     addr::Gva,
-    event::{RFLAGS_ALLOWED, RFLAGS_FORCED, RFLAGS_RF, RFLAGS_TF},
+    event::{PF, RFLAGS_ALLOWED, RFLAGS_FORCED, RFLAGS_RF, RFLAGS_TF, pf},
     pvcs::{Pvcs, vector},
     selectors::USER_CS_SS,
 };
@@ -24,9 +25,11 @@ pub struct Rules {
     pub retu_return: u64,
     pub lstar: u64,
     pub smod_gsbase: u64,
+    pub event_entry: u64,
+    pub absent_page: u64,
 }
 
-/// Registers that a SYSCALL involves.
+/// Registers that a SYSCALL or a page fault involves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "registers")]
 pub struct Registers {
@@ -68,6 +71,35 @@ pub fn to_supervisor(rules: &Rules, pvcs: &mut Pvcs, at: Registers) -> Option<Re
     })
 }
 
+/// A page fault at `address`, with the hardware's `error` code, of code with `selectors`, which are CS and
+/// SS << 16: the registers in supervisor mode, or `None` for an exit.
+pub fn page_fault(
+    rules: &mut Rules,
+    pvcs: &mut Pvcs,
+    at: Registers,
+    (address, error, selectors): (u64, u64, u32),
+) -> Option<Registers> {
+    let absent = error & !(pf::WRITE | pf::FETCH) == pf::USER;
+    let known = absent && address >> PAGE_SHIFT == rules.absent_page;
+    if rules.mode != mode::USER || selectors != USER_CS_SS || !known {
+        return None;
+    }
+    rules.absent_page = NO_PAGE;
+    pvcs.user_cs = USER_CS_SS as u16;
+    pvcs.user_ss = (USER_CS_SS >> 16) as u16;
+    (pvcs.event_vector, pvcs.event_errcode) = (vector::STANDARD | u16::from(PF), error as u16);
+    (pvcs.rip, pvcs.rcx, pvcs.r11) = (at.rip, at.rcx, at.r11);
+    pvcs.eflags = (at.rflags & RFLAGS_ALLOWED | RFLAGS_FORCED) as u32;
+    (pvcs.cr2, pvcs.user_gsbase) = (address, at.gsbase);
+    Some(Registers {
+        rip: rules.event_entry,
+        rcx: rules.event_entry,
+        r11: RFLAGS_FORCED,
+        rflags: RFLAGS_FORCED,
+        gsbase: rules.smod_gsbase,
+    })
+}
+
 /// ERETU: the registers in user mode, or `None` for a full exit.
 pub fn to_user(rules: &Rules, pvcs: &mut Pvcs, at: Registers) -> Option<(Registers, Leave)> {
     let selectors = u32::from(pvcs.user_cs) | u32::from(pvcs.user_ss) << 16;
@@ -95,7 +127,14 @@ mod tests {
     use super::*;
 
     fn rules(mode: u32) -> Rules {
-        Rules { mode, retu_return: 0x1002, lstar: 0x5000, smod_gsbase: 0xffff_8880_0000_0000 }
+        Rules {
+            mode,
+            retu_return: 0x1002,
+            lstar: 0x5000,
+            smod_gsbase: 0xffff_8880_0000_0000,
+            event_entry: 0x6000,
+            absent_page: 0x7_ffff,
+        }
     }
 
     fn at(rcx: u64) -> Registers {
@@ -123,6 +162,37 @@ mod tests {
         let (user, leave) = to_user(&rules(mode::SUPERVISOR), &mut pvcs, at(0x1002)).unwrap();
         assert_eq!((user.rip, user.rflags, user.gsbase), (0x40_1000, 0x246, 0x7000));
         assert_eq!((leave, pvcs.event_vector), (Leave::Sysret, vector::STANDARD));
+    }
+
+    #[test]
+    fn an_absent_page_is_told_once() {
+        let (mut rules, mut pvcs) = (rules(mode::USER), Pvcs::default());
+        let user = Registers { rip: 0x40_1000, rflags: 0x1_0ad7, ..at(0x1234) };
+        let write = (0x7fff_fabc, pf::USER | pf::WRITE, USER_CS_SS);
+        let after = page_fault(&mut rules, &mut pvcs, user, write).unwrap();
+        assert_eq!((after.rip, after.rcx, after.r11, after.rflags), (0x6000, 0x6000, 0x202, 0x202));
+        assert_eq!((pvcs.event_vector, pvcs.event_errcode, pvcs.cr2), (0x10e, 6, 0x7fff_fabc));
+        assert_eq!((pvcs.rip, pvcs.rcx, pvcs.r11), (0x40_1000, 0x1234, 0x246));
+        assert_eq!((pvcs.eflags, pvcs.user_gsbase), (0x1_0ad7 & 0x25_4dd5 | 0x202, 0x7000));
+        assert_eq!(page_fault(&mut rules, &mut pvcs, user, write), None);
+    }
+
+    #[test]
+    fn other_faults_are_exits() {
+        let fault = |mode, fault| {
+            page_fault(&mut rules(mode), &mut Pvcs::default(), at(0), fault).is_some()
+        };
+        let error = pf::USER;
+        assert!(fault(mode::USER, (0x7fff_f000, error, USER_CS_SS)));
+        assert!(fault(mode::USER, (0x7fff_ffff, error | pf::FETCH, USER_CS_SS)));
+        assert!(!fault(mode::USER, (0x8000_0000, error, USER_CS_SS)), "the page behind");
+        assert!(!fault(mode::USER, (0x7fff_f000, error | pf::PRESENT, USER_CS_SS)));
+        assert!(!fault(mode::USER, (0x7fff_f000, error | pf::RESERVED, USER_CS_SS)));
+        assert!(!fault(mode::USER, (0x7fff_f000, error, 0x2b_0023)), "32-bit code");
+        assert!(!fault(mode::SUPERVISOR, (0x7fff_f000, error, USER_CS_SS)));
+        for bit in 1..32 {
+            assert!(!fault(1 << bit, (0x7fff_f000, error, USER_CS_SS)));
+        }
     }
 
     #[test]

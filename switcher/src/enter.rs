@@ -2,7 +2,11 @@
 //! May: unsafe, asm, cr3. Context: entry.
 #![expect(unsafe_code, reason = "the switcher's assembly is called from here and nowhere else")]
 
-use crate::{Context, CpuBlock, block::mode, direct, exit, layout, tables};
+use crate::{
+    Context, CpuBlock,
+    block::{NO_PAGE, mode},
+    direct, exit, layout, tables,
+};
 use core::{arch::global_asm, mem::offset_of};
 use pv_abi::{event, msr, pvcs, selectors};
 
@@ -25,10 +29,15 @@ global_asm!(
     RETU_RETURN = const in_block!(retu_return),
     LSTAR = const in_block!(lstar),
     SMOD_GSBASE = const in_block!(smod_gsbase),
+    EVENT_ENTRY = const in_block!(event_entry),
+    ABSENT_PAGE = const in_block!(absent_page),
+    EARLY_FAULT = const in_block!(early_fault),
+    NO_PAGE = const NO_PAGE as i64,
     SCRATCH0 = const in_block!(scratch),
     SCRATCH1 = const in_block!(scratch) + 8,
     DIRECT_TO_SMOD = const in_block!(direct_to_smod),
     DIRECT_TO_UMOD = const in_block!(direct_to_umod),
+    EARLY_FAULTS = const in_block!(early_faults),
     L1_TRAP = const in_block!(l1_trap),
     IST_PRIVATE = const in_block!(ist_private),
     ENTRY_TOP = const layout::area::ENTRY_STACK_TOP,
@@ -60,10 +69,17 @@ global_asm!(
     PVCS_RCX = const pvcs::offset::RCX,
     PVCS_R11 = const pvcs::offset::R11,
     PVCS_EFLAGS = const pvcs::offset::EFLAGS,
+    PVCS_CR2 = const pvcs::offset::CR2,
+    PVCS_ERROR = const pvcs::offset::EVENT_ERRCODE,
     PVCS_USER_CS = const pvcs::offset::USER_CS,
     PVCS_USER_GSBASE = const pvcs::offset::USER_GSBASE,
     PVCS_EVENT_VECTOR = const pvcs::offset::EVENT_VECTOR,
     VECTOR_STANDARD = const pvcs::vector::STANDARD,
+    VECTOR_PAGE_FAULT = const pvcs::vector::STANDARD | event::PF as u16,
+    PAGE_FAULT = const event::PF,
+    PF_WRITE = const event::pf::WRITE,
+    PF_USER = const event::pf::USER,
+    PF_FETCH = const event::pf::FETCH,
     USER_CS_SS = const selectors::USER_CS_SS,
     USER_CS = const selectors::USER_CS,
     USER32_CS = const selectors::USER32_CS,

@@ -16,6 +16,7 @@ const MOST: &[(&str, u64)] = &[
     ("mmio_load", 1250),
     ("fill_page", 640),
     ("reflected_page_fault", 490),
+    ("absent_page_behind_one_just_mapped", 60),
     ("reflected_undefined_opcode", 255),
     ("end_of_interrupt", 310),
     ("self_ipi", 475),

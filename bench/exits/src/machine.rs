@@ -128,10 +128,19 @@ impl Machine {
 
     /// What the operation of `code` takes in user mode, on the way into the kernel.
     pub fn run_user(&self, code: &[u8], registers: Registers) -> u64 {
+        self.run_user_by(entry::retu(), code, registers)
+    }
+
+    /// The same, by a return that maps the page of the last fault.
+    pub fn run_user_prefault(&self, code: &[u8], registers: Registers) -> u64 {
+        self.run_user_by(entry::retu_prefault(), code, registers)
+    }
+
+    fn run_user_by(&self, retu: u64, code: &[u8], registers: Registers) -> u64 {
         self.prepare_user(code, USER_CS_SS, Self::page(USER_CODE));
         // Straight to the SYSCALL: the time is read in user mode.
         // SAFETY: the PVCS is filled for user mode, whose code is ours.
-        let ticks = unsafe { code::run_at(entry::retu(), &registers) };
+        let ticks = unsafe { code::run_at(retu, &registers) };
         drain();
         ticks.wrapping_sub(self.nothing)
     }

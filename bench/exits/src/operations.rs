@@ -146,6 +146,16 @@ pub const ALL: &[Operation] = &[
         m.set(9, m.data | P | W | U | A | D);
         m.run_return(Kernel::eretu_prefault(), USER_CS_SS, true)
     }),
+    direct("absent_page_behind_one_just_mapped", |m| {
+        enable(ext::Features::PREFAULT | ext::Features::EARLY_FAULTS);
+        wrmsr(ext::msr::RETU_PREFAULT_RIP, entry::retu_prefault());
+        m.map(10, 0);
+        let load = |rbx| m.run_user(user::load(), Registers { rbx, ..Registers::default() });
+        load(m.map(9, 0));
+        m.set(9, m.data | P | W | U | A | D);
+        m.run_user_prefault(user::syscall(), Registers::default());
+        load(Machine::page(10))
+    }),
     exit("reflected_syscall", Reason::SyscallReflected, |m| {
         wrmsr(ext::msr::REFLECT_START, 0);
         wrmsr(ext::msr::REFLECT_END, 1 << 30);

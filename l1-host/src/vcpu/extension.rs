@@ -1,7 +1,7 @@
 //! The hypercalls of Roost's extension (spec part 2).
 //! May: guest-memory. Context: run-loop. Input: guest-controlled.
 
-use super::{Vcpu, stop::Stop};
+use super::{Vcpu, stop::Stop, switch::Unseen};
 use crate::{
     abi_flaw::{Flaw, planted},
     console,
@@ -217,11 +217,15 @@ impl Vcpu {
     fn counter(&self, cpu: &Cpu, number: u64) -> Option<u64> {
         Some(match number {
             counter::EXITS => self.stats.total(),
-            counter::EVENTS => self.stats.events,
-            counter::CR3_WRITES => 2 * self.stats.total() + self.direct_switches(cpu),
+            counter::EVENTS => self.stats.events + self.unseen(cpu).faults,
+            counter::CR3_WRITES => {
+                let Unseen { switches, faults } = self.unseen(cpu);
+                2 * self.stats.total() + switches + faults
+            }
             counter::FILLS => self.mmu.stats.fills,
             counter::FLUSHES => self.mmu.stats.flushes,
-            counter::DIRECT_SWITCHES => self.direct_switches(cpu),
+            counter::DIRECT_SWITCHES => self.unseen(cpu).switches,
+            counter::EARLY_FAULTS => self.unseen(cpu).faults,
             number => self.stats.count(usize::try_from(number).ok()?)?,
         })
     }

@@ -4,10 +4,11 @@
 use super::{Vcpu, access::GuestFault, stop::Stop};
 use crate::{
     abi_flaw::{Flaw, planted},
-    hw::percpu::Cpu,
+    hw::{cpu::BaseAccess, percpu::Cpu},
     stats::Reason,
 };
-use pv_abi::{addr::Gva, event};
+use core::sync::atomic::Ordering::Relaxed;
+use pv_abi::{addr::Gva, event, ext::Features};
 use shadow_mmu::{Access, Outcome};
 
 /// How often other vCPUs are asked to come out before a fault finds no memory.
@@ -34,6 +35,29 @@ impl Vcpu {
                 Ok(Reason::PageFaultReflected)
             }
             Outcome::NoMemory => Err(Stop::Unsupported("an address space of this size")),
+        }
+    }
+
+    /// The fault of user mode at `gva` that the guest was told last, by L1 or without it; it is forgotten.
+    #[inline]
+    pub(super) fn take_fault(&mut self, cpu: &Cpu, gva: Gva) -> Option<Access> {
+        let last = self.last_fault.take();
+        let [early, error] = &cpu.block.early_fault;
+        let error = error.swap(0, Relaxed);
+        if error != 0 && early.load(Relaxed) == gva.0 {
+            return Some(Access::from_error(error) | Access::USER);
+        }
+        last.and_then(|(at, access)| (at == gva).then_some(access))
+    }
+
+    /// From now to the next exit, a fault of user mode in the page with number `page` is the guest's: its
+    /// tables map nothing there.
+    #[inline]
+    pub(super) fn expect_fault(&mut self, cpu: &Cpu, page: u64) {
+        let wanted =
+            self.vm.features().contains(Features::EARLY_FAULTS) || planted(Flaw::EarlyUnasked);
+        if wanted && cpu.bases == BaseAccess::Instructions && !cfg!(feature = "tlb-model") {
+            cpu.block.absent_page.store(page, Relaxed);
         }
     }
 

@@ -222,6 +222,7 @@ impl Vcpu {
                 let supervisor = Gva(value.wrapping_add(msr::EVENT_ENTRY_SUPERVISOR));
                 supervisor.is_canonical().then_some(()).ok_or(Refused)?;
                 self.msrs.event_entry = value;
+                self.publish(cpu);
             }
             msr::PVM_RETU_RIP => {
                 self.msrs.retu_rip = value;
@@ -251,6 +252,7 @@ impl Vcpu {
         block.retu_return.store(self.msrs.retu_return, Relaxed);
         block.lstar.store(self.msrs.lstar, Relaxed);
         block.smod_gsbase.store(self.msrs.kernel_gs_base, Relaxed);
+        block.event_entry.store(self.msrs.event_entry, Relaxed);
         block.pvcs.store(switcher::layout::pvcs(self.index), Relaxed);
     }
 

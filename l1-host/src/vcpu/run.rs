@@ -8,14 +8,15 @@ use super::{
     stop::{Leave, Stop},
 };
 use crate::{
+    abi_flaw::{Flaw, planted},
     guests,
     hw::{cpu, percpu::Cpu},
     interrupt, sched,
     stats::Reason,
 };
-use core::sync::atomic::Ordering::Relaxed;
+use core::{mem, sync::atomic::Ordering::Relaxed};
 use pv_abi::event;
-use switcher::{Exit, exit, mode};
+use switcher::{Exit, block::NO_PAGE, exit, mode};
 
 impl Vcpu {
     /// Runs on `cpu` until something else is to run there.
@@ -83,7 +84,7 @@ impl Vcpu {
         if self.stops {
             return Err(Leave::Off);
         }
-        if core::mem::take(&mut self.outside) {
+        if mem::take(&mut self.outside) {
             self.look_outside(cpu)?;
         }
         if self.halted {
@@ -200,6 +201,9 @@ impl Vcpu {
         } else {
             Mode::User
         };
+        if !planted(Flaw::EarlyOutdated) {
+            cpu.block.absent_page.store(NO_PAGE, Relaxed);
+        }
     }
 
     /// The most frequent reasons first, by number; the rest by name.

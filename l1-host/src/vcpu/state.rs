@@ -28,7 +28,7 @@ use pv_abi::{
     selectors::{USER_CS, USER_DS},
 };
 use shadow_mmu::{Access, VcpuMmu, tlb::Cr3Pair};
-use switcher::{Context, mode, tables::limit_descriptor};
+use switcher::{Context, block::NO_PAGE, mode, tables::limit_descriptor};
 
 /// The guest's mode, numbered as in the switcher's mode word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub struct Vcpu {
     pub(super) noted: Option<Gpa>,
     /// The last user-mode fault that was reflected: what a prefaulting ERETU tries again.
     pub(super) last_fault: Option<(Gva, Access)>,
+    /// The page of the user-mode fault that was last made good.
+    pub(super) faulted_page: u64,
     pub(super) stats: ExitStats,
     /// Its last exits, if they are remembered.
     pub(super) trace: Option<Ring>,
@@ -143,6 +145,7 @@ impl Vcpu {
             ring_tail: 0,
             noted: None,
             last_fault: None,
+            faulted_page: NO_PAGE,
             stats: ExitStats::new(timing),
             trace: None,
             #[cfg(feature = "dirty-check")]
@@ -219,11 +222,12 @@ impl Vcpu {
 
     /// Everything else that was counted.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        let mmu = &self.mmu.stats;
+        let (mmu, unseen) = (&self.mmu.stats, self.all_unseen());
         let mut counters = alloc::vec![
             ("exits", self.stats.total()),
-            ("events", self.stats.events),
-            ("direct_switches", self.all_direct_switches()),
+            ("events", self.stats.events + unseen.faults),
+            ("direct_switches", unseen.switches),
+            ("early_faults", unseen.faults),
             ("stolen_ticks", self.steal.ticks()),
             ("fills", mmu.fills),
             ("large_fills", mmu.large_fills),

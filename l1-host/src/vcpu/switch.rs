@@ -18,7 +18,7 @@ use crate::{
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::msr::arch;
-use switcher::tables;
+use switcher::{block::NO_PAGE, tables};
 
 /// What a vCPU that is on no CPU would have in its registers.
 #[derive(Debug)]
@@ -27,10 +27,10 @@ pub struct Saved {
     selectors: Selectors,
     fs_base: u64,
     gs_base: u64,
-    /// Direct switches while it was on a CPU.
-    direct: u64,
-    /// The CPU's counter of them when it came there.
-    direct_at_load: u64,
+    /// What never entered L1, up to the last time that it left a CPU.
+    unseen: Unseen,
+    /// What that CPU had counted of others when it came there.
+    unseen_at_load: Unseen,
 }
 
 impl Saved {
@@ -44,8 +44,8 @@ impl Saved {
             selectors: Selectors::default(),
             fs_base: 0,
             gs_base: 0,
-            direct: 0,
-            direct_at_load: 0,
+            unseen: Unseen::default(),
+            unseen_at_load: Unseen::default(),
         })
     }
 
@@ -91,7 +91,10 @@ impl Vcpu {
         cpu::load_selectors(&self.saved.selectors);
         cpu.bases.set_fs(self.saved.fs_base);
         cpu.bases.set_gs(self.saved.gs_base);
-        self.saved.direct_at_load = direct_switches(cpu);
+        self.saved.unseen_at_load = Unseen::on(cpu);
+        // They are of who ran here last.
+        cpu.block.absent_page.store(NO_PAGE, Relaxed);
+        cpu.block.early_fault[1].store(0, Relaxed);
         self.cr3_stale = true;
         // Whatever was left for it meanwhile.
         self.notice_outside();
@@ -105,7 +108,7 @@ impl Vcpu {
         self.saved.fs_base = cpu.bases.fs();
         self.saved.gs_base = cpu.bases.gs();
         self.saved.xstate.save();
-        self.saved.direct = self.direct_switches(cpu);
+        self.saved.unseen = self.unseen(cpu);
         cpu::clear_data_selectors();
         cpu::load_ldt(0);
     }
@@ -135,17 +138,35 @@ impl Vcpu {
         cpu.gdt.set_cpunode(self.cpunode);
     }
 
-    /// Switches that never left the switcher, while it is on `cpu`.
-    pub(super) fn direct_switches(&self, cpu: &Cpu) -> u64 {
-        self.saved.direct + (direct_switches(cpu) - self.saved.direct_at_load)
+    /// What never entered L1, while it is on `cpu`.
+    pub(super) fn unseen(&self, cpu: &Cpu) -> Unseen {
+        let (before, load, now) = (self.saved.unseen, self.saved.unseen_at_load, Unseen::on(cpu));
+        Unseen {
+            switches: before.switches + (now.switches - load.switches),
+            faults: before.faults + (now.faults - load.faults),
+        }
     }
 
     /// The same when it has ended.
-    pub(super) const fn all_direct_switches(&self) -> u64 {
-        self.saved.direct
+    pub(super) const fn all_unseen(&self) -> Unseen {
+        self.saved.unseen
     }
 }
 
-fn direct_switches(cpu: &Cpu) -> u64 {
-    cpu.block.direct_to_smod.load(Relaxed) + cpu.block.direct_to_umod.load(Relaxed)
+/// Counts of what the switcher does alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unseen {
+    /// Switches between the guest's modes by SYSCALL.
+    pub switches: u64,
+    /// Page faults that were delivered.
+    pub faults: u64,
+}
+
+impl Unseen {
+    /// All so far on `cpu`.
+    fn on(cpu: &Cpu) -> Self {
+        let block = cpu.block;
+        let switches = block.direct_to_smod.load(Relaxed) + block.direct_to_umod.load(Relaxed);
+        Self { switches, faults: block.early_faults.load(Relaxed) }
+    }
 }

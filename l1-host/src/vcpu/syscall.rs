@@ -14,14 +14,15 @@ use crate::{
     stats::Reason,
 };
 use pv_abi::{
+    PAGE_SHIFT,
     addr::{Gfn, Gva},
     event::{self, RFLAGS_ALLOWED, RFLAGS_FORCED, RFLAGS_RF, RFLAGS_TF},
     ext, hypercall,
     pvcs::{flags, vector as guard},
     selectors::USER_CS_SS,
 };
-use shadow_mmu::root::RootError;
-use switcher::direct::SYSRET_LIMIT;
+use shadow_mmu::{Next, root::RootError};
+use switcher::{block::NO_PAGE, direct::SYSRET_LIMIT};
 
 /// What kind of ERETU it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,14 +140,16 @@ impl Vcpu {
             && rflags & (RFLAGS_TF | RFLAGS_RF) == 0
             && saved.rip < SYSRET_LIMIT;
         context.sysret = sysret.into();
+        let fault = Gva(pvcs.cr2());
         if kind == Return::Prefault
-            && let Some((gva, access)) = self.last_fault.take()
-            && gva.0 == pvcs.cr2()
+            && let Some(access) = self.take_fault(cpu, fault)
         {
-            // A fault that is still one is left to the guest's own access, and so is one that
-            // needs room.
-            let _ = self.vm.mmu.prefault(&mut self.mmu, gva, access);
-            self.tlb.mapped(gva);
+            let (_, next) = self.vm.mmu.prefault(&mut self.mmu, fault, access);
+            self.tlb.mapped(fault);
+            self.faulted_page = fault.0 >> PAGE_SHIFT;
+            if next == Next::Absent {
+                self.expect_fault(cpu, (fault.0 >> PAGE_SHIFT) + 1);
+            }
         }
         Ok(match kind {
             Return::Plain => Reason::Eretu,
@@ -166,7 +169,7 @@ impl Vcpu {
         self.context.sysret = (plain && Gva(self.context.rip).is_canonical()).into();
         match number {
             hypercall::LOAD_PGTBL => self.load_pgtbl(first, second),
-            hypercall::TLB_INVLPG => self.flush_address(Gva(first)),
+            hypercall::TLB_INVLPG => self.flush_address(cpu, Gva(first)),
             hypercall::IRQ_WIN => {
                 if let Some(pvcs) = self.pvcs.as_ref().filter(|_| !planted(Flaw::IpKept)) {
                     pvcs.update_flags(0, flags::IP);
@@ -181,8 +184,11 @@ impl Vcpu {
 
     /// TLB_INVLPG.
     #[inline(never)]
-    fn flush_address(&mut self, gva: Gva) -> Result<Reason, Stop> {
+    fn flush_address(&mut self, cpu: &Cpu, gva: Gva) -> Result<Reason, Stop> {
         self.invlpg(gva);
+        if gva.0 >> PAGE_SHIFT == self.faulted_page {
+            self.given_back(cpu, gva);
+        }
         self.context.rax = 0;
         Ok(Reason::Invlpg)
     }
@@ -227,6 +233,18 @@ impl Vcpu {
             self.context.rdx = 0;
         }
         Ok(reason)
+    }
+
+    /// The page of the last user-mode fault was flushed. A program that gives a page back often wants it
+    /// again.
+    #[inline(never)]
+    fn given_back(&mut self, cpu: &Cpu, gva: Gva) {
+        if self.vm.mmu.is_absent(&self.mmu, gva) {
+            self.expect_fault(cpu, gva.0 >> PAGE_SHIFT);
+        } else {
+            // One that only changes its permissions is not looked at each time.
+            self.faulted_page = NO_PAGE;
+        }
     }
 
     /// LOAD_PGTBL.

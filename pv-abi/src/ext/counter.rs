@@ -102,7 +102,7 @@ pub const SPECIAL: u64 = 0x1000;
 pub const EXITS: u64 = SPECIAL;
 /// Events delivered.
 pub const EVENTS: u64 = SPECIAL + 1;
-/// CR3 writes by L1 and switcher at exits (two each).
+/// CR3 writes by L1 and switcher: two at an exit, one at a direct switch and at an early fault.
 pub const CR3_WRITES: u64 = SPECIAL + 2;
 /// Shadow entries filled.
 pub const FILLS: u64 = SPECIAL + 3;
@@ -111,14 +111,18 @@ pub const FLUSHES: u64 = SPECIAL + 4;
 /// Switches between the guest's modes that never entered L1.
 pub const DIRECT_SWITCHES: u64 = SPECIAL + 5;
 
+/// Page faults that were delivered without L1.
+pub const EARLY_FAULTS: u64 = SPECIAL + 6;
+
 /// The counters that are no exit reason, with their names.
-pub const OTHERS: [(u64, &str); 6] = [
+pub const OTHERS: [(u64, &str); 7] = [
     (EXITS, "exits"),
     (EVENTS, "events"),
     (CR3_WRITES, "cr3_writes"),
     (FILLS, "fills"),
     (FLUSHES, "flushes"),
     (DIRECT_SWITCHES, "direct_switches"),
+    (EARLY_FAULTS, "early_faults"),
 ];
 
 /// First leaf of the counters behind the forced-emulation prefix of CPUID (`ud2; "xen"`), which

@@ -2,7 +2,7 @@
 
 use super::machine::{LEVEL1, LEVEL2, LEVEL3, Machine, ROOTS};
 use crate::{
-    fault::Access,
+    fault::{Access, Next, Outcome},
     pte::{A, D, P, U, W},
 };
 use pv_abi::addr::{Gfn, Gva};
@@ -20,6 +20,28 @@ fn an_entry_for_another_frame_goes_first() {
     machine.kernel_store(LEVEL1[0].gpa(), 34 << 12 | P | W | U | A | D);
     assert_eq!(machine.access(Gva(0), WRITE), Some(Gfn(34)));
     machine.check_structures();
+}
+
+/// What a prefault and a look say of a page is what the guest's table has.
+#[test]
+fn absent_pages_are_told() {
+    let mut machine = Machine::new(64, true, false);
+    let entry = |frame: u64| frame << 12 | P | U | A;
+    let page = |index: u64| Gva(index << 12);
+    machine.noted_store(LEVEL1[0].gpa(), entry(33));
+    machine.noted_store(LEVEL1[0].gpa().offset(8 * 2), entry(35));
+    // The first time tables are missing, and the walk goes another way.
+    assert_eq!(machine.mmu.prefault(&mut machine.vcpu, page(0), READ).1, Next::Unknown);
+    let mut prefault = |index| machine.mmu.prefault(&mut machine.vcpu, page(index), READ);
+    assert_eq!(prefault(0), (Outcome::Mapped, Next::Absent));
+    assert_eq!(prefault(2), (Outcome::Mapped, Next::Absent));
+    assert_eq!(prefault(1), (Outcome::Reflect(READ.bits()), Next::Unknown));
+    let absent = |machine: &Machine, index| machine.mmu.is_absent(&machine.vcpu, page(index));
+    assert_eq!([0, 1, 2, 3].map(|index| absent(&machine, index)), [false, true, false, true]);
+    machine.noted_store(LEVEL1[0].gpa().offset(8), entry(34));
+    assert!(!absent(&machine, 1));
+    assert_eq!(machine.mmu.prefault(&mut machine.vcpu, page(0), READ).1, Next::Unknown);
+    assert!(!machine.mmu.is_absent(&machine.vcpu, Gva(1 << 30)), "no table is there");
 }
 
 /// Rule N2: the guest may do as it likes with the tables of a root that it has unpinned.

@@ -11,8 +11,13 @@ use pv_abi::ext::{call, counter};
 /// How many reasons there are.
 pub const REASONS: usize = Exit::ALL.len();
 
-const OTHERS: [u64; 4] =
-    [counter::EXITS, counter::EVENTS, counter::FILLS, counter::DIRECT_SWITCHES];
+const OTHERS: [u64; 5] = [
+    counter::EXITS,
+    counter::EVENTS,
+    counter::FILLS,
+    counter::DIRECT_SWITCHES,
+    counter::EARLY_FAULTS,
+];
 
 /// The command line says that costs do not matter.
 static IGNORED: AtomicBool = AtomicBool::new(false);
@@ -56,6 +61,7 @@ pub struct Counters {
     pub events: Option<u64>,
     pub fills: Option<u64>,
     pub direct_switches: Option<u64>,
+    pub early_faults: Option<u64>,
 }
 
 /// Everything since start.
@@ -86,6 +92,7 @@ impl Counters {
                 events: None,
                 fills: None,
                 direct_switches: None,
+                early_faults: None,
             };
             return (body(), unknown);
         }
@@ -97,10 +104,11 @@ impl Counters {
         let mut reasons =
             core::array::from_fn(|reason| after.reasons[reason] - before.reasons[reason]);
         reasons[Exit::Hypercall as usize] -= own;
-        let [exits, events, fills, direct_switches] =
+        let [exits, events, fills, direct_switches, early_faults] =
             core::array::from_fn(|index| Some(after.others[index] - before.others[index]));
         let exits = exits.map(|exits| exits - own);
-        (result, Self { reasons: Some(reasons), exits, events, fills, direct_switches })
+        let reasons = Some(reasons);
+        (result, Self { reasons, exits, events, fills, direct_switches, early_faults })
     }
 
     /// Exits for one reason.

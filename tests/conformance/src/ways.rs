@@ -15,7 +15,7 @@ use crate::{
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{
-    event::{BP, BR, DE, GP, INT80, MF, NP, OF, PF, SS, UD},
+    event::{BP, BR, DE, GP, INT80, MF, NP, OF, PF, SS, UD, pf},
     ext::{self, Features, shutdown},
     hypercall as nr,
     msr::x2apic,
@@ -92,6 +92,7 @@ const WAYS: &[Way] = &[
     ("absent_stack_segment", |random| absent(random, user::code::load_ss(), SS)),
     ("page_fault", page_fault),
     ("prefault", prefault),
+    ("early_page_fault", early_page_fault),
     ("interrupt", interrupt),
     ("bad_code_selector", |random| bad_selectors(random, 0x002b_0000)),
     ("bad_stack_selector", |random| bad_selectors(random, 0x0000_0033)),
@@ -113,7 +114,8 @@ pub fn run(rounds: u64) {
     timer::set_mode(timer::DEADLINE);
     let prefault = &raw const entry::retu_prefault_instruction as u64;
     if extension::present() {
-        let _ = extension::enable(Features::PREFAULT | Features::DESCRIPTORS);
+        let _ =
+            extension::enable(Features::PREFAULT | Features::EARLY_FAULTS | Features::DESCRIPTORS);
         paging::word(paging::frame(0)).store(0, Relaxed);
         paging::word(paging::frame(0) + 8).store(ABSENT_DATA, Relaxed);
         abi::call(ext::call::LOAD_LDT, [paging::frame(0), 2, 0, 0]);
@@ -257,6 +259,19 @@ fn prefault(random: &mut Random) -> Verdict {
     paging::set_area(ABSENT, 0);
     trap.is_syscall(code.end)?;
     unchanged(&trap, &start, |r| (r.rax, r.rcx, r.r11) = (value, code.end, start.rflags))
+}
+
+/// After that, the page behind it: unless something else was an exit, the fault is none.
+fn early_page_fault(random: &mut Random) -> Verdict {
+    let way = prefault(random);
+    let address = paging::set_area(ABSENT + 1, 0);
+    let start = start(random, user::code::load()).with(|r| r.rbx = address);
+    let start = any_way(random, start);
+    let trap = start.run();
+    way?;
+    trap.is(PF, pf::USER, start.rip)?;
+    equal("CR2", trap.event.cr2, address)?;
+    unchanged(&trap, &start, |_| ())
 }
 
 fn interrupt(random: &mut Random) -> Verdict {

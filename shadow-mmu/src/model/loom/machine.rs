@@ -120,7 +120,7 @@ impl Cpu {
 
     /// A fault on `gva` that must end in a mapping.
     pub fn fault(&mut self, gva: Gva, access: Access) {
-        assert_eq!(self.mmu.prefault(&mut self.vcpu, gva, access), Outcome::Mapped);
+        assert_eq!(self.mmu.prefault(&mut self.vcpu, gva, access).0, Outcome::Mapped);
     }
 
     /// Flushes `gva`, as INVLPG does.

@@ -7,6 +7,7 @@ mod debug;
 mod detect;
 mod devices;
 mod disks;
+mod early_faults;
 mod eretu;
 mod exceptions;
 mod extension_calls;
@@ -124,6 +125,7 @@ const GROUPS: &[Group] = &[
     disks::GROUP,
     smp::GROUP,
     local_table::GROUP,
+    early_faults::GROUP,
     features::GROUP,
     guard::GROUP,
     page_faults::GROUP,
