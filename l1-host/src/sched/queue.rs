@@ -50,30 +50,23 @@ impl<T> Queues<T> {
 
     /// What `cpu` is to run next: of its own queue, or else of the longest.
     pub fn pop(&self, cpu: usize) -> Option<T> {
-        self.pop_own(cpu).or_else(|| self.pop_own(self.longest()?))
+        self.take_first(cpu, |_| true).or_else(|| self.take_first(self.longest()?, |_| true))
     }
 
     /// The first that `cpu` may run: of its own queue, or else of any.
     pub fn pop_that(&self, cpu: usize, may_run: impl Fn(&T) -> bool) -> Option<T> {
         let others = (0..MAX_CPUS).filter(|&other| other != cpu);
-        core::iter::once(cpu).chain(others).find_map(|cpu| {
-            if self.lengths[cpu].load(SeqCst) == 0 {
-                return None;
-            }
-            let mut queue = self.queues[cpu].lock();
-            let place = queue.iter().position(&may_run)?;
-            let item = queue.remove(place);
-            self.lengths[cpu].store(queue.len(), SeqCst);
-            item
-        })
+        core::iter::once(cpu).chain(others).find_map(|cpu| self.take_first(cpu, &may_run))
     }
 
-    fn pop_own(&self, cpu: usize) -> Option<T> {
+    /// Takes the first of the queue of `cpu` that `wanted` accepts.
+    fn take_first(&self, cpu: usize, wanted: impl Fn(&T) -> bool) -> Option<T> {
         if self.lengths[cpu].load(SeqCst) == 0 {
             return None;
         }
         let mut queue = self.queues[cpu].lock();
-        let item = queue.pop_front();
+        let place = queue.iter().position(wanted)?;
+        let item = queue.remove(place);
         self.lengths[cpu].store(queue.len(), SeqCst);
         item
     }

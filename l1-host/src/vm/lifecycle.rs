@@ -77,7 +77,7 @@ impl Vm {
             && let Some(remote) = self.remotes().get(index)
             && remote.request(vector)
         {
-            self.kick(index);
+            self.rouse(index);
         }
     }
 
@@ -85,6 +85,10 @@ impl Vm {
     pub fn kick(&self, index: usize) {
         // It may be about to park.
         self.remotes()[index].have_look();
+        self.rouse(index);
+    }
+
+    fn rouse(&self, index: usize) {
         if let Some(vcpu) = self.disturb(index, false) {
             sched::wake(vcpu);
         }
