@@ -63,8 +63,11 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
     let guests = &host.bundle.guests;
     RUNNING.store(guests.len(), Relaxed);
     console::mux().set_mode(host.bundle.console);
-    if host.bundle.siblings == Siblings::OneGuest {
+    if host.bundle.siblings != Siblings::AnyGuests {
         sched::run_one_vm_a_core();
+    }
+    if host.bundle.siblings == Siblings::Kick {
+        sched::keep_l1_alone();
     }
     live::begin(host.bundle.stats_every, &cpu.clock, cpu::tsc());
     if guests.iter().any(|guest| !guest.disks.is_empty()) {

@@ -155,6 +155,8 @@ pub enum Siblings {
     AnyGuests,
     /// vCPUs of one guest at a time.
     OneGuest,
+    /// The same, and nothing of it while one of them is in L1.
+    Kick,
 }
 
 /// When the last exits of a guest's vCPUs go to the log.

@@ -230,6 +230,8 @@ pub enum SiblingsChoice {
     Any,
     /// One guest at a time: guests cannot watch each other through what threads share
     OneGuest,
+    /// The same, and none while a thread of the core is in L1: nor can they watch L1
+    Kick,
 }
 
 impl From<SiblingsChoice> for Siblings {
@@ -237,6 +239,7 @@ impl From<SiblingsChoice> for Siblings {
         match choice {
             SiblingsChoice::Any => Self::AnyGuests,
             SiblingsChoice::OneGuest => Self::OneGuest,
+            SiblingsChoice::Kick => Self::Kick,
         }
     }
 }

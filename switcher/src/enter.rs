@@ -166,7 +166,7 @@ pub enum Buffers {
 
 /// `switcher_enter` in the area of one CPU.
 #[derive(Clone, Copy, Debug)]
-pub struct Enter(extern "C" fn(*mut Context));
+pub struct Enter(extern "C" fn(&mut Context));
 
 impl Enter {
     /// The entry of CPU `cpu`.
@@ -183,7 +183,17 @@ impl Enter {
         let address = layout::area_base(cpu) + offset;
         // SAFETY: by the caller's promise the alias of switcher_enter is at that address; it has
         // this signature.
-        Self(unsafe { core::mem::transmute::<u64, extern "C" fn(*mut Context)>(address) })
+        Self(unsafe { core::mem::transmute::<u64, extern "C" fn(&mut Context)>(address) })
+    }
+
+    /// Another way in, by a function of L1's.
+    ///
+    /// # Safety
+    /// It enters by a CPU's own door, under the promises of [`enter`], or it does not and sets
+    /// `context.reason` to an interrupt's.
+    #[must_use]
+    pub const unsafe fn by(function: extern "C" fn(&mut Context)) -> Self {
+        Self(function)
     }
 }
 

@@ -60,6 +60,17 @@ pub fn cpu(index: usize) -> Option<&'static Cpu> {
     CPUS.get(index)?.get()
 }
 
+/// The CPU that this runs on.
+///
+/// # Panics
+/// Before it has been brought up.
+#[must_use]
+pub fn own() -> &'static Cpu {
+    let id = cpu(0).expect("the first one").apic.id();
+    let all = (0..MAX_CPUS).filter_map(cpu);
+    all.into_iter().find(|cpu| cpu.apic_id == id).expect("it is up")
+}
+
 /// CPUs that are up.
 #[must_use]
 pub fn count() -> usize {

@@ -69,10 +69,15 @@ impl Cores {
         &self.cores[self.core_of[cpu].load(Relaxed)]
     }
 
-    /// The other threads of the core of `cpu`.
+    /// The other threads of the core of `cpu`, as bits.
+    pub fn beside(&self, cpu: usize) -> u64 {
+        self.threads[self.core_of[cpu].load(Relaxed)].load(SeqCst) & !(1 << cpu)
+    }
+
+    /// The same, one after another.
     pub fn siblings(&self, cpu: usize) -> impl Iterator<Item = usize> + use<> {
-        let threads = self.threads[self.core_of[cpu].load(Relaxed)].load(SeqCst);
-        (0..MAX_CPUS).filter(move |&other| other != cpu && threads & 1 << other != 0)
+        let threads = self.beside(cpu);
+        (0..MAX_CPUS).filter(move |&other| threads & 1 << other != 0)
     }
 
     /// True if `cpu` may run `vm`, and then it does until it leaves.

@@ -1,7 +1,12 @@
 //! The loop of a CPU, and what it keeps for itself.
 //! May: nothing. Context: irq-off.
 
-use super::{cores::Cores, queue::Queues, timers::Timers};
+use super::{
+    alone::{Gone, Whereabouts},
+    cores::Cores,
+    queue::Queues,
+    timers::Timers,
+};
 use crate::{
     boot::{self, cpus},
     guests,
@@ -26,9 +31,15 @@ static QUEUES: Queues<Box<Vcpu>> = Queues::new();
 static CORES: Cores = Cores::new();
 /// It does.
 static ONE_VM_A_CORE: AtomicBool = AtomicBool::new(false);
+/// Which CPUs are in L1, if that matters.
+static WHEREABOUTS: Whereabouts = Whereabouts::new();
+/// It does.
+static L1_ALONE: AtomicBool = AtomicBool::new(false);
 /// What each CPU keeps for itself.
 static LOCALS: [Local; MAX_CPUS] = [const { Local::new() }; MAX_CPUS];
 
+/// How often a CPU that may not enter its guest looks again before it looks for something else to do.
+const LOOKS: u32 = 2_000;
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 /// A slice of a guest with weight 100: so many parts of a second.
@@ -67,6 +78,37 @@ pub fn run_one_vm_a_core() {
     ONE_VM_A_CORE.store(true, Relaxed);
 }
 
+/// Has no guest run on a core while another thread of it is in L1.
+pub fn keep_l1_alone() {
+    L1_ALONE.store(true, Relaxed);
+}
+
+/// Whether that is so.
+pub fn keeps_l1_alone() -> bool {
+    L1_ALONE.load(Relaxed)
+}
+
+/// `cpu` is about to enter a guest; false if it may not yet.
+pub fn go(cpu: &Cpu) -> bool {
+    WHEREABOUTS.go(cpu.index, CORES.beside(cpu.index), LOOKS, kick) == Gone::Yes
+}
+
+/// `cpu` is in L1 again: no guest runs on its core any more.
+pub fn come(cpu: &Cpu) {
+    WHEREABOUTS.come(cpu.index, CORES.beside(cpu.index), kick);
+}
+
+/// Halts until an interrupt has come, and has been handled.
+fn rest(cpu: &Cpu) {
+    if keeps_l1_alone() {
+        WHEREABOUTS.rest(cpu.index);
+        cpu::halt();
+        come(cpu);
+    } else {
+        cpu::halt();
+    }
+}
+
 /// Runs what is ready, for ever.
 pub fn run(cpu: &'static Cpu) -> ! {
     CORES.join(cpu.index, cpu.core);
@@ -81,7 +123,7 @@ pub fn run(cpu: &'static Cpu) -> ! {
         QUEUES.say_idle(cpu.index);
         let late = next_vcpu(cpu);
         if late.is_none() {
-            cpu::halt();
+            rest(cpu);
         }
         QUEUES.end_idle(cpu.index);
         tick(cpu);
@@ -115,7 +157,7 @@ fn is_awaited(cpu: &Cpu) -> bool {
 pub fn halt(cpu: &Cpu) -> bool {
     let idle = QUEUES.begin_idle(cpu.index);
     if idle {
-        cpu::halt();
+        rest(cpu);
         QUEUES.end_idle(cpu.index);
     }
     idle

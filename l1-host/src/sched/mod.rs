@@ -5,8 +5,10 @@
 //! and another is ready. One that waits while nothing else is ready stays where it is, registers and
 //! all, and the CPU halts under it.
 //!
-//! If the user wants it, the threads of a core run one VM at a time ([`cores`]).
+//! If the user wants it, the threads of a core run one VM at a time ([`cores`]), and no guest runs there
+//! while another thread is in L1 ([`alone`]).
 
+pub mod alone;
 pub mod cores;
 pub mod queue;
 pub mod timers;
@@ -16,6 +18,6 @@ mod cpu;
 
 #[cfg(target_os = "none")]
 pub use cpu::{
-    arm, give_up_slice, halt, is_wanted, kick, kick_self, must_yield, retire, run,
-    run_one_vm_a_core, tick, timer_fired, wake,
+    arm, come, give_up_slice, go, halt, is_wanted, keep_l1_alone, keeps_l1_alone, kick, kick_self,
+    must_yield, retire, run, run_one_vm_a_core, tick, timer_fired, wake,
 };

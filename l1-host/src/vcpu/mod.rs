@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `run` | the loop: enter, decode the exit, dispatch |
 //! | `switch` | on to a CPU and off again |
+//! | `alone` | the way in where L1 wants a core for itself |
 //! | `remote` | what others may do to it: interrupts, flushes, waking |
 //! | `fault` | page faults |
 //! | `inject` | events and interrupts into the guest |
@@ -24,6 +25,8 @@ pub mod stop;
 
 #[cfg(target_os = "none")]
 mod access;
+#[cfg(target_os = "none")]
+mod alone;
 #[cfg(target_os = "none")]
 mod cpuid;
 #[cfg(target_os = "none")]

@@ -184,7 +184,7 @@ impl Vcpu {
         #[cfg(feature = "switcher-traps")]
         let door = crate::traps::arm(cpu, self.debug.armed != 0, self.context.sysret != 0);
         #[cfg(not(feature = "switcher-traps"))]
-        let door = cpu.enter;
+        let door = self.door;
         // SAFETY: 1. `cpu` is this CPU, brought up by `hw::percpu`; interrupts are off in L1.
         // 2. The roots are the MMU's, whose fixed entries are the switcher window of this VM and
         //    the VM window; the block's copies are of the same pair.

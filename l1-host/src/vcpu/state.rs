@@ -28,7 +28,7 @@ use pv_abi::{
     selectors::{USER_CS, USER_DS},
 };
 use shadow_mmu::{Access, VcpuMmu, tlb::Cr3Pair};
-use switcher::{Context, block::NO_PAGE, mode, tables::limit_descriptor};
+use switcher::{Context, block::NO_PAGE, enter::Enter, mode, tables::limit_descriptor};
 
 /// The guest's mode, numbered as in the switcher's mode word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,8 @@ pub struct Vcpu {
     ring_tail: u32,
     /// The last note that was drained in this exit.
     pub(super) noted: Option<Gpa>,
+    /// By which it enters the guest.
+    pub(super) door: Enter,
     /// The last user-mode fault that was reflected: what a prefaulting ERETU tries again.
     pub(super) last_fault: Option<(Gva, Access)>,
     /// The page of the user-mode fault that was last made good.
@@ -144,6 +146,7 @@ impl Vcpu {
             ring,
             ring_tail: 0,
             noted: None,
+            door: cpu.enter,
             last_fault: None,
             faulted_page: NO_PAGE,
             stats: ExitStats::new(timing),

@@ -4,7 +4,7 @@
 //!
 //! L1 uses none of these registers, so exits neither save nor restore them.
 
-use super::Vcpu;
+use super::{Vcpu, alone};
 use crate::{
     abi_flaw::{Flaw, planted},
     hw::{
@@ -14,6 +14,7 @@ use crate::{
         xstate,
     },
     memory::paging::NoMemory,
+    sched,
     traps::flaw::{self as leak, Flaw as Leak},
 };
 use core::sync::atomic::Ordering::Relaxed;
@@ -71,6 +72,7 @@ impl Vcpu {
     /// Brings it onto `cpu`.
     pub(super) fn load(&mut self, cpu: &Cpu) {
         self.remote.arrive(cpu.index);
+        self.door = if sched::keeps_l1_alone() { alone::door() } else { cpu.enter };
         if cpu.last_vm.swap(self.vm.id, Relaxed) != self.vm.id {
             cpu.block.scrub();
             if !leak::planted(Leak::Barriers) {
