@@ -4,5 +4,6 @@ pub mod bus;
 #[cfg(target_os = "none")]
 pub mod host;
 pub mod ioapic;
+pub mod switch;
 pub mod uart;
 pub mod virtio;

@@ -1,0 +1,140 @@
+//! Describes a frame, and does for its receiver what its sender has left undone.
+//! May: nothing. Context: any. Input: guest-controlled frames and what is said of them.
+
+use super::{ETHERNET, LONGEST};
+
+/// A frame on its way.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    /// Its bytes, from the receiver's address on: [`ETHERNET`] to [`LONGEST`].
+    pub bytes: &'a mut [u8],
+    /// What is left undone.
+    pub offload: Offload,
+}
+
+/// What a frame's sender has left to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// The checksum of what the frame carries.
+    pub checksum: Option<Partial>,
+}
+
+/// A checksum that holds only the sum of addresses and length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partial {
+    /// Where what it is of starts, to the frame's end.
+    pub start: u16,
+    /// Where it is, from there.
+    pub offset: u16,
+}
+
+impl<'a> Frame<'a> {
+    /// The frame in `bytes`; `None` if it is no frame, or `offload` does not fit it.
+    #[must_use]
+    pub fn new(bytes: &'a mut [u8], offload: Offload) -> Option<Self> {
+        let fits = offload.checksum.is_none_or(|sum| {
+            let place = usize::from(sum.start) + usize::from(sum.offset);
+            usize::from(sum.start) >= ETHERNET && place + 2 <= bytes.len()
+        });
+        let fine = (ETHERNET..=LONGEST).contains(&bytes.len()) && fits;
+        fine.then_some(Self { bytes, offload })
+    }
+
+    /// Completes the checksum, if it is left undone.
+    pub fn complete_checksum(&mut self) {
+        if let Some(Partial { start, offset }) = self.offload.checksum.take() {
+            let part = &mut self.bytes[start.into()..];
+            let sum = match !folded(sum(part)) {
+                // None says that there is no checksum; the two are the same number.
+                0 => 0xffff,
+                sum => sum,
+            };
+            part[offset.into()..][..2].copy_from_slice(&sum.to_be_bytes());
+        }
+    }
+}
+
+/// The sum of the 16-bit words in `bytes`; an odd one is followed by zero. No more than 4 GiB of them.
+#[must_use]
+pub fn sum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<2>();
+    let last = rest.first().map_or(0, |&byte| u64::from(byte) << 8);
+    last + words.iter().map(|&word| u64::from(u16::from_be_bytes(word))).sum::<u64>()
+}
+
+/// A sum in ones' complement of 16 bits.
+#[must_use]
+pub const fn folded(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::{vec, vec::Vec};
+
+    /// The checksum as RFC 1071 tells it, word by word.
+    fn plain(bytes: &[u8]) -> u16 {
+        let mut sum = 0u16;
+        for pair in bytes.chunks(2) {
+            let word = u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
+            let (more, carry) = sum.overflowing_add(word);
+            sum = more + u16::from(carry);
+        }
+        sum
+    }
+
+    fn partial(start: u16, offset: u16) -> Offload {
+        Offload { checksum: Some(Partial { start, offset }) }
+    }
+
+    #[test]
+    fn a_known_packet() {
+        // RFC 1071, 3: the sum of these is 0xddf2.
+        assert_eq!(folded(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), 0xddf2);
+        // UDP from 10.0.0.1:1 to 10.0.0.2:2, "hi": the pseudo-header's sum is in the field.
+        let pseudo = 0x0a00 + 0x0001 + 0x0a00 + 0x0002 + 17 + 10;
+        let mut bytes = vec![0; 34];
+        bytes.extend([0, 1, 0, 2, 0, 10]);
+        bytes.extend(u16::to_be_bytes(pseudo));
+        bytes.extend(b"hi");
+        let mut frame = Frame::new(&mut bytes, partial(34, 6)).unwrap();
+        frame.complete_checksum();
+        assert_eq!(frame.offload, Offload::default());
+        let expected = !(pseudo + 1 + 2 + 10 + u16::from_be_bytes(*b"hi"));
+        assert_eq!(bytes[40..42], expected.to_be_bytes());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_no_frame() {
+        let fits = |len, offload| Frame::new(&mut vec![0; len], offload).is_some();
+        assert!(fits(14, Offload::default()) && !fits(13, Offload::default()));
+        assert!(fits(LONGEST, Offload::default()) && !fits(LONGEST + 1, Offload::default()));
+        assert!(fits(60, partial(14, 44)) && !fits(60, partial(14, 45)));
+        assert!(!fits(60, partial(13, 0)) && !fits(60, partial(u16::MAX, u16::MAX)));
+    }
+
+    proptest! {
+        /// With the pseudo-header, what was completed sums up to all ones.
+        #[test]
+        fn completed_checksums_are_right(
+            bytes in prop::collection::vec(any::<u8>(), 60..200),
+            start in 14..50u16,
+            offset in (0..5u16).prop_map(|word| 2 * word),
+        ) {
+            let mut bytes = bytes;
+            let place = usize::from(start + offset);
+            let pseudo = u16::from_be_bytes([bytes[place], bytes[place + 1]]);
+            let before: Vec<_> = bytes.clone();
+            Frame::new(&mut bytes, partial(start, offset)).unwrap().complete_checksum();
+            let all = [&pseudo.to_be_bytes(), &bytes[start.into()..]].concat();
+            prop_assert_eq!(plain(&all), 0xffff);
+            bytes[place..place + 2].copy_from_slice(&before[place..place + 2]);
+            prop_assert_eq!(bytes, before, "nothing else changed");
+        }
+    }
+}
