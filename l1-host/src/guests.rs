@@ -177,7 +177,7 @@ fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
         return;
     };
     // Before its memory is looked at, and long before it is somebody else's.
-    vm.devices.quiesce();
+    vm.devices.quiesce(&vm);
     vcpus.sort_by_key(|vcpu| vcpu.index);
     let place = |guests: &[(GuestId, Weak<Vm>)]| {
         guests.iter().find(|(_, other)| other.as_ptr() == Arc::as_ptr(&vm)).map(|&(id, _)| id)

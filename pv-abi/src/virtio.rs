@@ -1,4 +1,4 @@
-//! Numbers of virtio 1.2: registers of a virtio-mmio device, split virtqueues, disks.
+//! Numbers of virtio 1.2: registers of a virtio-mmio device, split virtqueues, disks, network cards.
 //!
 //! Names are the specification's.
 #![expect(missing_docs, reason = "the names are the specification's")]
@@ -120,5 +120,62 @@ pub mod block {
         pub const IOERR: u8 = 1;
         /// There is no such request.
         pub const UNSUPP: u8 = 2;
+    }
+}
+
+/// Network cards (5.1).
+pub mod net {
+    /// DeviceID.
+    pub const DEVICE: u32 = 1;
+    /// The queues: buffers for frames to come, and frames to send.
+    pub const RECEIVE: usize = 0;
+    pub const TRANSMIT: usize = 1;
+    /// Bytes before each frame.
+    pub const HEADER: usize = 12;
+
+    /// Features, as masks.
+    pub mod feature {
+        pub const CSUM: u64 = 1 << 0;
+        pub const GUEST_CSUM: u64 = 1 << 1;
+        pub const MTU: u64 = 1 << 3;
+        pub const MAC: u64 = 1 << 5;
+        pub const GUEST_TSO4: u64 = 1 << 7;
+        pub const GUEST_TSO6: u64 = 1 << 8;
+        pub const HOST_TSO4: u64 = 1 << 11;
+        pub const HOST_TSO6: u64 = 1 << 12;
+        pub const MRG_RXBUF: u64 = 1 << 15;
+        pub const STATUS: u64 = 1 << 16;
+    }
+
+    /// The configuration space: offsets in it.
+    pub mod config {
+        /// The address, 6 bytes.
+        pub const MAC: u64 = 0;
+        /// 16 bits: bit 0 says that the link is up.
+        pub const STATUS: u64 = 6;
+        /// 16 bits.
+        pub const MAX_VIRTQUEUE_PAIRS: u64 = 8;
+        /// 16 bits.
+        pub const MTU: u64 = 10;
+    }
+
+    /// The header: offsets of its fields, 16 bits each but for the first two.
+    pub mod header {
+        pub const FLAGS: usize = 0;
+        pub const GSO_TYPE: usize = 1;
+        pub const HDR_LEN: usize = 2;
+        pub const GSO_SIZE: usize = 4;
+        pub const CSUM_START: usize = 6;
+        pub const CSUM_OFFSET: usize = 8;
+        pub const NUM_BUFFERS: usize = 10;
+
+        /// Flag: the checksum holds only the sum of addresses and length.
+        pub const NEEDS_CSUM: u8 = 1;
+        /// Types of division into segments.
+        pub const GSO_NONE: u8 = 0;
+        pub const GSO_TCPV4: u8 = 1;
+        pub const GSO_TCPV6: u8 = 4;
+        /// A bit beside these: the first segment alone has CWR.
+        pub const GSO_ECN: u8 = 0x80;
     }
 }

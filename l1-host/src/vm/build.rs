@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     abi_flaw::{Flaw, planted},
-    dev::virtio::slots::{NoDisk, Slots},
+    dev::virtio::slots::{Missing, Slots},
     hw::{clock::Clock, physmap},
     memory::{
         self, heap,
@@ -41,8 +41,8 @@ pub enum Error {
     GuestTooSmall(u64),
     /// The image does not lie where its kind of guest must.
     BadImage,
-    /// The machine lacks the disk for this slot.
-    NoDisk(u8),
+    /// The machine lacks what a device is to be.
+    Missing(Missing),
 }
 
 impl fmt::Display for Error {
@@ -59,10 +59,9 @@ impl fmt::Display for Error {
                 "its memory is too small for its files: it needs at least {} MiB",
                 (least >> 20) + 1
             ),
-            Self::NoDisk(slot) => write!(
-                f,
-                "the machine lacks the disk of slot {slot}, or L1 cannot use it: its log says more"
-            ),
+            Self::Missing(missing) => {
+                write!(f, "the machine lacks {missing}, or L1 cannot use it: its log says more")
+            }
             Self::BadImage => write!(f, "its image is linked where no guest image may lie"),
         }
     }
@@ -74,9 +73,9 @@ impl From<NoMemory> for Error {
     }
 }
 
-impl From<NoDisk> for Error {
-    fn from(missing: NoDisk) -> Self {
-        Self::NoDisk(missing.slot)
+impl From<Missing> for Error {
+    fn from(missing: Missing) -> Self {
+        Self::Missing(missing)
     }
 }
 
@@ -274,7 +273,7 @@ fn finish(
         + traces
         + (1 << 20);
     let heap = HeapShare::take(overhead)?;
-    let devices = Slots::new(&guest.disks)?;
+    let devices = Slots::new(guest)?;
     let pool_bytes = u64::from(pages) << 12;
     let pool = memory::take_pages(pages.into(), 4096).ok_or_else(|| no_memory(pool_bytes))?;
     physmap::zero(pool, pool_bytes);

@@ -11,7 +11,7 @@ mod pci;
 
 pub use disk::{Disk, Outcome, PIECES, Refused, Run, Ticket, Work};
 
-use crate::{dev::virtio::slots, hw::percpu::Cpu, log};
+use crate::{dev::virtio::disk as guest_disk, hw::percpu::Cpu, log};
 use alloc::{boxed::Box, vec::Vec};
 use spin::Once;
 
@@ -33,7 +33,7 @@ pub fn service() {
     for disk in DISKS.get().into_iter().flatten() {
         for (ticket, outcome) in disk.take_answers() {
             if let Some(vm) = ticket.vm.upgrade() {
-                slots::complete(&vm, &ticket, outcome);
+                guest_disk::complete(&vm, &ticket, outcome);
             }
         }
     }

@@ -24,7 +24,7 @@ const SEGMENT: u32 = 1 << 16;
 pub const LARGEST: u64 = SEGMENTS as u64 * SEGMENT as u64;
 
 /// Words of the configuration space.
-pub const CONFIG_WORDS: usize = 15;
+const CONFIG_WORDS: usize = 15;
 
 /// A disk as its guest knows it.
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ pub struct Unanswerable;
 impl Geometry {
     /// What the register block says of it.
     #[must_use]
-    pub fn identity(&self) -> Identity<CONFIG_WORDS> {
+    pub fn identity(&self) -> Identity {
         let mut config = [0; CONFIG_WORDS];
         config[0] = self.sectors as u32;
         config[1] = (self.sectors >> 32) as u32;
@@ -97,7 +97,7 @@ impl Geometry {
         let read_only = if self.access == Access::Read { RO } else { 0 };
         let features =
             VERSION_1 | INDIRECT_DESC | SIZE_MAX | SEG_MAX | BLK_SIZE | FLUSH | read_only;
-        Identity { device: block::DEVICE, features, config }
+        Identity { device: block::DEVICE, features, queues: 1, config: config.into() }
     }
 
     /// Looks at the request in `chain`; with it, where its answer goes. GET_ID is done at once.

@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use core::sync::atomic::{Ordering::SeqCst, fence};
 use pv_abi::{
     ext::devices::QUEUE_MOST,
-    virtio::queue::{DESCRIPTOR, INDIRECT, NEXT, NO_INTERRUPT, WRITE},
+    virtio::queue::{DESCRIPTOR, INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE},
 };
 
 /// Entries of a queue at most.
@@ -64,6 +64,8 @@ pub enum Broken {
     Order,
     /// A buffer is empty, or goes on past the last address.
     Buffer,
+    /// A buffer to read is in a queue for those to write, or the other way round.
+    Direction,
 }
 
 impl core::fmt::Display for Broken {
@@ -76,6 +78,7 @@ impl core::fmt::Display for Broken {
             Self::Indirect => "an indirect table is not well-formed",
             Self::Order => "a buffer to read follows one to write",
             Self::Buffer => "a buffer is empty, or goes past the last address",
+            Self::Direction => "a buffer is in the wrong queue",
         })
     }
 }
@@ -196,15 +199,39 @@ impl Queue {
         head: u16,
         written: u32,
     ) -> Result<(), Broken> {
-        let slot = self.device + 4 + 8 * u64::from(self.used % self.size);
-        let entry = u64::from(written) << 32 | u64::from(head);
-        if !memory.write(slot, &entry.to_le_bytes()) {
-            return Err(Broken::Ring);
+        self.push_all(memory, &[(head, written)])
+    }
+
+    /// The same for several chains, no more than were taken; the driver sees all of them at once.
+    ///
+    /// # Errors
+    /// [`Broken::Ring`].
+    pub fn push_all(
+        &mut self,
+        memory: &impl DeviceMemory,
+        chains: &[(u16, u32)],
+    ) -> Result<(), Broken> {
+        let mut used = self.used;
+        for &(head, written) in chains {
+            let slot = self.device + 4 + 8 * u64::from(used % self.size);
+            let entry = u64::from(written) << 32 | u64::from(head);
+            if !memory.write(slot, &entry.to_le_bytes()) {
+                return Err(Broken::Ring);
+            }
+            used = used.wrapping_add(1);
         }
-        // Whoever sees the index sees the entry, and what the device has written.
+        // Whoever sees the index sees the entries, and what the device has written.
         fence(SeqCst);
-        self.used = self.used.wrapping_add(1);
-        memory.store16(self.device + 2, self.used).then_some(()).ok_or(Broken::Ring)
+        self.used = used;
+        memory.store16(self.device + 2, used).then_some(()).ok_or(Broken::Ring)
+    }
+
+    /// Tells the driver that the device need not hear of what it makes available.
+    ///
+    /// # Errors
+    /// [`Broken::Ring`].
+    pub fn silence(&self, memory: &impl DeviceMemory) -> Result<(), Broken> {
+        memory.store16(self.device, NO_NOTIFY).then_some(()).ok_or(Broken::Ring)
     }
 
     /// True if the driver wants to hear of what was used.

@@ -1,7 +1,8 @@
-//! The register block of a virtio-mmio device, version 2 (virtio 1.2, 4.2.2), with one queue.
+//! The register block of a virtio-mmio device, version 2 (virtio 1.2, 4.2.2).
 //! May: nothing. Context: run-loop. Input: guest-controlled register accesses.
 
 use super::queue::Queue;
+use alloc::boxed::Box;
 use pv_abi::{
     ext::devices::QUEUE_MOST,
     virtio::{feature::VERSION_1, interrupt, mmio, status},
@@ -12,19 +13,21 @@ pub const VENDOR: u32 = u32::from_le_bytes(*b"Roos");
 
 /// What does not change: which device it is.
 #[derive(Clone, Debug)]
-pub struct Identity<const WORDS: usize> {
+pub struct Identity {
     /// The device's type.
     pub device: u32,
     /// Features it offers.
     pub features: u64,
+    /// Its queues.
+    pub queues: usize,
     /// Its configuration space.
-    pub config: [u32; WORDS],
+    pub config: Box<[u32]>,
 }
 
 /// The block.
 #[derive(Clone, Debug)]
-pub struct Registers<const WORDS: usize> {
-    identity: Identity<WORDS>,
+pub struct Registers {
+    identity: Identity,
     driven: Driven,
 }
 
@@ -35,13 +38,59 @@ struct Driven {
     driver_features_high: u32,
     features: u64,
     selected: u32,
+    queues: Box<[Setup]>,
+    interrupt: u32,
+    status: u32,
+}
+
+/// What it has set of a queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Setup {
     size: u32,
     descriptors: u64,
     driver: u64,
     device: u64,
     queue: Option<Queue>,
-    interrupt: u32,
-    status: u32,
+}
+
+impl Driven {
+    /// The queue that is selected, if there is one of that number.
+    fn chosen(&mut self) -> Option<&mut Setup> {
+        self.queues.get_mut(self.selected as usize)
+    }
+
+    /// Sets a part of the selected queue; false if there is no such register.
+    fn set_part(&mut self, offset: u64, value: u32) -> bool {
+        let low = |word: u64| word & !0 << 32 | u64::from(value);
+        let high = |word: u64| word & u64::from(u32::MAX) | u64::from(value) << 32;
+        // One that is in use stays as it is, and one that there is not takes nothing.
+        let open = self.chosen().filter(|setup| setup.queue.is_none());
+        let mut nobodys = Setup::default();
+        let setup = open.unwrap_or(&mut nobodys);
+        match offset {
+            mmio::QUEUE_NUM => setup.size = value,
+            mmio::QUEUE_DESC_LOW => setup.descriptors = low(setup.descriptors),
+            mmio::QUEUE_DESC_HIGH => setup.descriptors = high(setup.descriptors),
+            mmio::QUEUE_DRIVER_LOW => setup.driver = low(setup.driver),
+            mmio::QUEUE_DRIVER_HIGH => setup.driver = high(setup.driver),
+            mmio::QUEUE_DEVICE_LOW => setup.device = low(setup.device),
+            mmio::QUEUE_DEVICE_HIGH => setup.device = high(setup.device),
+            _ => return false,
+        }
+        true
+    }
+
+    fn set_ready(&mut self, value: u32) {
+        let Some(setup) = self.chosen() else { return };
+        match (value, setup.queue) {
+            (0, _) => setup.queue = None,
+            (_, None) => {
+                let Setup { size, descriptors, driver, device, .. } = *setup;
+                setup.queue = Queue::new(size, descriptors, driver, device);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// What a write asks for.
@@ -49,26 +98,28 @@ struct Driven {
 pub enum Asked {
     /// Nothing more.
     Nothing,
-    /// There are new buffers in the queue.
-    Notify,
+    /// There are new buffers in the queue of this number.
+    Notify(usize),
     /// InterruptStatus has changed.
     Acknowledge,
     /// The device is to forget everything: [`Registers::reset`], when it uses no memory any more.
     Reset,
 }
 
-impl<const WORDS: usize> Registers<WORDS> {
+impl Registers {
     /// A device that was just reset.
     #[must_use]
-    pub fn new(identity: Identity<WORDS>) -> Self {
-        Self { identity, driven: Driven::default() }
+    pub fn new(identity: Identity) -> Self {
+        let queues = alloc::vec![Setup::default(); identity.queues].into();
+        let driven = Driven { queues, ..Driven::default() };
+        Self { identity, driven }
     }
 
     /// The register at `offset`; `None` if there is none that can be read.
     #[must_use]
     pub fn read(&self, offset: u64) -> Option<u32> {
         let driven = &self.driven;
-        let only = |value: u32| if driven.selected == 0 { value } else { 0 };
+        let chosen = driven.queues.get(driven.selected as usize);
         Some(match offset {
             mmio::MAGIC_VALUE => mmio::MAGIC,
             mmio::VERSION => mmio::VERSION_2,
@@ -79,8 +130,8 @@ impl<const WORDS: usize> Registers<WORDS> {
                 1 => (self.identity.features >> 32) as u32,
                 _ => 0,
             },
-            mmio::QUEUE_NUM_MAX => only(QUEUE_MOST),
-            mmio::QUEUE_READY => only(driven.queue.is_some().into()),
+            mmio::QUEUE_NUM_MAX => chosen.map_or(0, |_| QUEUE_MOST),
+            mmio::QUEUE_READY => chosen.is_some_and(|setup| setup.queue.is_some()).into(),
             mmio::INTERRUPT_STATUS => driven.interrupt,
             mmio::STATUS => driven.status,
             mmio::CONFIG_GENERATION => 0,
@@ -95,14 +146,6 @@ impl<const WORDS: usize> Registers<WORDS> {
     /// Writes the register at `offset`; `None` if there is none that can be written.
     pub fn write(&mut self, offset: u64, value: u32) -> Option<Asked> {
         let driven = &mut self.driven;
-        // A queue that is in use stays as it is, and there is one only.
-        let open = driven.selected == 0 && driven.queue.is_none();
-        let part = |word: &mut u64, high: bool| {
-            let (keep, shift) = if high { (u64::from(u32::MAX), 32) } else { (!0 << 32, 0) };
-            if open {
-                *word = *word & keep | u64::from(value) << shift;
-            }
-        };
         match offset {
             mmio::DEVICE_FEATURES_SEL => driven.device_features_high = value,
             mmio::DRIVER_FEATURES_SEL => driven.driver_features_high = value,
@@ -122,41 +165,21 @@ impl<const WORDS: usize> Registers<WORDS> {
                 }
             }
             mmio::QUEUE_SEL => driven.selected = value,
-            mmio::QUEUE_NUM if open => driven.size = value,
-            mmio::QUEUE_NUM => {}
-            mmio::QUEUE_READY => self.set_ready(value),
-            // It is there, and that is all that is known of it.
-            mmio::QUEUE_NOTIFY => return (value == 0).then_some(Asked::Notify),
+            mmio::QUEUE_READY => driven.set_ready(value),
+            mmio::QUEUE_NOTIFY => {
+                let queue = Some(value as usize).filter(|&queue| queue < driven.queues.len());
+                return queue.map(Asked::Notify);
+            }
             mmio::INTERRUPT_ACK => {
                 driven.interrupt &= !value;
                 return Some(Asked::Acknowledge);
             }
             mmio::STATUS if value == 0 => return Some(Asked::Reset),
             mmio::STATUS => self.set_status(value),
-            mmio::QUEUE_DESC_LOW => part(&mut driven.descriptors, false),
-            mmio::QUEUE_DESC_HIGH => part(&mut driven.descriptors, true),
-            mmio::QUEUE_DRIVER_LOW => part(&mut driven.driver, false),
-            mmio::QUEUE_DRIVER_HIGH => part(&mut driven.driver, true),
-            mmio::QUEUE_DEVICE_LOW => part(&mut driven.device, false),
-            mmio::QUEUE_DEVICE_HIGH => part(&mut driven.device, true),
+            _ if driven.set_part(offset, value) => {}
             _ => return None,
         }
         Some(Asked::Nothing)
-    }
-
-    fn set_ready(&mut self, value: u32) {
-        let driven = &mut self.driven;
-        if driven.selected != 0 {
-            return;
-        }
-        match (value, driven.queue) {
-            (0, _) => driven.queue = None,
-            (_, None) => {
-                let Driven { size, descriptors, driver, device, .. } = *driven;
-                driven.queue = Queue::new(size, descriptors, driver, device);
-            }
-            _ => {}
-        }
     }
 
     /// The driver sets bits one after another; only a reset clears any.
@@ -173,10 +196,23 @@ impl<const WORDS: usize> Registers<WORDS> {
         driven.status |= bits;
     }
 
-    /// The queue, if the driver has set all up and nothing has gone wrong.
-    pub fn queue(&mut self) -> Option<&mut Queue> {
+    /// True if the driver has set all up and nothing has gone wrong.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
         let state = self.driven.status & (status::DRIVER_OK | status::DEVICE_NEEDS_RESET);
-        self.driven.queue.as_mut().filter(|_| state == status::DRIVER_OK)
+        state == status::DRIVER_OK
+    }
+
+    /// Queue `number`, if it is to be used.
+    pub fn queue(&mut self, number: usize) -> Option<&mut Queue> {
+        let running = self.is_running();
+        self.driven.queues.get_mut(number)?.queue.as_mut().filter(|_| running)
+    }
+
+    /// True if the driver has accepted all of `features`.
+    #[must_use]
+    pub fn has_accepted(&self, features: u64) -> bool {
+        self.driven.features & features == features
     }
 
     /// Adds a reason to interrupt.
@@ -198,7 +234,9 @@ impl<const WORDS: usize> Registers<WORDS> {
 
     /// Forgets all that the driver has set.
     pub fn reset(&mut self) {
-        self.driven = Driven::default();
+        let mut queues = core::mem::take(&mut self.driven.queues);
+        queues.fill(Setup::default());
+        self.driven = Driven { queues, ..Driven::default() };
     }
 }
 
@@ -222,15 +260,16 @@ mod tests {
 
     const OFFERED: u64 = VERSION_1 | 1 << 9;
 
-    fn block() -> Registers<4> {
-        Registers::new(Identity { device: 2, features: OFFERED, config: [1, 2, 3, 4] })
+    fn block() -> Registers {
+        let config = [1, 2, 3, 4].into();
+        Registers::new(Identity { device: 2, features: OFFERED, queues: 2, config })
     }
 
-    fn all(block: &Registers<4>) -> Vec<Option<u32>> {
+    fn all(block: &Registers) -> Vec<Option<u32>> {
         (0..0x200).map(|offset| block.read(offset)).collect()
     }
 
-    fn write(block: &mut Registers<4>, writes: &[(u64, u32)]) {
+    fn write(block: &mut Registers, writes: &[(u64, u32)]) {
         for &(offset, value) in writes {
             assert_eq!(block.write(offset, value), Some(Asked::Nothing), "{offset:#x}");
         }
@@ -263,18 +302,19 @@ mod tests {
         assert_eq!(block.read(mmio::STATUS), Some(11));
         write(&mut block, &QUEUE);
         assert_eq!(block.read(mmio::QUEUE_READY), Some(1));
-        assert_eq!(block.queue(), None, "not before DRIVER_OK");
+        assert_eq!(block.queue(0), None, "not before DRIVER_OK");
         write(&mut block, &[(mmio::STATUS, 15)]);
-        assert!(block.queue().is_some());
-        assert_eq!(block.write(mmio::QUEUE_NOTIFY, 0), Some(Asked::Notify));
-        assert_eq!(block.write(mmio::QUEUE_NOTIFY, 1), None, "no such queue");
+        assert!(block.queue(0).is_some() && block.queue(1).is_none() && block.queue(2).is_none());
+        assert!(block.has_accepted(OFFERED) && !block.has_accepted(OFFERED | 2));
+        assert_eq!(block.write(mmio::QUEUE_NOTIFY, 1), Some(Asked::Notify(1)));
+        assert_eq!(block.write(mmio::QUEUE_NOTIFY, 2), None, "no such queue");
         block.interrupt(interrupt::USED);
         assert!(block.is_interrupting());
         assert_eq!(block.write(mmio::INTERRUPT_ACK, 1), Some(Asked::Acknowledge));
         assert!(!block.is_interrupting());
         block.stop();
         assert_eq!(block.read(mmio::STATUS), Some(15 | status::DEVICE_NEEDS_RESET));
-        assert!(block.queue().is_none() && block.is_interrupting());
+        assert!(block.queue(0).is_none() && block.is_interrupting());
         assert_eq!(block.write(mmio::STATUS, 0), Some(Asked::Reset));
         block.reset();
         assert_eq!(block.read(mmio::STATUS), Some(0));
@@ -301,16 +341,29 @@ mod tests {
     fn a_queue_in_use_stays_as_it_is() {
         let mut block = block();
         write(&mut block, &QUEUE);
-        let before = block.driven.queue;
+        let before = block.driven.queues[0].queue;
         write(
             &mut block,
             &[(mmio::QUEUE_NUM, 4), (mmio::QUEUE_DESC_LOW, 0), (mmio::QUEUE_READY, 1)],
         );
-        assert_eq!((block.driven.queue, block.driven.size), (before, 8));
+        assert_eq!((block.driven.queues[0].queue, block.driven.queues[0].size), (before, 8));
         write(&mut block, &[(mmio::QUEUE_READY, 0), (mmio::QUEUE_NUM, 3), (mmio::QUEUE_READY, 1)]);
         assert_eq!(block.read(mmio::QUEUE_READY), Some(0), "no power of two");
+        write(&mut block, &[(mmio::QUEUE_SEL, 2)]);
+        assert_eq!(block.read(mmio::QUEUE_NUM_MAX), Some(0), "there are two queues");
+        write(&mut block, &[(mmio::QUEUE_NUM, 8), (mmio::QUEUE_READY, 1)]);
+        assert_eq!(block.read(mmio::QUEUE_READY), Some(0));
+    }
+
+    #[test]
+    fn queues_are_set_up_one_by_one() {
+        let mut block = block();
         write(&mut block, &[(mmio::QUEUE_SEL, 1)]);
-        assert_eq!(block.read(mmio::QUEUE_NUM_MAX), Some(0), "there is one queue");
+        write(&mut block, &QUEUE);
+        assert_eq!(block.read(mmio::QUEUE_READY), Some(1));
+        write(&mut block, &[(mmio::QUEUE_SEL, 0)]);
+        assert_eq!(block.read(mmio::QUEUE_READY), Some(0));
+        assert_eq!((block.driven.queues[0].size, block.driven.queues[1].size), (0, 8));
     }
 
     #[test]
@@ -338,9 +391,9 @@ mod tests {
                 let accepted = block.driven.features & !OFFERED == 0 && block.driven.features & VERSION_1 != 0;
                 prop_assert!(status & status::FEATURES_OK == 0 || accepted);
                 prop_assert!(status & status::DRIVER_OK == 0 || status & status::FEATURES_OK != 0);
-                if let Some(queue) = block.driven.queue {
-                    let Driven { size, descriptors, driver, device, .. } = block.driven;
-                    prop_assert_eq!(Some(queue), Queue::new(size, descriptors, driver, device));
+                for setup in block.driven.queues.iter().filter(|setup| setup.queue.is_some()) {
+                    let Setup { size, descriptors, driver, device, queue } = *setup;
+                    prop_assert_eq!(queue, Queue::new(size, descriptors, driver, device));
                 }
             }
             block.reset();

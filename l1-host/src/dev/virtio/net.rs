@@ -1,0 +1,228 @@
+//! Takes frames out of the chains that a network card's driver sends, and puts frames into those that it
+//! has for them (virtio 1.2, 5.1).
+//! May: guest-memory. Context: run-loop, irq-off. Input: guest-controlled chains, headers and frames.
+
+use super::{
+    DeviceMemory,
+    queue::{Broken, Buffer, Chain, Queue},
+    registers::Identity,
+};
+use crate::dev::switch::{
+    LONGEST, Mac,
+    counts::Lost,
+    frame::{Offload, Partial},
+};
+use arrayvec::ArrayVec;
+use pv_abi::virtio::{
+    feature::{INDIRECT_DESC, VERSION_1},
+    net::{
+        self, HEADER,
+        feature::{CSUM, GUEST_CSUM, MAC, MRG_RXBUF, MTU, STATUS},
+        header,
+    },
+};
+
+/// Bytes of a frame with its header at most.
+pub const SCRATCH: usize = HEADER + LONGEST;
+/// Chains that a frame is put into at most.
+const CHAINS: usize = 64;
+/// Pieces of memory that a frame is put into at most: who sends it must not pay for how its receiver
+/// scatters it.
+const PIECES: usize = 96;
+/// The most that is copied at once.
+const PIECE: usize = 4096;
+
+/// A card as its guest knows it.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Its address.
+    pub mac: Mac,
+    /// Bytes of the longest packet in a frame.
+    pub mtu: u16,
+}
+
+impl Address {
+    /// What the register block says of it.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let Self { mac: [a, b, c, d, e, f], mtu } = *self;
+        let [mtu_low, mtu_high] = mtu.to_le_bytes();
+        // Address, link up, one pair of queues, MTU.
+        let bytes = [[a, b, c, d], [e, f, 1, 0], [1, 0, mtu_low, mtu_high]];
+        Identity {
+            device: net::DEVICE,
+            features: VERSION_1
+                | INDIRECT_DESC
+                | MAC
+                | MTU
+                | STATUS
+                | CSUM
+                | GUEST_CSUM
+                | MRG_RXBUF,
+            queues: 2,
+            config: bytes.map(u32::from_le_bytes).into(),
+        }
+    }
+}
+
+/// What becomes of a checksum that the sender has left undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksums {
+    /// It may be.
+    MayBePartial,
+    /// It must not be.
+    MustBeComplete,
+}
+
+/// A header, as bytes.
+pub type Header = [u8; HEADER];
+
+/// Copies the frame in `chain` to `out`, [`SCRATCH`] bytes, its header first; the length of both, or
+/// nothing if the chain is no frame.
+///
+/// # Errors
+/// [`Broken::Direction`].
+pub fn take(
+    memory: &impl DeviceMemory,
+    chain: &Chain,
+    out: &mut [u8],
+) -> Result<Option<usize>, Broken> {
+    if !chain.writable.is_empty() {
+        return Err(Broken::Direction);
+    }
+    let mut done = 0;
+    for &Buffer { gpa, len } in &chain.readable {
+        let Some(to) = out[done..].get_mut(..len as usize) else { return Ok(None) };
+        for (number, piece) in to.chunks_mut(PIECE).enumerate() {
+            if !memory.read(gpa + (number * PIECE) as u64, piece) {
+                return Ok(None);
+            }
+        }
+        done += len as usize;
+    }
+    Ok((done > HEADER).then_some(done))
+}
+
+/// What `bytes` say of the frame behind them; `None` if the driver must not say so.
+#[must_use]
+pub fn parse(bytes: &Header, checksums: Checksums) -> Option<Offload> {
+    let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    let partial = bytes[header::FLAGS] & header::NEEDS_CSUM != 0;
+    let allowed = !partial || checksums == Checksums::MayBePartial;
+    let checksum =
+        Partial { start: word(header::CSUM_START), offset: word(header::CSUM_OFFSET) };
+    let whole = bytes[header::GSO_TYPE] == header::GSO_NONE;
+    (allowed && whole).then_some(Offload { checksum: partial.then_some(checksum) })
+}
+
+/// The header of a frame of which this is left undone.
+#[must_use]
+pub fn describe(offload: &Offload) -> Header {
+    let mut bytes = [0; HEADER];
+    let mut put = |at: usize, word: u16| bytes[at..at + 2].copy_from_slice(&word.to_le_bytes());
+    put(header::NUM_BUFFERS, 1);
+    if let Some(Partial { start, offset }) = offload.checksum {
+        put(header::CSUM_START, start);
+        put(header::CSUM_OFFSET, offset);
+        bytes[header::FLAGS] = header::NEEDS_CSUM;
+    }
+    bytes
+}
+
+/// Whether a frame may be put into several chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// It goes into one, or nowhere.
+    OneChain,
+    /// It may.
+    Chains,
+}
+
+/// Puts a frame into the next chains of `queue`, and gives them back.
+///
+/// # Errors
+/// [`Broken`]: the queue cannot be used any more. Within: the frame is lost, and nothing else has
+/// happened, unless a buffer is no device's to write: it is given back, empty.
+pub fn put(
+    memory: &impl DeviceMemory,
+    queue: &mut Queue,
+    spread: Spread,
+    header: &Header,
+    frame: &[u8],
+) -> Result<Result<(), Lost>, Broken> {
+    // The chains are taken if all goes well.
+    let mut trial = *queue;
+    let mut writer = Writer { header, frame, done: 0, pieces: 0, count_at: [0; 2] };
+    let mut used = ArrayVec::<(u16, u32), CHAINS>::new();
+    let mut reached = true;
+    while writer.left() > 0 {
+        let room = used.is_empty() || spread == Spread::Chains;
+        let Some(chain) = trial.pop(memory)?.filter(|_| room && !used.is_full()) else {
+            return Ok(Err(Lost::NoBuffer));
+        };
+        if !chain.readable.is_empty() {
+            return Err(Broken::Direction);
+        }
+        let before = writer.done;
+        for buffer in &chain.writable {
+            reached &= writer.fill(memory, *buffer);
+        }
+        if writer.pieces > PIECES {
+            return Ok(Err(Lost::NoBuffer));
+        }
+        used.push((chain.head, (writer.done - before) as u32));
+    }
+    let chains = (used.len() as u16).to_le_bytes();
+    let told = used.len() == 1
+        || writer.count_at.iter().zip(chains).all(|(&gpa, byte)| memory.write(gpa, &[byte]));
+    *queue = trial;
+    if !(reached && told) {
+        used.iter_mut().for_each(|(_, written)| *written = 0);
+        queue.push_all(memory, &used)?;
+        return Ok(Err(Lost::NoBuffer));
+    }
+    queue.push_all(memory, &used)?;
+    Ok(Ok(()))
+}
+
+/// Writes a frame, header first, into one buffer after the other.
+struct Writer<'a> {
+    header: &'a Header,
+    frame: &'a [u8],
+    done: usize,
+    /// Pieces it was written in.
+    pieces: usize,
+    /// Where the header's number of chains is, byte by byte.
+    count_at: [u64; 2],
+}
+
+impl Writer<'_> {
+    fn left(&self) -> usize {
+        HEADER + self.frame.len() - self.done
+    }
+
+    /// Fills `buffer`; false if it cannot be written.
+    fn fill(&mut self, memory: &impl DeviceMemory, buffer: Buffer) -> bool {
+        let Buffer { mut gpa, len } = buffer;
+        let end = gpa + u64::from(len);
+        let mut reached = true;
+        while gpa < end && self.left() > 0 && self.pieces <= PIECES {
+            let rest = match self.done {
+                done @ 0..HEADER => &self.header[done..],
+                done => &self.frame[done - HEADER..],
+            };
+            let piece = &rest[..rest.len().min((end - gpa) as usize).min(PIECE)];
+            for (byte, at) in self.count_at.iter_mut().enumerate() {
+                let field = header::NUM_BUFFERS + byte;
+                if (self.done..self.done + piece.len()).contains(&field) {
+                    *at = gpa + (field - self.done) as u64;
+                }
+            }
+            reached &= memory.write(gpa, piece);
+            gpa += piece.len() as u64;
+            self.done += piece.len();
+            self.pieces += 1;
+        }
+        reached
+    }
+}
