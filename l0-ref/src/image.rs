@@ -223,9 +223,11 @@ mod tests {
             restart: Restart::Never,
             core: false,
             disks: vec![],
+            cards: vec![],
         };
         let bundle = Bundle {
             guests: vec![guest],
+            networks: vec![],
             stats: false,
             stats_every: 0,
             trace: Trace::Off,

@@ -32,7 +32,7 @@ pub enum Error {
     /// Nor by L0 while there are others.
     NotAlone,
     /// L0 has no devices for it.
-    Disks,
+    Devices,
 }
 
 impl fmt::Display for Error {
@@ -40,7 +40,9 @@ impl fmt::Display for Error {
         match self {
             Self::Shadow(error) => error.fmt(f),
             Self::Assisted(refusal) => refusal.fmt(f),
-            Self::Disks => f.write_str("L0 has no disks for it: give it backend auto or shadow"),
+            Self::Devices => f.write_str(
+                "L0 has no disks and no network cards for it: give it backend auto or shadow",
+            ),
             Self::NotAlone => f.write_str(
                 "L0 runs a guest that is alone: give it backend auto or shadow, or a machine of its own",
             ),
@@ -58,10 +60,11 @@ pub fn build(guest: &Guest, context: &Context<'_>, guests: usize) -> Result<Buil
     if guests > 1 && guest.backend == Wanted::Assisted {
         return Err(Error::NotAlone);
     }
-    if !guest.disks.is_empty() && guest.backend == Wanted::Assisted {
-        return Err(Error::Disks);
+    let devices = !(guest.disks.is_empty() && guest.cards.is_empty());
+    if devices && guest.backend == Wanted::Assisted {
+        return Err(Error::Devices);
     }
-    if guests == 1 && guest.backend != Wanted::Shadow && guest.disks.is_empty() {
+    if guests == 1 && guest.backend != Wanted::Shadow && !devices {
         match assisted::build(guest, context) {
             Ok(machine) => {
                 log!("guest '{}' is run by L0", guest.name);

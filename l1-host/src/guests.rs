@@ -6,7 +6,7 @@ use crate::{
     backend::{self, Built},
     boot::{self, cpus},
     console::{self, Action, GuestId},
-    dev::host,
+    dev::{host, switch::network},
     diagnostics,
     hw::{
         apic::{self, vector},
@@ -71,8 +71,12 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
     }
     live::begin(host.bundle.stats_every, &cpu.clock, cpu::tsc());
     if guests.iter().any(|guest| !guest.disks.is_empty()) {
-        host::start(cpu);
+        host::start_disks(cpu);
     }
+    if host.bundle.networks.iter().any(|network| network.uplink.is_some()) {
+        host::start_uplinks(cpu);
+    }
+    network::start(&host.bundle.networks);
     let mut ready = Vec::new();
     for (number, guest) in guests.iter().enumerate() {
         match backend::build(guest, &host.context, guests.len()) {
@@ -200,7 +204,8 @@ fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
         report!("L1 failed: {violations} entries of guest roots are not on the allow-list");
         exit::machine(bundle::exit::L1_FAILED);
     }
-    let (exits, counters) = sum(&vcpus);
+    let (exits, mut counters) = sum(&vcpus);
+    counters.extend(vm.devices.counters());
     let each: Vec<_> = vcpus
         .iter()
         .map(|vcpu| VcpuReport { exits: vcpu.exits(), counters: vcpu.counters() })

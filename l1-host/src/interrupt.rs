@@ -30,6 +30,11 @@ pub fn handle(cpu: &Cpu, number: u8) -> Reason {
             host::service();
             Reason::OtherInterrupt
         }
+        vector::NETWORK => {
+            cpu.apic.eoi();
+            host::receive();
+            Reason::OtherInterrupt
+        }
         // Whoever sent it left something to find.
         vector::KICK => {
             cpu.apic.eoi();

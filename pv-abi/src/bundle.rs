@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// First bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"RoostBdl";
 /// Version of header and encoding.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
 pub const HEADER: usize = 16;
 
@@ -93,6 +93,8 @@ pub struct Guest {
     pub core: bool,
     /// Its disks.
     pub disks: Vec<Disk>,
+    /// Its network cards.
+    pub cards: Vec<Card>,
 }
 
 /// A disk of a guest.
@@ -107,6 +109,37 @@ pub struct Disk {
     /// Its guest may not write to it.
     pub read_only: bool,
 }
+
+/// A network card of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// The slot of its device, below [`crate::ext::devices::SLOTS`].
+    pub slot: u8,
+    /// The network it is on, one of [`Bundle::networks`].
+    pub network: String,
+    /// Its address, that of no other card.
+    pub mac: [u8; 6],
+    /// The only IPv4 address that its guest may send by, if one is settled.
+    pub ip: Option<[u8; 4]>,
+    /// Bytes that it may send in a second, and be sent; 0 for any.
+    pub rate: u64,
+    /// Bytes of the longest packet in a frame, within [`MTUS`].
+    pub mtu: u16,
+}
+
+/// A network that joins guests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// By which cards name it.
+    pub name: String,
+    /// The address of the machine's card by which it goes out, if it does.
+    pub uplink: Option<[u8; 6]>,
+}
+
+/// Packets that cards take at most.
+pub const MTUS: core::ops::RangeInclusive<u16> = 576..=9000;
+/// What they take if nothing is said, and on a network with an uplink at most.
+pub const DEFAULT_MTU: u16 = 1500;
 
 /// Weights that a guest may have.
 pub const WEIGHTS: core::ops::RangeInclusive<u32> = 1..=1000;
@@ -176,6 +209,8 @@ pub enum Trace {
 pub struct Bundle {
     /// Guests, started in this order.
     pub guests: Vec<Guest>,
+    /// Networks.
+    pub networks: Vec<Network>,
     /// Time each exit, and print counters and histograms to the log when a guest ends.
     pub stats: bool,
     /// Seconds from one line of counters to the next while guests run ([`LIVE_PREFIX`]), 0 for none.
@@ -337,7 +372,16 @@ mod tests {
                     name: "root".into(),
                     read_only: true,
                 }],
+                cards: vec![Card {
+                    slot: 4,
+                    network: "lan".into(),
+                    mac: [2, 0, 0, 0, 0, 1],
+                    ip: Some([10, 0, 2, 15]),
+                    rate: 1000,
+                    mtu: 1500,
+                }],
             }],
+            networks: vec![Network { name: "lan".into(), uplink: Some([2, 0, 0, 0, 0, 2]) }],
             stats: true,
             stats_every: 5,
             trace: Trace::Always,

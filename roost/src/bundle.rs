@@ -5,8 +5,8 @@ use anyhow::{Context, Result, ensure};
 use pv_abi::{
     PAGE_SIZE,
     bundle::{
-        Backend, Blob, Bundle, ConsoleMode, Disk, Guest, Image, Kind, Restart, Segment, Siblings,
-        Trace,
+        Backend, Blob, Bundle, Card, ConsoleMode, Disk, Guest, Image, Kind, Network, Restart,
+        Segment, Siblings, Trace,
     },
 };
 use std::{
@@ -49,6 +49,8 @@ pub enum Payload {
 pub struct Contents {
     /// The guests, in the order in which they start.
     pub guests: Vec<GuestContents>,
+    /// Networks.
+    pub networks: Vec<Network>,
     /// Whether L1 prints statistics.
     pub stats: bool,
     /// Seconds from one line of live counters to the next, 0 for none.
@@ -88,6 +90,8 @@ pub struct GuestContents {
     pub core: bool,
     /// Its disks.
     pub disks: Vec<Disk>,
+    /// Its network cards.
+    pub cards: Vec<Card>,
 }
 
 impl Contents {
@@ -133,6 +137,7 @@ impl Contents {
     fn bundle<'a>(&'a self, layout: &mut Layout<'a>) -> Bundle {
         Bundle {
             guests: self.guests.iter().map(|guest| guest.describe(layout)).collect(),
+            networks: self.networks.clone(),
             stats: self.stats,
             stats_every: self.stats_every,
             trace: self.trace,
@@ -167,6 +172,7 @@ impl GuestContents {
             restart: self.restart,
             core: self.core,
             disks: self.disks.clone(),
+            cards: self.cards.clone(),
         }
     }
 }
@@ -291,9 +297,11 @@ mod tests {
             restart: Restart::Always,
             core: true,
             disks: vec![],
+            cards: vec![],
         };
         Contents {
             guests: vec![guest],
+            networks: vec![],
             stats: true,
             stats_every: 7,
             trace: Trace::Death,

@@ -4,8 +4,10 @@ use crate::{
     accel::{self, Clock},
     disk::DiskPlan,
     memory::{Size, parse_size},
+    net::{Forward, NetOption, NetPlan, Network},
     plan::{MOST_CPUS, MOST_SECONDS, MOST_THREADS, MOST_VCPUS, MachinePlan},
 };
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
 use pv_abi::bundle::{Backend, ConsoleMode, Siblings, Trace};
 use serde::Deserialize;
@@ -91,6 +93,14 @@ pub struct RunArgs {
     /// A disk of the guest, raw or qcow2; `ro`: it may only be read. Several get slots in their order
     #[arg(long, value_name = "FILE[,ro][,name=NAME]", conflicts_with = "pack")]
     pub disk: Vec<DiskPlan>,
+    /// A network card of the guest: behind QEMU's user networking, on a bridge of this machine, or on a
+    /// network that goes nowhere, by a name of your choice. OPTIONS are `,mac=ADDRESS`, `,ip=ADDRESS` (the only one it may send by), `,rate=BITS` in a second
+    /// (`100M`) and `,mtu=BYTES`. Several get slots in their order, after disks [default: none]
+    #[arg(long, value_name = "none|user|bridge=NAME|NAME[OPTIONS]", conflicts_with = "pack")]
+    pub net: Vec<NetOption>,
+    /// A port of this machine's 127.0.0.1 that leads to the guest, with `--net user`
+    #[arg(long, value_name = "[tcp:|udp:]HOSTPORT[:GUESTPORT]", requires = "net")]
+    pub forward: Vec<Forward>,
     /// CPUs of the machine that L1 runs on [default: 1]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_CPUS.into()))]
     pub cpus: Option<u32>,
@@ -153,6 +163,20 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// The network cards that the options tell.
+    ///
+    /// # Errors
+    /// There is none that ports could be forwarded to.
+    pub fn nets(&self) -> Result<Vec<NetPlan>> {
+        let mut nets: Vec<_> = self.net.iter().filter_map(NetOption::card).cloned().collect();
+        if !self.forward.is_empty() {
+            let user = nets.iter_mut().find(|net| net.network == Network::User);
+            let user = user.context("--forward needs a network card of --net user")?;
+            user.forwards.clone_from(&self.forward);
+        }
+        Ok(nets)
+    }
+
     /// The machine that the options tell.
     #[must_use]
     pub fn machine(&self) -> MachinePlan {

@@ -7,18 +7,21 @@ use crate::{
     disk::{self, Access, DiskPlan},
     files,
     memory::Size,
+    net::{self, Forward, Mac, Mtu, NetPlan, Network, Rate},
     plan::{
         DEFAULT_MEMORY, GuestPlan, MOST_CPUS, MOST_SECONDS, MOST_THREADS, MOST_VCPUS, MachinePlan,
         Origin, Plan,
     },
 };
 use anyhow::{Result, anyhow, bail, ensure};
-use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, Siblings, Trace, WEIGHTS};
+use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, MTUS, Restart, Siblings, Trace, WEIGHTS};
 use serde::Deserialize;
 use std::{
     collections::HashMap,
+    net::Ipv4Addr,
     ops::Range,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 use toml::Spanned;
 
@@ -63,6 +66,47 @@ struct Guest {
     core: Option<PathBuf>,
     #[serde(default)]
     disk: Vec<GuestDisk>,
+    #[serde(default)]
+    net: Vec<GuestNet>,
+}
+
+/// A `[[guest.net]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct GuestNet {
+    network: Word<Network>,
+    mac: Option<Word<Mac>>,
+    ip: Option<Ip>,
+    rate: Option<Word<Rate>>,
+    mtu: Option<Bounded<{ *MTUS.start() as u32 }, { *MTUS.end() as u32 }>>,
+    #[serde(default)]
+    forward: Vec<Word<Forward>>,
+}
+
+/// An address of a guest.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Ip(Ipv4Addr);
+
+impl TryFrom<String> for Ip {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        net::parse_ip(&text).map(Self)
+    }
+}
+
+/// What is written as an option has it.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String", bound(deserialize = "T: FromStr<Err = String>"))]
+struct Word<T>(T);
+
+impl<T: FromStr<Err = String>> TryFrom<String> for Word<T> {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self)
+    }
 }
 
 /// A `[[guest.disk]]`.
@@ -73,6 +117,20 @@ struct GuestDisk {
     #[serde(default)]
     read_only: bool,
     name: Option<DiskName>,
+}
+
+impl GuestNet {
+    fn plan(self) -> NetPlan {
+        NetPlan {
+            network: self.network.0,
+            mac: self.mac.map(|mac| mac.0),
+            ip: self.ip.map(|ip| ip.0),
+            rate: self.rate.map(|rate| rate.0),
+            // It is within the bounds.
+            mtu: self.mtu.and_then(|mtu| u16::try_from(mtu.0).ok()).map(Mtu),
+            forwards: self.forward.into_iter().map(|forward| forward.0).collect(),
+        }
+    }
 }
 
 /// A disk's name.
@@ -199,6 +257,8 @@ fn no_guest_options(args: &RunArgs, path: &Path) -> Result<()> {
         ("backend", args.guest.backend.is_some()),
         ("core", args.core.is_some()),
         ("disk", !args.disk.is_empty()),
+        ("net", !args.net.is_empty()),
+        ("forward", !args.forward.is_empty()),
     ];
     match given.iter().find(|(_, given)| *given) {
         None => Ok(()),
@@ -321,6 +381,7 @@ impl Source<'_> {
             restart: guest.restart.into(),
             backend: guest.backend.map(Backend::from).unwrap_or_default(),
             disks: guest.disk.into_iter().map(|disk| self.disk(disk)).collect(),
+            nets: guest.net.into_iter().map(GuestNet::plan).collect(),
             core: guest.core.map(|path| self.resolve(&path)),
         }
     }

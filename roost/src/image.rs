@@ -6,6 +6,7 @@ use crate::{
     grub::{self, Grub},
     images::Images,
     memory::{MIB, l1_need},
+    network,
     plan::Plan,
     preflight, run,
 };
@@ -57,6 +58,7 @@ pub fn write(args: &ImageArgs) -> Result<u8> {
     let files = preflight::check_for_elsewhere(&plan)?;
     let images = Images::find();
     let l1 = images.l1()?;
+    network::none_goes_out(&plan, "an image")?;
     let contents = run::contents(&plan, files, &images)?;
     // Nobody knows when it is started, and whoever looks at the console is at a terminal.
     let contents = Contents { wall_seconds: 0, console: plan.console(true), ..contents };

@@ -23,6 +23,8 @@ mod kernel;
 mod live;
 mod log;
 mod memory;
+mod net;
+mod network;
 mod mmu_stress;
 mod outcome;
 mod plan;

@@ -6,6 +6,7 @@ use crate::{
     config,
     disk::DiskPlan,
     memory::MIB,
+    net::NetPlan,
 };
 use anyhow::{Context, Result};
 use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, Siblings, Trace};
@@ -61,6 +62,8 @@ pub struct GuestPlan {
     pub backend: Backend,
     /// Its disks, slot 0 first.
     pub disks: Vec<DiskPlan>,
+    /// Its network cards, in the slots after.
+    pub nets: Vec<NetPlan>,
     /// Where its core file goes if it dies, if anywhere.
     pub core: Option<PathBuf>,
 }
@@ -113,12 +116,12 @@ impl Plan {
             (Some(file), _) => config::read(file, args),
             (None, kernel) => {
                 let kernel = kernel.as_deref().context("no kernel: name one with --kernel")?;
-                Ok(Self::of_options(args, kernel))
+                Self::of_options(args, kernel)
             }
         }
     }
 
-    fn of_options(args: &RunArgs, kernel: &Path) -> Self {
+    fn of_options(args: &RunArgs, kernel: &Path) -> Result<Self> {
         let name = kernel.file_name().unwrap_or(kernel.as_os_str());
         let guest = GuestPlan {
             name: name.to_string_lossy().into_owned(),
@@ -131,9 +134,10 @@ impl Plan {
             restart: Restart::Never,
             backend: args.guest.backend.map(Backend::from).unwrap_or_default(),
             disks: args.disk.clone(),
+            nets: args.nets()?,
             core: args.core.clone(),
         };
-        Self { guests: vec![guest], machine: args.machine(), origin: Origin::CommandLine }
+        Ok(Self { guests: vec![guest], machine: args.machine(), origin: Origin::CommandLine })
     }
 
     /// Memory of all guests in bytes.

@@ -4,6 +4,7 @@ use crate::{
     accel::{Accel, Clock},
     disk::MachineDisk,
     memory::MIB,
+    network::MachineCard,
     process,
 };
 use anyhow::{Context, Result};
@@ -114,6 +115,8 @@ pub struct Machine {
     pub control: Option<RawFd>,
     /// Its disks.
     pub disks: Vec<MachineDisk>,
+    /// Its network cards.
+    pub cards: Vec<MachineCard>,
 }
 
 impl Machine {
@@ -162,6 +165,10 @@ impl Machine {
         for disk in &self.disks {
             args.pair("-drive", disk.drive());
             args.pair("-device", disk.device());
+        }
+        for card in &self.cards {
+            args.pair("-netdev", card.netdev());
+            args.pair("-device", card.device());
         }
         args.pair("-kernel", &self.l1);
         args.pair("-initrd", &self.bundle);
@@ -220,6 +227,7 @@ mod tests {
             console: Console::Plain,
             control: None,
             disks: vec![],
+            cards: vec![],
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
     live::{Live, Style},
     log::Log,
     memory::{self, mib},
+    network,
     outcome::{Evidence, Outcome, SilentEnd},
     plan::Plan,
     preflight::{self, GuestFiles},
@@ -42,6 +43,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     let plan = Plan::of(args)?;
     let guests = preflight::check(&plan)?;
     let disks = disk::check(&plan)?;
+    let cards = network::check(&plan)?;
     let images = Images::find();
     let l1 = images.l1()?;
     let contents = contents(&plan, guests, &images)?;
@@ -64,6 +66,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         console: Console::Plain,
         control: None,
         disks,
+        cards,
     };
     boot(args, &plan, &qemu, machine, folder)
 }
@@ -82,6 +85,7 @@ pub fn pack(args: &RunArgs) -> Result<()> {
         let why = "disks cannot be used with --pack: no other machine monitor is told of them";
         return Err(plan.origin.about(guest, why));
     }
+    network::none_goes_out(&plan, "--pack")?;
     let guests = preflight::check(&plan)?;
     let contents = contents(&plan, guests, &Images::find())?;
     let to = args.pack.as_deref().unwrap_or(Path::new(""));
@@ -113,11 +117,13 @@ pub fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<
             restart: guest.restart,
             core: guest.core.is_some(),
             disks,
+            cards: network::cards(guest),
         });
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(Contents {
         guests,
+        networks: network::describe(plan),
         stats: plan.machine.stats.is_some(),
         stats_every: plan.stats_every(),
         trace: plan.machine.trace,

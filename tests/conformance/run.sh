@@ -61,12 +61,12 @@ trap 'rm -rf "$folder"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# For the checks of disks.
+# For the checks of disks; those of network cards need two on one network.
 truncate -s 1M "$folder/disk.img" "$folder/fixed.img"
 
 # shellcheck disable=SC2086 # $cpu is an option with its value, or nothing; so is $clock
 { "$roost" run --accel tcg --cpus "$cpus" $clock $cpu --kernel "$images/conformance" --memory 64M \
-    --vcpus "$vcpus" --disk "$folder/disk.img" --disk "$folder/fixed.img,ro" --timeout "$limit" --l1-log "$folder/log" --append "$words" </dev/null 2>"$folder/errors" ||
+    --vcpus "$vcpus" --disk "$folder/disk.img" --disk "$folder/fixed.img,ro" --net lan --net lan --timeout "$limit" --l1-log "$folder/log" --append "$words" </dev/null 2>"$folder/errors" ||
     echo "$?" >"$folder/status"; } | sed -u 's/\r//' | tee "$folder/report"
 
 if [ -n "$json" ]; then

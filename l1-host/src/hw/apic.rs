@@ -15,6 +15,8 @@ pub mod vector {
     pub const KICK: u8 = 0x42;
     /// A disk has answers.
     pub const DISK: u8 = 0x43;
+    /// A network card has received something.
+    pub const NETWORK: u8 = 0x44;
     /// The local APIC had nothing after all.
     pub const SPURIOUS: u8 = 0xff;
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     abi_flaw::{Flaw, planted},
+    dev::virtio::slots,
     guests,
     hw::{cpu, percpu::Cpu},
     interrupt, sched,
@@ -153,6 +154,7 @@ impl Vcpu {
     fn poll_sources(&mut self, cpu: &Cpu) {
         self.poll_timer(cpu);
         self.remote.take_requests(|vector| self.apic.raise(vector));
+        slots::go_on(&self.vm);
         // Devices interrupt the first vCPU.
         if self.index == 0 {
             self.poll_devices();

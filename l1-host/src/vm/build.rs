@@ -264,8 +264,8 @@ fn finish(
 ) -> Result<Arc<Vm>, Error> {
     let vcpus = guest.vcpus as usize;
     let pages = pool_pages(frames);
-    // What requests under way take.
-    let requests = guest.disks.len() as u64 * (512 << 10);
+    // What requests under way take, and a frame of each card.
+    let requests = guest.disks.len() as u64 * (512 << 10) + guest.cards.len() as u64 * (128 << 10);
     let traces = (vcpus * trace::SIZE * size_of::<trace::Entry>()) as u64;
     let overhead = Mmu::<VmEnv>::overhead(frames, pages)
         + Owners::overhead(frames)
@@ -293,7 +293,9 @@ fn finish(
         largest: context.largest_page,
     };
     let mmu = Mmu::new(VmEnv::new(ram, pool, pages, bitmap, vcpus), config, vcpus);
-    Ok(Arc::new(Vm::new(guest, kind, mmu, switcher_window, vm_window, devices, heap)))
+    let vm = Arc::new(Vm::new(guest, kind, mmu, switcher_window, vm_window, devices, heap));
+    vm.devices.plug_in(&vm);
+    Ok(vm)
 }
 
 /// Bytes of the heap that VMs which are no more have brought.

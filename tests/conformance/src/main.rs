@@ -22,6 +22,8 @@
 #[cfg(target_os = "none")]
 mod abi;
 #[cfg(target_os = "none")]
+mod card;
+#[cfg(target_os = "none")]
 mod checks;
 #[cfg(target_os = "none")]
 mod clock;

@@ -1,25 +1,62 @@
-//! Drives disks of the machine, for guests.
+//! Drives disks and network cards of the machine, for guests.
 //! May: alloc. Context: boot; run-loop, irq-off. Input: the machine's devices.
 //!
 //! `pci` finds them and has them interrupt, `hal` is what the crate `virtio-drivers` wants of L1,
-//! `disk` sends requests and takes the answers. A device that misbehaves costs its own disk: requests
-//! fail, and the log says why.
+//! `disk` sends requests and takes the answers, `uplink` sends and receives frames. A device that misbehaves
+//! costs itself: requests of its disk fail, frames by its card are lost, and the log says why.
 
 mod disk;
 mod hal;
 mod pci;
+mod uplink;
 
 pub use disk::{Disk, Outcome, PIECES, Refused, Run, Ticket, Work};
+pub use uplink::Uplink;
 
-use crate::{dev::virtio::disk as guest_disk, hw::percpu::Cpu, log};
+use crate::{
+    dev::{switch::Mac, virtio::disk as guest_disk},
+    hw::{apic::vector, percpu::Cpu},
+    log,
+};
 use alloc::{boxed::Box, vec::Vec};
 use spin::Once;
+use virtio_drivers::transport::DeviceType;
 
 static DISKS: Once<Vec<Box<Disk>>> = Once::new();
+static UPLINKS: Once<Vec<Box<Uplink>>> = Once::new();
 
 /// Finds the machine's disks; they interrupt `cpu`.
-pub fn start(cpu: &Cpu) {
-    DISKS.call_once(|| pci::disks(cpu.apic_id));
+pub fn start_disks(cpu: &Cpu) {
+    DISKS.call_once(|| {
+        pci::each("disk", DeviceType::Block, cpu.apic_id, vector::DISK, |place, transport, route| {
+            let disk = Disk::new(transport, route)?;
+            log!("disk {} at {place}: {} sectors", disk.serial(), disk.sectors());
+            Ok(disk)
+        })
+    });
+}
+
+/// Finds the machine's network cards; they interrupt `cpu`.
+pub fn start_uplinks(cpu: &Cpu) {
+    let (kind, vector) = (DeviceType::Network, vector::NETWORK);
+    UPLINKS.call_once(|| {
+        pci::each("network card", kind, cpu.apic_id, vector, |place, transport, route| {
+            let uplink = Uplink::new(transport, route)?;
+            log!("network card {:02x?} at {place}", uplink.mac());
+            Ok(uplink)
+        })
+    });
+}
+
+/// The network card with this address.
+#[must_use]
+pub fn uplink(mac: Mac) -> Option<&'static Uplink> {
+    UPLINKS.get()?.iter().map(|uplink| &**uplink).find(|uplink| uplink.mac() == mac)
+}
+
+/// Takes the frames that have come by any network card.
+pub fn receive() {
+    UPLINKS.get().into_iter().flatten().for_each(|uplink| uplink.receive());
 }
 
 /// The disk with this serial.

@@ -1,12 +1,9 @@
-//! Finds virtio disks on PCI bus 0 and has each interrupt by MSI-X.
+//! Finds virtio devices on PCI bus 0 and has each interrupt by MSI-X.
 //! May: alloc. Context: boot. Input: the machine's devices.
 
-use super::{Disk, hal::L1, tell};
+use super::hal::L1;
 use crate::{
-    hw::{
-        apic::vector,
-        pci::{self, Configuration},
-    },
+    hw::pci::{self, Configuration},
     log,
 };
 use alloc::{boxed::Box, format, string::String, vec::Vec};
@@ -28,41 +25,51 @@ const MESSAGES: u32 = 0xfee0_0000;
 const QUEUE_SELECT: u64 = 22;
 const QUEUE_VECTOR: u64 = 26;
 
-/// The disks of the machine, in the order of their places on the bus.
-pub fn disks(apic_id: u32) -> Vec<Box<Disk>> {
+/// Has a device's first queue interrupt; says whether it can.
+type Route = Box<dyn FnOnce() -> bool>;
+
+/// What `make` makes of each device of `kind`, in the order of their places on the bus. They interrupt the
+/// CPU with this APIC id by `vector`. Of one that cannot be used the log says why, by `name`.
+pub fn each<T>(
+    name: &str,
+    kind: DeviceType,
+    apic_id: u32,
+    vector: u8,
+    mut make: impl FnMut(DeviceFunction, PciTransport, Route) -> Result<T, String>,
+) -> Vec<T> {
     let mut root = PciRoot::new(Configuration);
     let found: Vec<_> = root
         .enumerate_bus(0)
-        .filter(|(_, info)| virtio_device_type(info) == Some(DeviceType::Block))
+        .filter(|(_, info)| virtio_device_type(info) == Some(kind))
         .map(|(place, _)| place)
         .collect();
-    let mut disks = Vec::new();
+    let mut made = Vec::new();
     for place in found {
-        match disk(&mut root, place, apic_id) {
-            Ok(disk) => {
-                log!("disk {} at {place}: {} sectors", disk.serial(), disk.sectors());
-                disks.push(disk);
-            }
-            Err(why) => tell(&format!("at {place}"), &format_args!("not used: {why}")),
+        let opened = open(&mut root, place, apic_id, vector);
+        match opened.and_then(|(transport, route)| make(place, transport, route)) {
+            Ok(device) => made.push(device),
+            Err(why) => log!("{name} at {place}: not used: {why}"),
         }
     }
-    disks
+    made
 }
 
-fn disk(
+fn open(
     root: &mut PciRoot<Configuration>,
     place: DeviceFunction,
     apic_id: u32,
-) -> Result<Box<Disk>, String> {
+    vector: u8,
+) -> Result<(PciTransport, Route), String> {
     map_registers(root, place)?;
     root.set_command(place, Command::MEMORY_SPACE | Command::BUS_MASTER);
-    enable_messages(root, place, apic_id)?;
+    enable_messages(root, place, apic_id, vector)?;
     let common = common_configuration(root, place)?;
     let transport = PciTransport::new::<L1, _>(root, place).map_err(|why| format!("{why}"))?;
-    Disk::new(transport, || {
+    let route = move || {
         pci::exchange16(common + QUEUE_SELECT, 0);
         pci::exchange16(common + QUEUE_VECTOR, 0) == Some(0)
-    })
+    };
+    Ok((transport, Box::new(route)))
 }
 
 fn map_registers(root: &mut PciRoot<Configuration>, place: DeviceFunction) -> Result<(), String> {
@@ -80,11 +87,12 @@ fn bar(root: &mut PciRoot<Configuration>, place: DeviceFunction, index: u8) -> O
     info.memory_address_size().filter(|&(start, len)| start != 0 && len != 0)
 }
 
-/// Routes message 0 to [`vector::DISK`] of the CPU with this APIC id.
+/// Routes message 0 to `vector` of the CPU with this APIC id.
 fn enable_messages(
     root: &mut PciRoot<Configuration>,
     place: DeviceFunction,
     apic_id: u32,
+    vector: u8,
 ) -> Result<(), String> {
     let capability = root.capabilities(place).find(|capability| capability.id == MSIX);
     let capability = capability.ok_or("it has no MSI-X")?;
@@ -96,7 +104,7 @@ fn enable_messages(
     }
     let entry = start + entry;
     for (offset, value) in
-        [(0, MESSAGES | apic_id << 12), (4, 0), (8, u32::from(vector::DISK)), (12, 0)]
+        [(0, MESSAGES | apic_id << 12), (4, 0), (8, u32::from(vector)), (12, 0)]
     {
         pci::write32(entry + offset, value);
     }

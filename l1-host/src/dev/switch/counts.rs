@@ -18,16 +18,19 @@ pub enum Lost {
     NoBuffer,
     /// Its receiver is sent more than it may be.
     ReceiveRate,
+    /// It is longer than its receiver takes.
+    TooLong,
 }
 
 impl Lost {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Malformed, "net_tx_malformed"),
         (Self::Spoofed, "net_tx_spoofed"),
         (Self::Rate, "net_tx_rate"),
         (Self::Nobody, "net_tx_nobody"),
         (Self::NoBuffer, "net_rx_no_buffer"),
         (Self::ReceiveRate, "net_rx_rate"),
+        (Self::TooLong, "net_rx_too_long"),
     ];
 }
 
@@ -93,6 +96,6 @@ mod tests {
             (0..=times).for_each(|_| counts.lost(why));
         }
         let values: Vec<_> = counts.each().map(|(_, value)| value).collect();
-        assert_eq!(values, [2, 100, 1, 7, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(values, [2, 100, 1, 7, 1, 2, 3, 4, 5, 6, 7]);
     }
 }

@@ -125,7 +125,7 @@ impl Disk {
 
 /// The answer to a request has come.
 pub fn complete(vm: &Arc<Vm>, ticket: &Ticket, outcome: Outcome) {
-    let Some(Device { front, function: Function::Disk(disk) }) = vm.devices.device(ticket.slot as u64)
+    let Some(Device { front, function: Function::Disk(disk), .. }) = vm.devices.device(ticket.slot as u64)
     else {
         return;
     };

@@ -1,16 +1,20 @@
 //! Virtio devices that L1 models for guests (virtio 1.2; spec 2.9).
 //!
 //! `registers` is the virtio-mmio block, `queue` walks a split virtqueue, `block` makes requests of a
-//! disk of its chains. They know no hardware and are tested on the host. The rest puts them together:
-//! `front` is what all devices have, `disk` does what a disk does, `slots` holds the devices.
+//! disk of its chains, `net` moves frames from and to a card's. They know no hardware and are tested on the
+//! host. The rest puts them together: `front` is what all devices have, `disk` and `card` do what these do,
+//! `slots` holds the devices.
 
 pub mod block;
+#[cfg(target_os = "none")]
+pub mod card;
 #[cfg(target_os = "none")]
 pub mod disk;
 #[cfg(target_os = "none")]
 pub mod front;
 #[cfg(target_os = "none")]
 mod memory;
+pub mod net;
 pub mod queue;
 pub mod registers;
 #[cfg(target_os = "none")]

@@ -102,6 +102,8 @@ pub enum Asked {
     Notify(usize),
     /// InterruptStatus has changed.
     Acknowledge,
+    /// The driver has set all up.
+    Started,
     /// The device is to forget everything: [`Registers::reset`], when it uses no memory any more.
     Reset,
 }
@@ -175,7 +177,13 @@ impl Registers {
                 return Some(Asked::Acknowledge);
             }
             mmio::STATUS if value == 0 => return Some(Asked::Reset),
-            mmio::STATUS => self.set_status(value),
+            mmio::STATUS => {
+                let before = self.is_running();
+                self.set_status(value);
+                if self.is_running() && !before {
+                    return Some(Asked::Started);
+                }
+            }
             _ if driven.set_part(offset, value) => {}
             _ => return None,
         }
@@ -271,7 +279,8 @@ mod tests {
 
     fn write(block: &mut Registers, writes: &[(u64, u32)]) {
         for &(offset, value) in writes {
-            assert_eq!(block.write(offset, value), Some(Asked::Nothing), "{offset:#x}");
+            let asked = block.write(offset, value);
+            assert!(matches!(asked, Some(Asked::Nothing | Asked::Started)), "{offset:#x}");
         }
     }
 
@@ -303,7 +312,8 @@ mod tests {
         write(&mut block, &QUEUE);
         assert_eq!(block.read(mmio::QUEUE_READY), Some(1));
         assert_eq!(block.queue(0), None, "not before DRIVER_OK");
-        write(&mut block, &[(mmio::STATUS, 15)]);
+        assert_eq!(block.write(mmio::STATUS, 15), Some(Asked::Started));
+        assert_eq!(block.write(mmio::STATUS, 15), Some(Asked::Nothing), "it was started before");
         assert!(block.queue(0).is_some() && block.queue(1).is_none() && block.queue(2).is_none());
         assert!(block.has_accepted(OFFERED) && !block.has_accepted(OFFERED | 2));
         assert_eq!(block.write(mmio::QUEUE_NOTIFY, 1), Some(Asked::Notify(1)));

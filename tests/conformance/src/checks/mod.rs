@@ -1,6 +1,7 @@
 //! The checks, by subject, and the run over them.
 
 mod apic;
+mod cards;
 mod compat;
 mod control;
 mod debug;
@@ -123,6 +124,7 @@ const GROUPS: &[Group] = &[
     extension_calls::GROUP,
     private::GROUP,
     disks::GROUP,
+    cards::GROUP,
     smp::GROUP,
     local_table::GROUP,
     early_faults::GROUP,
