@@ -3,9 +3,14 @@
 
 use crate::{
     boot,
-    dev::host,
+    dev::{Rest, host},
     guests,
-    hw::{apic::vector, cpu::debug, percpu::Cpu, serial},
+    hw::{
+        apic::vector,
+        cpu::{self, debug},
+        percpu::Cpu,
+        serial,
+    },
     log, sched,
     stats::Reason,
 };
@@ -16,8 +21,11 @@ use switcher::{L1Trap, layout};
 pub fn handle(cpu: &Cpu, number: u8) -> Reason {
     match number {
         vector::TIMER => {
-            sched::timer_fired(cpu);
+            let errand = sched::timer_fired(cpu);
             cpu.apic.eoi();
+            if errand {
+                receive_frames(cpu);
+            }
             Reason::Timer
         }
         vector::CONSOLE => {
@@ -32,7 +40,7 @@ pub fn handle(cpu: &Cpu, number: u8) -> Reason {
         }
         vector::NETWORK => {
             cpu.apic.eoi();
-            host::receive();
+            receive_frames(cpu);
             Reason::OtherInterrupt
         }
         // Whoever sent it left something to find.
@@ -45,6 +53,17 @@ pub fn handle(cpu: &Cpu, number: u8) -> Reason {
             cpu.apic.eoi();
             Reason::OtherInterrupt
         }
+    }
+}
+
+/// How soon the rest of what has come from the network is looked at: so many parts of a second. Guests run
+/// meanwhile, however much comes.
+const PAUSES: u64 = 4000;
+
+/// Gives guests what has come from the network, or a part of it and the rest a little later.
+fn receive_frames(cpu: &Cpu) {
+    if host::receive() == Rest::More {
+        sched::set_errand(cpu, cpu::tsc() + cpu.clock.tsc_hz / PAUSES);
     }
 }
 

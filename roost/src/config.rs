@@ -14,7 +14,9 @@ use crate::{
     },
 };
 use anyhow::{Result, anyhow, bail, ensure};
-use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, MTUS, Restart, Siblings, Trace, WEIGHTS};
+use pv_abi::bundle::{
+    Backend, ConsoleMode, DEFAULT_WEIGHT, MTUS, Restart, Siblings, Trace, WEIGHTS,
+};
 use serde::Deserialize;
 use std::{
     collections::HashMap,

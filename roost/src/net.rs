@@ -133,7 +133,9 @@ pub fn parse_ip(text: &str) -> Result<Ipv4Addr, String> {
     let ip = text.parse().ok().filter(|ip: &Ipv4Addr| {
         !(ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast() || ip.is_loopback())
     });
-    ip.ok_or_else(|| format!("`{text}` is no IPv4 address for a guest: write one such as 10.0.2.20"))
+    ip.ok_or_else(|| {
+        format!("`{text}` is no IPv4 address for a guest: write one such as 10.0.2.20")
+    })
 }
 
 impl FromStr for Mac {
@@ -164,9 +166,10 @@ impl Mac {
     #[must_use]
     pub fn derived(name: &str, number: usize) -> Self {
         // FNV-1a; the last bytes written change all of the hash's lower ones.
-        let hash = name.bytes().chain(number.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash =
+            name.bytes().chain(number.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
         let [a, b, c, d, e, ..] = (hash ^ hash >> 40).to_le_bytes();
         Self([2, a, b, c, d, e])
     }
@@ -210,9 +213,11 @@ impl FromStr for Mtu {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().ok().filter(|mtu| MTUS.contains(mtu)).map(Self).ok_or_else(|| {
-            format!("`{text}` is no MTU: write {} to {}", MTUS.start(), MTUS.end())
-        })
+        text.parse()
+            .ok()
+            .filter(|mtu| MTUS.contains(mtu))
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is no MTU: write {} to {}", MTUS.start(), MTUS.end()))
     }
 }
 
@@ -258,7 +263,11 @@ impl FromStr for Forward {
         let (host, guest) = ports.split_once(':').unwrap_or((ports, ports));
         let port = |text: &str| text.parse::<u16>().ok().filter(|&port| port != 0);
         port(host).zip(port(guest)).map(|(host, guest)| Self { protocol, host, guest }).ok_or_else(
-            || format!("`{text}` is no forward: write HOSTPORT:GUESTPORT, such as 8080:80 or udp:53"),
+            || {
+                format!(
+                    "`{text}` is no forward: write HOSTPORT:GUESTPORT, such as 8080:80 or udp:53"
+                )
+            },
         )
     }
 }
@@ -285,10 +294,25 @@ mod tests {
         assert_eq!(full.ip, Some(Ipv4Addr::new(10, 0, 2, 20)));
         assert_eq!((full.rate.unwrap().bytes(), full.mtu), (2_000_000, Some(Mtu(1400))));
         for bad in [
-            "", "a b", "none,mac=02:00:00:00:00:01", "user,", "user,dhcp", "bridge=", "bridge=a b",
-            "bridge=0123456789abcdef", "user,mac=03:00:00:00:00:01", "user,mac=00:00:00:00:00:00",
-            "user,mac=2:0:0:0:0:1", "user,mac=02:00:00:00:00", "user,ip=10.0.2", "user,ip=0.0.0.0",
-            "user,rate=0", "user,rate=7k", "user,rate=fast", "user,mtu=575", "user,mtu=9001",
+            "",
+            "a b",
+            "none,mac=02:00:00:00:00:01",
+            "user,",
+            "user,dhcp",
+            "bridge=",
+            "bridge=a b",
+            "bridge=0123456789abcdef",
+            "user,mac=03:00:00:00:00:01",
+            "user,mac=00:00:00:00:00:00",
+            "user,mac=2:0:0:0:0:1",
+            "user,mac=02:00:00:00:00",
+            "user,ip=10.0.2",
+            "user,ip=0.0.0.0",
+            "user,rate=0",
+            "user,rate=7k",
+            "user,rate=fast",
+            "user,mtu=575",
+            "user,mtu=9001",
         ] {
             assert!(bad.parse::<NetOption>().is_err(), "{bad}");
         }
@@ -307,8 +331,10 @@ mod tests {
 
     #[test]
     fn derived_addresses_differ() {
-        let all: std::collections::HashSet<_> =
-            ["a", "b", "web", "web2"].iter().flat_map(|name| (0..16).map(|n| Mac::derived(name, n))).collect();
+        let all: std::collections::HashSet<_> = ["a", "b", "web", "web2"]
+            .iter()
+            .flat_map(|name| (0..16).map(|n| Mac::derived(name, n)))
+            .collect();
         assert_eq!(all.len(), 64);
         assert!(all.iter().all(|mac| mac.to_string().parse() == Ok(*mac)));
         assert!(all.iter().all(|mac| mac.0[0] == 2));

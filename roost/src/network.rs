@@ -204,7 +204,9 @@ fn check_forward(forward: Forward, seen: &mut HashMap<(Protocol, u16), u16>) -> 
     };
     match taken {
         None => Ok(()),
-        Some(why) => bail!("port {host} of this machine cannot be forwarded ({why}): choose another"),
+        Some(why) => {
+            bail!("port {host} of this machine cannot be forwarded ({why}): choose another")
+        }
     }
 }
 

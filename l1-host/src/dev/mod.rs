@@ -7,3 +7,12 @@ pub mod ioapic;
 pub mod switch;
 pub mod uart;
 pub mod virtio;
+
+/// What is left of something that is done in parts, so that nobody else has to wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing.
+    Nothing,
+    /// Something.
+    More,
+}

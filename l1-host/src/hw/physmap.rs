@@ -97,18 +97,46 @@ pub fn table<T: Shared>(hpa: Hpa) -> &'static T {
     unsafe { &*((DIRECT_MAP + hpa.0) as *const T) }
 }
 
-/// Copies out of a frame, byte by byte: what is read is whatever is there at that instant.
+/// Copies out of a frame: what is read is whatever is there at that instant, of each byte.
 pub fn copy_from_frame(hpa: Hpa, offset: usize, out: &mut [u8]) {
+    let (head, words) = split(offset, out.len());
     let bytes = frame_bytes(hpa);
-    for (to, from) in out.iter_mut().zip(&bytes[offset..]) {
-        *to = from.load(Relaxed);
+    let (first, rest) = out.split_at_mut(head);
+    let (middle, last) = rest.split_at_mut(8 * words);
+    let copy = |out: &mut [u8], at: usize| {
+        for (to, from) in out.iter_mut().zip(&bytes[at..]) {
+            *to = from.load(Relaxed);
+        }
+    };
+    copy(first, offset);
+    for (to, from) in middle.as_chunks_mut().0.iter_mut().zip(&frame(hpa)[(offset + head) / 8..]) {
+        *to = from.load(Relaxed).to_le_bytes();
     }
+    copy(last, offset + head + 8 * words);
 }
 
-/// Copies into a frame, byte by byte.
+/// Copies into a frame.
 pub fn copy_to_frame(hpa: Hpa, offset: usize, data: &[u8]) {
+    let (head, words) = split(offset, data.len());
     let bytes = frame_bytes(hpa);
-    for (from, to) in data.iter().zip(&bytes[offset..]) {
-        to.store(*from, Relaxed);
+    let (first, rest) = data.split_at(head);
+    let (middle, last) = rest.split_at(8 * words);
+    let copy = |data: &[u8], at: usize| {
+        for (from, to) in data.iter().zip(&bytes[at..]) {
+            to.store(*from, Relaxed);
+        }
+    };
+    copy(first, offset);
+    for (from, to) in middle.as_chunks().0.iter().zip(&frame(hpa)[(offset + head) / 8..]) {
+        to.store(u64::from_le_bytes(*from), Relaxed);
     }
+    copy(last, offset + head + 8 * words);
+}
+
+/// Of `len` bytes at `offset`: bytes before the first whole word, whole words. A byte at a time takes an
+/// instruction for each, and most of what is copied is long.
+const fn split(offset: usize, len: usize) -> (usize, usize) {
+    let to_word = offset.wrapping_neg() % 8;
+    let head = if to_word < len { to_word } else { len };
+    (head, (len - head) / 8)
 }

@@ -59,6 +59,8 @@ struct Local {
     slice_end: AtomicU64,
     /// The next deadline of a parked vCPU, slack included.
     parked: AtomicU64,
+    /// When the CPU has something of L1's own to do.
+    errand: AtomicU64,
     sleepers: Mutex<Timers<Sleeper>>,
 }
 
@@ -68,6 +70,7 @@ impl Local {
             armed: AtomicU64::new(NEVER),
             slice_end: AtomicU64::new(0),
             parked: AtomicU64::new(NEVER),
+            errand: AtomicU64::new(NEVER),
             sleepers: Mutex::new(Timers::new()),
         }
     }
@@ -119,7 +122,8 @@ pub fn run(cpu: &'static Cpu) -> ! {
             run_one(cpu, vcpu);
             continue;
         }
-        arm_at(cpu, LOCALS[cpu.index].parked.load(Relaxed));
+        let local = &LOCALS[cpu.index];
+        arm_at(cpu, local.parked.load(Relaxed).min(local.errand.load(Relaxed)));
         QUEUES.say_idle(cpu.index);
         let late = next_vcpu(cpu);
         if late.is_none() {
@@ -262,9 +266,21 @@ pub fn give_up_slice(cpu: &Cpu) {
 }
 
 /// The timer has fired: for what it was armed for, for something that is no more, or early, for it
-/// counts coarser than the TSC and not as far.
-pub fn timer_fired(cpu: &Cpu) {
-    LOCALS[cpu.index].armed.store(NEVER, Relaxed);
+/// counts coarser than the TSC and not as far. True, once, if the time of [`set_errand`] has come.
+pub fn timer_fired(cpu: &Cpu) -> bool {
+    let local = &LOCALS[cpu.index];
+    local.armed.store(NEVER, Relaxed);
+    let due = local.errand.load(Relaxed) <= cpu::tsc();
+    if due {
+        local.errand.store(NEVER, Relaxed);
+    }
+    due
+}
+
+/// This CPU has something to do at `when`. To be called where interrupts are handled: after each of them
+/// the timer is armed.
+pub fn set_errand(cpu: &Cpu, when: u64) {
+    LOCALS[cpu.index].errand.store(when, Relaxed);
 }
 
 /// Wakes the parked vCPUs whose time has come.
@@ -288,11 +304,12 @@ pub fn tick(cpu: &Cpu) {
 }
 
 /// Arms the timer of a CPU that runs a vCPU for whatever comes first: `deadline` of that, the end of its
-/// slice if another waits, or the deadline of a parked one. Returns when that is, all ones for never.
+/// slice if another waits, the deadline of a parked one, or an errand. Returns when that is, all ones for never.
 pub fn arm(cpu: &Cpu, deadline: Option<u64>) -> u64 {
     let local = &LOCALS[cpu.index];
     let slice = if is_awaited(cpu) { local.slice_end.load(Relaxed) } else { NEVER };
-    let first = deadline.unwrap_or(NEVER).min(slice).min(local.parked.load(Relaxed));
+    let own = local.parked.load(Relaxed).min(local.errand.load(Relaxed));
+    let first = deadline.unwrap_or(NEVER).min(slice).min(own);
     arm_at(cpu, first);
     first
 }

@@ -95,8 +95,7 @@ impl Ring {
     pub fn describe(&self, index: u16, gpa: u64, len: u64, flags: u16, next: u16) {
         let at = self.table() + 16 * u64::from(index);
         paging::word(at).store(gpa, Relaxed);
-        paging::word(at + 8)
-            .store(u64::from(next) << 48 | u64::from(flags) << 32 | len, Relaxed);
+        paging::word(at + 8).store(u64::from(next) << 48 | u64::from(flags) << 32 | len, Relaxed);
     }
 
     /// Makes `head` available, and tells nobody.
@@ -140,14 +139,9 @@ impl Card {
     /// with `features` and those it must accept.
     pub fn start(slot: u64, features: u64) -> Result<Self, Wrong> {
         let base = FRAMES * (slot % 2) as usize;
-        let ring =
-            |number, base| Ring { slot, number, base, offered: 0, used: 0 };
-        let card = Self {
-            slot,
-            base,
-            receive: ring(RECEIVE, base),
-            transmit: ring(TRANSMIT, base + 3),
-        };
+        let ring = |number, base| Ring { slot, number, base, offered: 0, used: 0 };
+        let card =
+            Self { slot, base, receive: ring(RECEIVE, base), transmit: ring(TRANSMIT, base + 3) };
         let put = |offset, value| equal("DEVICE_WRITE", write(slot, offset, value), 0);
         put(register::STATUS, 0)?;
         put(register::STATUS, 3)?;
@@ -205,6 +199,13 @@ impl Card {
                 _ => content(seed, half),
             };
             paging::half(at + HEADER + 2 * half).store(value, Relaxed);
+        }
+    }
+
+    /// Puts `halves` where the page for frames to send has offset `at`.
+    pub fn set_halves(&self, at: u64, halves: &[u16]) {
+        for (number, half) in halves.iter().enumerate() {
+            paging::half(self.page() + at + 2 * number as u64).store(*half, Relaxed);
         }
     }
 

@@ -14,7 +14,8 @@
 //! - `die=NAME`: break the ABI on purpose, `die=?` to list the ways; the guest should not survive;
 //! - `measure`: print what operations cost;
 //! - `ways=N`: nothing but every way in and out, N times, with all registers compared;
-//! - `leave=N`, `look=N`, `live=SECONDS`: between guests (`leaks.rs`).
+//! - `leave=N`, `look=N`, `live=SECONDS`: between guests (`leaks.rs`);
+//! - `talk=N`, `outside`: with another guest, and with the network outside (`talk.rs`).
 //!
 //! `FLAWS.md` says which checks a broken hypervisor fails.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -58,6 +59,8 @@ mod probe;
 mod registers;
 #[cfg(target_os = "none")]
 mod second;
+#[cfg(target_os = "none")]
+mod talk;
 #[cfg(target_os = "none")]
 mod tap;
 #[cfg(target_os = "none")]

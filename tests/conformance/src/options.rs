@@ -38,6 +38,10 @@ pub enum Task {
     Look(u64),
     /// Look for these in memory, and restart until so many seconds have passed.
     Live(u64),
+    /// Send so many frames to another guest that does the same.
+    Talk(u64),
+    /// Talk to the network outside.
+    Outside,
 }
 
 impl<'a> Options<'a> {
@@ -61,9 +65,11 @@ impl<'a> Options<'a> {
             Some(("leave", rounds)) => self.task = Task::Leave(rounds.parse().ok()?),
             Some(("look", rounds)) => self.task = Task::Look(rounds.parse().ok()?),
             Some(("live", seconds)) => self.task = Task::Live(seconds.parse().ok()?),
+            Some(("talk", rounds)) => self.task = Task::Talk(rounds.parse().ok()?),
             Some((key, names)) => return self.selection.take(key, names),
             None if word == "list" => self.task = Task::List,
             None if word == "measure" => self.task = Task::Measure,
+            None if word == "outside" => self.task = Task::Outside,
             None if word == "slow" => self.slow = true,
             None if word == "any-cost" => self.any_cost = true,
             None if word == "patient" => self.patient = true,
@@ -86,6 +92,7 @@ mod tests {
         assert_eq!(Options::parse("die=x").unwrap().die, Some("x"));
         assert_eq!(Options::parse("ways=12").unwrap().task, Task::Ways(12));
         assert_eq!(Options::parse("list").unwrap().task, Task::List);
+        assert_eq!(Options::parse("talk=9").unwrap().task, Task::Talk(9));
         assert_eq!(Options::parse("").unwrap(), Options::default());
     }
 

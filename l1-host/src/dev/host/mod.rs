@@ -14,7 +14,7 @@ pub use disk::{Disk, Outcome, PIECES, Refused, Run, Ticket, Work};
 pub use uplink::Uplink;
 
 use crate::{
-    dev::{switch::Mac, virtio::disk as guest_disk},
+    dev::{Rest, switch::Mac, virtio::disk as guest_disk},
     hw::{apic::vector, percpu::Cpu},
     log,
 };
@@ -28,11 +28,17 @@ static UPLINKS: Once<Vec<Box<Uplink>>> = Once::new();
 /// Finds the machine's disks; they interrupt `cpu`.
 pub fn start_disks(cpu: &Cpu) {
     DISKS.call_once(|| {
-        pci::each("disk", DeviceType::Block, cpu.apic_id, vector::DISK, |place, transport, route| {
-            let disk = Disk::new(transport, route)?;
-            log!("disk {} at {place}: {} sectors", disk.serial(), disk.sectors());
-            Ok(disk)
-        })
+        pci::each(
+            "disk",
+            DeviceType::Block,
+            cpu.apic_id,
+            vector::DISK,
+            |place, transport, route| {
+                let disk = Disk::new(transport, route)?;
+                log!("disk {} at {place}: {} sectors", disk.serial(), disk.sectors());
+                Ok(disk)
+            },
+        )
     });
 }
 
@@ -54,9 +60,15 @@ pub fn uplink(mac: Mac) -> Option<&'static Uplink> {
     UPLINKS.get()?.iter().map(|uplink| &**uplink).find(|uplink| uplink.mac() == mac)
 }
 
-/// Takes the frames that have come by any network card.
-pub fn receive() {
-    UPLINKS.get().into_iter().flatten().for_each(|uplink| uplink.receive());
+/// Takes the frames that have come by any network card, or some of them.
+pub fn receive() -> Rest {
+    let mut rest = Rest::Nothing;
+    for uplink in UPLINKS.get().into_iter().flatten() {
+        if uplink.receive() == Rest::More {
+            rest = Rest::More;
+        }
+    }
+    rest
 }
 
 /// The disk with this serial.

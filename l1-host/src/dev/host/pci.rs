@@ -103,8 +103,7 @@ fn enable_messages(
         return Err("its MSI-X table is out of place".into());
     }
     let entry = start + entry;
-    for (offset, value) in
-        [(0, MESSAGES | apic_id << 12), (4, 0), (8, u32::from(vector)), (12, 0)]
+    for (offset, value) in [(0, MESSAGES | apic_id << 12), (4, 0), (8, u32::from(vector)), (12, 0)]
     {
         pci::write32(entry + offset, value);
     }

@@ -5,11 +5,14 @@
 
 use super::hal::{L1, piece};
 use crate::{
-    dev::switch::{
-        ETHERNET, Mac,
-        counts::{Counts, Lost},
-        frame::{Frame, Offload},
-        network,
+    dev::{
+        Rest,
+        switch::{
+            ETHERNET, Mac,
+            counts::{Counts, Lost},
+            frame::{Frame, Offload},
+            network,
+        },
     },
     log, memory,
 };
@@ -18,7 +21,10 @@ use alloc::{
     string::{String, ToString},
 };
 use arrayvec::ArrayVec;
-use core::hint::spin_loop;
+use core::{
+    hint::spin_loop,
+    sync::atomic::{Ordering::SeqCst, fence},
+};
 use pv_abi::{
     addr::Hpa,
     virtio::{
@@ -38,7 +44,7 @@ const SIZE: usize = 256;
 const BUFFER: usize = 2048;
 const BUFFERS_PAGES: u64 = (SIZE * BUFFER / 4096) as u64;
 /// Frames that are taken at once, at most.
-const AT_ONCE: usize = SIZE;
+const AT_ONCE: usize = 64;
 
 bitflags::bitflags! {
     /// Features that L1 knows.
@@ -146,11 +152,24 @@ impl Uplink {
         }
     }
 
-    /// Takes the frames that have come, and gives them to the network.
-    pub fn receive(&self) {
+    /// Takes frames that have come, and gives them to the network. While there are more it does not
+    /// interrupt.
+    pub fn receive(&self) -> Rest {
         let _one = self.receiving.lock();
+        let rest = self.receive_some();
+        let mut state = self.state.lock();
+        if rest == Rest::More {
+            state.receive.queue.set_dev_notify(false);
+        }
+        if !state.failed && state.receive.queue.should_notify() {
+            state.transport.notify(RECEIVE as u16);
+        }
+        rest
+    }
+
+    fn receive_some(&self) -> Rest {
         for _ in 0..AT_ONCE {
-            let Some((buffer, at, len)) = self.take() else { break };
+            let Some((buffer, at, len)) = self.take() else { return Rest::Nothing };
             // SAFETY: the device has given the buffer back, and nobody else has its number.
             let bytes = unsafe { piece(at, BUFFER) };
             if let Some(frame) = bytes.get_mut(HEADER..len)
@@ -162,14 +181,11 @@ impl Uplink {
                 self.counts.lost(Lost::Malformed);
             }
             let mut state = self.state.lock();
-            if !state.failed && let Err(why) = state.receive.offer(buffer) {
+            if let Err(why) = state.give_back(buffer) {
                 state.fail(self.mac, why);
             }
         }
-        let mut state = self.state.lock();
-        if !state.failed && state.receive.queue.should_notify() {
-            state.transport.notify(RECEIVE as u16);
-        }
+        Rest::More
     }
 
     /// A buffer that has come back: its number, where it is, and how much of it was written.
@@ -178,7 +194,7 @@ impl Uplink {
         if state.failed {
             return None;
         }
-        match state.receive.take(Way::Receive) {
+        match state.take() {
             Ok(taken) => {
                 let (buffer, len) = taken?;
                 Some((buffer, state.receive.at(buffer), len))
@@ -192,6 +208,25 @@ impl Uplink {
 }
 
 impl State {
+    /// The next frame. If there is none, the device interrupts when one comes.
+    fn take(&mut self) -> Result<Option<(u16, usize)>, Broken> {
+        if let Some(taken) = self.receive.take(Way::Receive)? {
+            return Ok(Some(taken));
+        }
+        self.receive.queue.set_dev_notify(true);
+        // One may have come before the device could know.
+        fence(SeqCst);
+        self.receive.take(Way::Receive)
+    }
+
+    /// The device may use a buffer again.
+    fn give_back(&mut self, buffer: u16) -> Result<(), Broken> {
+        if self.failed {
+            return Ok(());
+        }
+        self.receive.offer(buffer)
+    }
+
     fn send(&mut self, bytes: &[u8]) -> Result<Result<(), Lost>, Broken> {
         while let Some((buffer, _)) = self.transmit.take(Way::Transmit)? {
             self.transmit.free.push(buffer);
@@ -288,4 +323,5 @@ impl Ring {
     }
 }
 
-const _: () = assert!(BUFFER >= HEADER + ETHERNET + 4 + 1500 && (SIZE * BUFFER).is_multiple_of(4096));
+const _: () =
+    assert!(BUFFER >= HEADER + ETHERNET + 4 + 1500 && (SIZE * BUFFER).is_multiple_of(4096));

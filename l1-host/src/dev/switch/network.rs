@@ -49,9 +49,7 @@ pub fn find(name: &str) -> Option<&'static Network> {
 
 /// A frame has come by `uplink`.
 pub fn arrived(uplink: &Uplink, frame: &mut Frame<'_>) {
-    let mine = |network: &&Network| {
-        network.uplink.is_some_and(|own| core::ptr::eq(own, uplink))
-    };
+    let mine = |network: &&Network| network.uplink.is_some_and(|own| core::ptr::eq(own, uplink));
     if let Some(network) = NETWORKS.get().and_then(|networks| networks.iter().find(mine)) {
         // Nobody outside sends by the address of a card here.
         let known = network.seat(source(frame.bytes)).is_some();

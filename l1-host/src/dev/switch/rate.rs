@@ -64,7 +64,10 @@ mod tests {
         assert!(bucket.take(2000, 1005));
         assert!(!bucket.take(1, 1005));
         assert!(!bucket.take(1, 4), "the clock of another CPU may be behind");
-        assert!(bucket.take(200_000, u64::MAX) && !bucket.take(1, u64::MAX), "it does not overflow");
+        assert!(
+            bucket.take(200_000, u64::MAX) && !bucket.take(1, u64::MAX),
+            "it does not overflow"
+        );
     }
 
     #[test]

@@ -12,13 +12,16 @@ use super::{
 };
 use crate::{
     boot,
-    dev::switch::{
-        ETHERNET,
-        counts::{Counts, Lost},
-        frame::Frame,
-        guard::Guard,
-        network::{self, Network},
-        rate::Bucket,
+    dev::{
+        Rest,
+        switch::{
+            ETHERNET,
+            counts::{Counts, Lost},
+            frame::Frame,
+            guard::Guard,
+            network::{self, Network},
+            rate::Bucket,
+        },
     },
     hw::cpu,
     vm::Vm,
@@ -58,15 +61,6 @@ struct Sending {
     /// The frame that is being sent, its header first.
     scratch: Box<[u8]>,
     bucket: Option<Bucket>,
-}
-
-/// What there may be left to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rest {
-    /// Nothing.
-    Nothing,
-    /// Something.
-    More,
 }
 
 impl Card {
@@ -190,12 +184,7 @@ impl Card {
         }
     }
 
-    fn try_receive(
-        &self,
-        vm: &Vm,
-        front: &mut Front,
-        frame: &mut Frame<'_>,
-    ) -> Result<(), Lost> {
+    fn try_receive(&self, vm: &Vm, front: &mut Front, frame: &mut Frame<'_>) -> Result<(), Lost> {
         if frame.bytes.len() > self.longest() {
             return Err(Lost::TooLong);
         }
@@ -236,4 +225,3 @@ pub fn deliver(vm: &Vm, slot: usize, frame: &mut Frame<'_>) {
 fn passes(bucket: &mut Option<Bucket>, bytes: usize) -> bool {
     bucket.as_mut().is_none_or(|bucket| bucket.take(bytes, cpu::tsc()))
 }
-

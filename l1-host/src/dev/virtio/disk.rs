@@ -108,7 +108,8 @@ impl Disk {
         let Transfer { kind, sector, bytes, .. } = transfer;
         let written = if kind == Kind::Read { bytes as u32 } else { 0 };
         let vm_again = Arc::downgrade(vm);
-        let ticket = Ticket { vm: vm_again, slot: self.slot, head: chain.head, answer, written, pages };
+        let ticket =
+            Ticket { vm: vm_again, slot: self.slot, head: chain.head, answer, written, pages };
         match self.disk.send(Work { kind, sector, runs }, ticket) {
             Ok(()) => Begun::UnderWay,
             Err((why, ticket)) => {
@@ -125,7 +126,8 @@ impl Disk {
 
 /// The answer to a request has come.
 pub fn complete(vm: &Arc<Vm>, ticket: &Ticket, outcome: Outcome) {
-    let Some(Device { front, function: Function::Disk(disk), .. }) = vm.devices.device(ticket.slot as u64)
+    let Some(Device { front, function: Function::Disk(disk), .. }) =
+        vm.devices.device(ticket.slot as u64)
     else {
         return;
     };

@@ -5,12 +5,15 @@
 //! vCPUs, never another device's. Answers are taken from the disk before the front is locked.
 
 use super::{
-    card::{Card, Rest},
+    card::Card,
     disk::Disk,
     front::{Front, Route},
     registers::{Asked, read_empty},
 };
-use crate::{dev::host, vm::Vm};
+use crate::{
+    dev::{Rest, host},
+    vm::Vm,
+};
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::{
     fmt,

@@ -43,7 +43,7 @@ mod vector_state;
 pub use segments::{descriptor, look};
 
 use crate::{
-    abi, clock, counters, die, extension, leaks, measure, paging, second,
+    abi, clock, counters, die, extension, leaks, measure, paging, second, talk,
     tap::{self, Verdict},
     ways,
 };
@@ -162,7 +162,7 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     let options = match Options::parse(cmdline) {
         Ok(options) => options,
         Err(word) => stop(format_args!(
-            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, ways=, leave=, look=, live="
+            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, ways=, leave=, look=, live=, talk=, outside"
         )),
     };
     let selection = &options.selection;
@@ -187,6 +187,8 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
         Task::Leave(rounds) => leaks::leave(rounds),
         Task::Look(rounds) => leaks::look_for(rounds),
         Task::Live(seconds) => leaks::live(boot.memory, seconds),
+        Task::Talk(rounds) => talk::talk(rounds),
+        Task::Outside => talk::outside(),
         Task::Judge => judge(selection),
     }
     abi::shutdown(shutdown::POWEROFF)
