@@ -134,10 +134,15 @@ impl Uplink {
         self.mac
     }
 
-    /// Sends `frame`, or loses it.
+    /// Sends `frame`, or its segments, or loses them.
     pub fn send(&self, frame: &mut Frame<'_>) {
-        frame.complete_checksum();
-        let bytes = &*frame.bytes;
+        frame.divide(|frame| {
+            frame.complete_checksum();
+            self.send_one(frame.bytes);
+        });
+    }
+
+    fn send_one(&self, bytes: &[u8]) {
         if bytes.len() > BUFFER - HEADER {
             return self.counts.lost(Lost::TooLong);
         }
@@ -173,7 +178,7 @@ impl Uplink {
             // SAFETY: the device has given the buffer back, and nobody else has its number.
             let bytes = unsafe { piece(at, BUFFER) };
             if let Some(frame) = bytes.get_mut(HEADER..len)
-                && let Some(mut frame) = Frame::new(frame, Offload::default())
+                && let Some(mut frame) = Frame::new(frame, Offload::default(), &mut [])
             {
                 self.counts.received(frame.bytes.len());
                 network::arrived(self, &mut frame);

@@ -1,7 +1,10 @@
 //! Describes a frame, and does for its receiver what its sender has left undone.
 //! May: nothing. Context: any. Input: guest-controlled frames and what is said of them.
 
-use super::{ETHERNET, LONGEST};
+use super::{
+    ETHERNET, LONGEST,
+    segment::{Division, Segments},
+};
 
 /// A frame on its way.
 #[derive(Debug)]
@@ -10,6 +13,8 @@ pub struct Frame<'a> {
     pub bytes: &'a mut [u8],
     /// What is left undone.
     pub offload: Offload,
+    /// Where its segments are made, [`super::segment::LONGEST_SEGMENT`] bytes, if it may have any.
+    spare: &'a mut [u8],
 }
 
 /// What a frame's sender has left to others.
@@ -17,6 +22,8 @@ pub struct Frame<'a> {
 pub struct Offload {
     /// The checksum of what the frame carries.
     pub checksum: Option<Partial>,
+    /// Its division into segments.
+    pub division: Option<Division>,
 }
 
 /// A checksum that holds only the sum of addresses and length.
@@ -31,13 +38,43 @@ pub struct Partial {
 impl<'a> Frame<'a> {
     /// The frame in `bytes`; `None` if it is no frame, or `offload` does not fit it.
     #[must_use]
-    pub fn new(bytes: &'a mut [u8], offload: Offload) -> Option<Self> {
-        let fits = offload.checksum.is_none_or(|sum| {
+    pub fn new(bytes: &'a mut [u8], offload: Offload, spare: &'a mut [u8]) -> Option<Self> {
+        let sum_fits = offload.checksum.is_none_or(|sum| {
             let place = usize::from(sum.start) + usize::from(sum.offset);
             usize::from(sum.start) >= ETHERNET && place + 2 <= bytes.len()
         });
-        let fine = (ETHERNET..=LONGEST).contains(&bytes.len()) && fits;
-        fine.then_some(Self { bytes, offload })
+        let division_fits = offload.division.is_none_or(|division| {
+            let sum = offload.checksum;
+            sum.is_some_and(|sum| Segments::new(bytes, sum, division).is_some())
+        });
+        let fine = (ETHERNET..=LONGEST).contains(&bytes.len()) && sum_fits && division_fits;
+        fine.then_some(Self { bytes, offload, spare })
+    }
+
+    fn segments(&self) -> Option<Segments<'_>> {
+        let (sum, division) = self.offload.checksum.zip(self.offload.division)?;
+        Segments::new(self.bytes, sum, division)
+    }
+
+    /// Bytes of the longest frame that this is made of.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.segments().map_or(self.bytes.len(), |segments| segments.longest())
+    }
+
+    /// Calls `visit` with the frames that this is made of: itself, or its segments.
+    pub fn divide(&mut self, mut visit: impl FnMut(&mut Frame<'_>)) {
+        let (sum, division) = (self.offload.checksum, self.offload.division);
+        let Some(segments) =
+            sum.zip(division).and_then(|(sum, division)| Segments::new(self.bytes, sum, division))
+        else {
+            return visit(self);
+        };
+        for number in 0..segments.count() {
+            let len = segments.write(number, self.spare);
+            let offload = Offload { checksum: sum, division: None };
+            visit(&mut Frame { bytes: &mut self.spare[..len], offload, spare: &mut [] });
+        }
     }
 
     /// Completes the checksum, if it is left undone.
@@ -89,7 +126,7 @@ mod tests {
     }
 
     fn partial(start: u16, offset: u16) -> Offload {
-        Offload { checksum: Some(Partial { start, offset }) }
+        Offload { checksum: Some(Partial { start, offset }), division: None }
     }
 
     #[test]
@@ -102,7 +139,7 @@ mod tests {
         bytes.extend([0, 1, 0, 2, 0, 10]);
         bytes.extend(u16::to_be_bytes(pseudo));
         bytes.extend(b"hi");
-        let mut frame = Frame::new(&mut bytes, partial(34, 6)).unwrap();
+        let mut frame = Frame::new(&mut bytes, partial(34, 6), &mut []).unwrap();
         frame.complete_checksum();
         assert_eq!(frame.offload, Offload::default());
         let expected = !(pseudo + 1 + 2 + 10 + u16::from_be_bytes(*b"hi"));
@@ -111,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_no_frame() {
-        let fits = |len, offload| Frame::new(&mut vec![0; len], offload).is_some();
+        let fits = |len, offload| Frame::new(&mut vec![0; len], offload, &mut []).is_some();
         assert!(fits(14, Offload::default()) && !fits(13, Offload::default()));
         assert!(fits(LONGEST, Offload::default()) && !fits(LONGEST + 1, Offload::default()));
         assert!(fits(60, partial(14, 44)) && !fits(60, partial(14, 45)));
@@ -130,7 +167,7 @@ mod tests {
             let place = usize::from(start + offset);
             let pseudo = u16::from_be_bytes([bytes[place], bytes[place + 1]]);
             let before: Vec<_> = bytes.clone();
-            Frame::new(&mut bytes, partial(start, offset)).unwrap().complete_checksum();
+            Frame::new(&mut bytes, partial(start, offset), &mut []).unwrap().complete_checksum();
             let all = [&pseudo.to_be_bytes(), &bytes[start.into()..]].concat();
             prop_assert_eq!(plain(&all), 0xffff);
             bytes[place..place + 2].copy_from_slice(&before[place..place + 2]);

@@ -19,6 +19,7 @@ pub mod guard;
 #[cfg(target_os = "none")]
 pub mod network;
 pub mod rate;
+pub mod segment;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];

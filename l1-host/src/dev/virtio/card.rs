@@ -7,7 +7,7 @@
 
 use super::{
     front::Front,
-    net::{self, Address, Checksums, Header, SCRATCH, Spread},
+    net::{self, Address, Header, SCRATCH, Spread},
     slots::{Device, Function},
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
             guard::Guard,
             network::{self, Network},
             rate::Bucket,
+            segment::LONGEST_SEGMENT,
         },
     },
     hw::cpu,
@@ -29,16 +30,14 @@ use crate::{
 use alloc::{boxed::Box, sync::Arc};
 use pv_abi::{
     bundle,
-    virtio::net::{
-        HEADER, RECEIVE, TRANSMIT,
-        feature::{CSUM, GUEST_CSUM, MRG_RXBUF},
-    },
+    virtio::net::{HEADER, RECEIVE, TRANSMIT, feature::MRG_RXBUF},
 };
 use spin::Mutex;
 
-/// Frames that are sent at once, one after another: a guest that goes on sending goes on when its vCPU
-/// has its turn.
+/// How much is sent at once, one frame after another: a guest that goes on sending goes on when its vCPU has
+/// its turn. A frame counts one, and one for each so many bytes, which may be segments.
 const AT_ONCE: usize = 256;
+const PER_EFFORT: usize = 1024;
 /// Bytes that a frame has beside its packet: Ethernet's header, and a tag.
 const AROUND: usize = ETHERNET + 4;
 
@@ -60,6 +59,8 @@ pub struct Card {
 struct Sending {
     /// The frame that is being sent, its header first.
     scratch: Box<[u8]>,
+    /// Its segments, one after another.
+    segment: Box<[u8]>,
     bucket: Option<Bucket>,
 }
 
@@ -80,6 +81,7 @@ impl Card {
             network,
             sending: Mutex::new(Sending {
                 scratch: alloc::vec![0; SCRATCH].into(),
+                segment: alloc::vec![0; LONGEST_SEGMENT].into(),
                 bucket: bucket(),
             }),
             receiving: Mutex::new(bucket()),
@@ -108,37 +110,19 @@ impl Card {
         }
     }
 
-    /// Sends what the driver has made available.
+    /// Sends what the driver has made available, or a part of it.
     pub fn send(&self, vm: &Arc<Vm>, front: &Mutex<Front>) -> Rest {
         let mut sending = self.sending.lock();
-        for _ in 0..AT_ONCE {
-            let (head, taken, checksums) = {
-                let mut front = front.lock();
-                let partial = front.registers.has_accepted(CSUM);
-                let checksums =
-                    if partial { Checksums::MayBePartial } else { Checksums::MustBeComplete };
-                let Some(queue) = front.queue(TRANSMIT) else { return Rest::Nothing };
-                let chain = match queue.pop(&**vm) {
-                    Ok(Some(chain)) => chain,
-                    Ok(None) => return Rest::Nothing,
-                    Err(broken) => {
-                        front.stop(vm, &broken);
-                        return Rest::Nothing;
-                    }
-                };
-                let taken = match net::take(&**vm, &chain, &mut sending.scratch) {
-                    Ok(taken) => taken,
-                    Err(broken) => {
-                        front.stop(vm, &broken);
-                        return Rest::Nothing;
-                    }
-                };
-                front.begin();
-                (chain.head, taken, checksums)
+        let mut effort = 0;
+        while effort < AT_ONCE {
+            let Some((head, taken, features)) = Self::take(vm, &mut front.lock(), &mut sending)
+            else {
+                return Rest::Nothing;
             };
-            if let Err(why) = self.send_one(&mut sending, taken, checksums) {
+            if let Err(why) = self.send_one(&mut sending, taken, features) {
                 self.counts.lost(why);
             }
+            effort += 1 + taken.unwrap_or(0) / PER_EFFORT;
             let mut front = front.lock();
             front.end();
             if let Some(queue) = front.queue(TRANSMIT) {
@@ -149,23 +133,46 @@ impl Card {
         Rest::More
     }
 
+    /// Copies the next frame to L1's memory, which is under way until [`Front::end`]: its chain's head, its
+    /// length, if it is one, and the features that the driver has accepted.
+    fn take(
+        vm: &Vm,
+        front: &mut Front,
+        sending: &mut Sending,
+    ) -> Option<(u16, Option<usize>, u64)> {
+        let features = front.registers.accepted();
+        let popped = front.queue(TRANSMIT)?.pop(vm).and_then(|chain| {
+            let Some(chain) = chain else { return Ok(None) };
+            let taken = net::take(vm, &chain, &mut sending.scratch)?;
+            Ok(Some((chain.head, taken, features)))
+        });
+        match popped {
+            Ok(taken) => taken.inspect(|_| front.begin()),
+            Err(broken) => {
+                front.stop(vm, &broken);
+                None
+            }
+        }
+    }
+
     fn send_one(
         &self,
         sending: &mut Sending,
         taken: Option<usize>,
-        checksums: Checksums,
+        features: u64,
     ) -> Result<(), Lost> {
         let bytes = taken.and_then(|len| sending.scratch.get_mut(..len)).ok_or(Lost::Malformed)?;
         let (header, bytes) = bytes.split_first_chunk_mut::<HEADER>().ok_or(Lost::Malformed)?;
-        let offload = net::parse(header, checksums).ok_or(Lost::Malformed)?;
-        let mut frame = Frame::new(bytes, offload).ok_or(Lost::Malformed)?;
-        let len = frame.bytes.len();
-        if len > self.longest() {
+        let offload = net::parse(header, features).ok_or(Lost::Malformed)?;
+        let frame = Frame::new(bytes, offload, &mut sending.segment);
+        let mut frame = frame.ok_or(Lost::Malformed)?;
+        if frame.longest() > self.longest() {
             return Err(Lost::Malformed);
         }
         if !self.guard.allows(frame.bytes) {
             return Err(Lost::Spoofed);
         }
+        let len = frame.bytes.len();
         if !passes(&mut sending.bucket, len) {
             return Err(Lost::Rate);
         }
@@ -177,26 +184,38 @@ impl Card {
         usize::from(self.address.mtu) + AROUND
     }
 
+    /// Puts `frame`, or its segments, into the driver's buffers.
     fn receive(&self, vm: &Vm, front: &Mutex<Front>, frame: &mut Frame<'_>) {
-        match self.try_receive(vm, &mut front.lock(), frame) {
+        let front = &mut front.lock();
+        if net::takes(&frame.offload, front.registers.accepted()) {
+            self.receive_one(vm, front, frame);
+        } else {
+            frame.divide(|frame| {
+                if !net::takes(&frame.offload, front.registers.accepted()) {
+                    frame.complete_checksum();
+                }
+                self.receive_one(vm, front, frame);
+            });
+        }
+    }
+
+    fn receive_one(&self, vm: &Vm, front: &mut Front, frame: &Frame<'_>) {
+        match self.try_receive(vm, front, frame) {
             Ok(()) => self.counts.received(frame.bytes.len()),
             Err(why) => self.counts.lost(why),
         }
     }
 
-    fn try_receive(&self, vm: &Vm, front: &mut Front, frame: &mut Frame<'_>) -> Result<(), Lost> {
-        if frame.bytes.len() > self.longest() {
+    fn try_receive(&self, vm: &Vm, front: &mut Front, frame: &Frame<'_>) -> Result<(), Lost> {
+        if frame.longest() > self.longest() {
             return Err(Lost::TooLong);
         }
         if !passes(&mut self.receiving.lock(), frame.bytes.len()) {
             return Err(Lost::ReceiveRate);
         }
-        if !front.registers.has_accepted(GUEST_CSUM) {
-            frame.complete_checksum();
-        }
-        let spread = match front.registers.has_accepted(MRG_RXBUF) {
-            true => Spread::Chains,
-            false => Spread::OneChain,
+        let spread = match front.registers.accepted() & MRG_RXBUF {
+            0 => Spread::OneChain,
+            _ => Spread::Chains,
         };
         let header: Header = net::describe(&frame.offload);
         let queue = front.queue(RECEIVE).ok_or(Lost::NoBuffer)?;

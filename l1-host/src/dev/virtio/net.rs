@@ -11,13 +11,17 @@ use crate::dev::switch::{
     LONGEST, Mac,
     counts::Lost,
     frame::{Offload, Partial},
+    segment::{Division, Version},
 };
 use arrayvec::ArrayVec;
 use pv_abi::virtio::{
     feature::{INDIRECT_DESC, VERSION_1},
     net::{
         self, HEADER,
-        feature::{CSUM, GUEST_CSUM, MAC, MRG_RXBUF, MTU, STATUS},
+        feature::{
+            CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MAC, MRG_RXBUF, MTU,
+            STATUS,
+        },
         header,
     },
 };
@@ -51,28 +55,24 @@ impl Address {
         let bytes = [[a, b, c, d], [e, f, 1, 0], [1, 0, mtu_low, mtu_high]];
         Identity {
             device: net::DEVICE,
-            features: VERSION_1
-                | INDIRECT_DESC
-                | MAC
-                | MTU
-                | STATUS
-                | CSUM
-                | GUEST_CSUM
-                | MRG_RXBUF,
+            features: VERSION_1 | INDIRECT_DESC | OWN,
             queues: 2,
             config: bytes.map(u32::from_le_bytes).into(),
         }
     }
 }
 
-/// What becomes of a checksum that the sender has left undone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checksums {
-    /// It may be.
-    MayBePartial,
-    /// It must not be.
-    MustBeComplete,
-}
+/// Features of cards.
+const OWN: u64 = MAC
+    | MTU
+    | STATUS
+    | CSUM
+    | GUEST_CSUM
+    | MRG_RXBUF
+    | HOST_TSO4
+    | HOST_TSO6
+    | GUEST_TSO4
+    | GUEST_TSO6;
 
 /// A header, as bytes.
 pub type Header = [u8; HEADER];
@@ -103,15 +103,38 @@ pub fn take(
     Ok((done > HEADER).then_some(done))
 }
 
-/// What `bytes` say of the frame behind them; `None` if the driver must not say so.
+/// What `bytes` say of the frame behind them; `None` if a driver that has accepted `features` must not say
+/// so.
 #[must_use]
-pub fn parse(bytes: &Header, checksums: Checksums) -> Option<Offload> {
+pub fn parse(bytes: &Header, features: u64) -> Option<Offload> {
     let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let partial = bytes[header::FLAGS] & header::NEEDS_CSUM != 0;
-    let allowed = !partial || checksums == Checksums::MayBePartial;
+    let (version, feature) = match bytes[header::GSO_TYPE] {
+        header::GSO_NONE => (None, 0),
+        header::GSO_TCPV4 => (Some(Version::V4), HOST_TSO4),
+        header::GSO_TCPV6 => (Some(Version::V6), HOST_TSO6),
+        _ => return None,
+    };
+    let needed = feature | if partial { CSUM } else { 0 };
+    let allowed = features & needed == needed;
     let checksum = Partial { start: word(header::CSUM_START), offset: word(header::CSUM_OFFSET) };
-    let whole = bytes[header::GSO_TYPE] == header::GSO_NONE;
-    (allowed && whole).then_some(Offload { checksum: partial.then_some(checksum) })
+    allowed.then_some(Offload {
+        checksum: partial.then_some(checksum),
+        division: version.map(|version| Division { version, size: word(header::GSO_SIZE) }),
+    })
+}
+
+/// True if a driver that has accepted `features` takes a frame with this undone.
+#[must_use]
+pub fn takes(offload: &Offload, features: u64) -> bool {
+    let of_sum = offload.checksum.map_or(0, |_| GUEST_CSUM);
+    let of_division = match offload.division.map(|division| division.version) {
+        None => 0,
+        Some(Version::V4) => GUEST_TSO4,
+        Some(Version::V6) => GUEST_TSO6,
+    };
+    let needed = of_sum | of_division;
+    features & needed == needed
 }
 
 /// The header of a frame of which this is left undone.
@@ -124,6 +147,13 @@ pub fn describe(offload: &Offload) -> Header {
         put(header::CSUM_START, start);
         put(header::CSUM_OFFSET, offset);
         bytes[header::FLAGS] = header::NEEDS_CSUM;
+    }
+    if let Some(Division { version, size }) = offload.division {
+        bytes[header::GSO_SIZE..header::GSO_SIZE + 2].copy_from_slice(&size.to_le_bytes());
+        bytes[header::GSO_TYPE] = match version {
+            Version::V4 => header::GSO_TCPV4,
+            Version::V6 => header::GSO_TCPV6,
+        };
     }
     bytes
 }
@@ -287,15 +317,28 @@ mod tests {
 
     #[test]
     fn headers_say_what_is_left_undone() {
-        let sum = Offload { checksum: Some(Partial { start: 34, offset: 16 }) };
+        let partial = Some(Partial { start: 34, offset: 16 });
+        let sum = Offload { checksum: partial, division: None };
         let bytes = describe(&sum);
         assert_eq!(bytes, [1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 1, 0]);
-        assert_eq!(parse(&bytes, Checksums::MayBePartial), Some(sum));
-        assert_eq!(parse(&bytes, Checksums::MustBeComplete), None);
+        assert_eq!((parse(&bytes, CSUM), parse(&bytes, !CSUM)), (Some(sum), None));
+        assert!(takes(&sum, GUEST_CSUM) && !takes(&sum, !GUEST_CSUM));
         let plain = describe(&Offload::default());
-        assert_eq!(parse(&plain, Checksums::MustBeComplete), Some(Offload::default()));
-        let segments = Header::from([0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(parse(&segments, Checksums::MayBePartial), None);
+        assert_eq!(parse(&plain, 0), Some(Offload::default()));
+        assert!(takes(&Offload::default(), 0));
+        for (version, kind, host, guest) in
+            [(Version::V4, 1, HOST_TSO4, GUEST_TSO4), (Version::V6, 4, HOST_TSO6, GUEST_TSO6)]
+        {
+            let division = Some(Division { version, size: 1448 });
+            let long = Offload { checksum: partial, division };
+            let bytes = describe(&long);
+            assert_eq!(bytes, [1, kind, 0, 0, 0xa8, 5, 34, 0, 16, 0, 1, 0]);
+            assert_eq!((parse(&bytes, CSUM | host), parse(&bytes, !host)), (Some(long), None));
+            assert!(takes(&long, GUEST_CSUM | guest) && !takes(&long, !guest));
+        }
+        for kind in [3, 5, 0x81] {
+            assert_eq!(parse(&[0, kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], !0), None, "{kind}");
+        }
     }
 
     #[test]
