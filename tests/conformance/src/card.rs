@@ -23,6 +23,10 @@ pub const CSUM: u64 = 1 << 0;
 pub const GUEST_CSUM: u64 = 1 << 1;
 pub const MTU: u64 = 1 << 3;
 pub const MAC: u64 = 1 << 5;
+pub const GUEST_TSO4: u64 = 1 << 7;
+pub const GUEST_TSO6: u64 = 1 << 8;
+pub const HOST_TSO4: u64 = 1 << 11;
+pub const HOST_TSO6: u64 = 1 << 12;
 pub const MRG_RXBUF: u64 = 1 << 15;
 pub const STATUS: u64 = 1 << 16;
 /// Flag of a header: the checksum is left undone.

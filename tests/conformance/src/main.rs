@@ -15,7 +15,7 @@
 //! - `measure`: print what operations cost;
 //! - `ways=N`: nothing but every way in and out, N times, with all registers compared;
 //! - `leave=N`, `look=N`, `live=SECONDS`: between guests (`leaks.rs`);
-//! - `talk=N`, `outside`: with another guest, and with the network outside (`talk.rs`).
+//! - `talk=N`, `flood=N`, `outside`: on a network, with another guest or the world (`talk.rs`).
 //!
 //! `FLAWS.md` says which checks a broken hypervisor fails.
 #![cfg_attr(target_os = "none", no_std, no_main)]

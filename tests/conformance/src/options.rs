@@ -40,6 +40,8 @@ pub enum Task {
     Live(u64),
     /// Send so many frames to another guest that does the same.
     Talk(u64),
+    /// Send so many frames.
+    Flood(u64),
     /// Talk to the network outside.
     Outside,
 }
@@ -66,6 +68,7 @@ impl<'a> Options<'a> {
             Some(("look", rounds)) => self.task = Task::Look(rounds.parse().ok()?),
             Some(("live", seconds)) => self.task = Task::Live(seconds.parse().ok()?),
             Some(("talk", rounds)) => self.task = Task::Talk(rounds.parse().ok()?),
+            Some(("flood", count)) => self.task = Task::Flood(count.parse().ok()?),
             Some((key, names)) => return self.selection.take(key, names),
             None if word == "list" => self.task = Task::List,
             None if word == "measure" => self.task = Task::Measure,

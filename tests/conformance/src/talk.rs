@@ -29,6 +29,16 @@ pub fn talk(rounds: u64) {
     end("talk", &try_talk(rounds));
 }
 
+/// Sends `count` frames of the longest, one after another, to nobody in particular.
+pub fn flood(count: u64) {
+    end("flood", &try_flood(count));
+}
+
+fn try_flood(count: u64) -> Verdict {
+    let mut card = start()?;
+    (0..count).try_for_each(|_| card.send_to(ALL, 1514, HELLO))
+}
+
 /// Asks the network outside for its address, and waits for a connection.
 pub fn outside() {
     end("outside", &try_outside());

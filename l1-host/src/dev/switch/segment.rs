@@ -189,7 +189,7 @@ mod tests {
             let (frame, partial) = packet(version, options, data);
             let segments = Segments::new(&frame, partial, division(version, size)).unwrap();
             let (tcp, header) = (usize::from(partial.start), segments.header());
-            let mut joined = Vec::new();
+            let mut joined = Vec::<u8>::new();
             for number in 0..segments.count() {
                 let mut out = vec![0; LONGEST_SEGMENT];
                 let len = segments.write(number, &mut out);

@@ -5,8 +5,8 @@ use super::{Group, Setting, check};
 use crate::{
     abi,
     card::{
-        CSUM, Came, Card, GUEST_CSUM, HEADER, MAC, MRG_RXBUF, MTU, NEEDS_CSUM, RECEIVE, SIZE,
-        STATUS, TRANSMIT, content,
+        CSUM, Came, Card, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HEADER, HOST_TSO4, HOST_TSO6, MAC,
+        MRG_RXBUF, MTU, NEEDS_CSUM, RECEIVE, SIZE, STATUS, TRANSMIT, content,
     },
     interrupts, paging,
     tap::{Case, Verdict, Wrong, equal, holds, skip},
@@ -32,6 +32,8 @@ pub const GROUP: Group = Group {
         check("checksums", "NET-5", checksums),
         check("merged", "NET-6", merged),
         check("one_chain", "NET-6", one_chain),
+        check("segments", "NET-8", segments),
+        check("no_segments", "NET-8 NET-3", no_segments),
         check("silence", "NET-7", silence),
         check("interrupts", "VIO-4", both_interrupt),
         check("broken", "VIO-5", broken),
@@ -78,7 +80,8 @@ fn identity() -> Verdict {
     for (slot, mac) in [FIRST, SECOND].into_iter().zip(&mut macs) {
         write(slot, register::STATUS, 0);
         write(slot, register::DEVICE_FEATURES_SEL, 0);
-        let wanted = CSUM | GUEST_CSUM | MTU | MAC | MRG_RXBUF | STATUS;
+        let segments = HOST_TSO4 | HOST_TSO6 | GUEST_TSO4 | GUEST_TSO6;
+        let wanted = CSUM | GUEST_CSUM | MTU | MAC | MRG_RXBUF | STATUS | segments;
         let found = read(slot, register::DEVICE_FEATURES);
         equal("features", found & wanted, wanted)?;
         let word = |at| read(slot, register::CONFIG + at);
@@ -303,6 +306,112 @@ fn one_chain() -> Verdict {
     let came = came(&mut other)?;
     came.judge(300, 61)?;
     equal("num_buffers", came.half(10), 1)
+}
+
+/// Where the parts of a TCP packet are in its frame, and how much of it is data.
+const IP: u64 = 14;
+const TCP: u64 = IP + 20;
+const BODY: u64 = TCP + 20;
+const BODY_BYTES: u64 = 2500;
+/// Bytes of data in a segment, and the sequence number of the first.
+const PART: u16 = 1000;
+const SEQUENCE: u64 = 0xffff_fe00;
+
+/// Lays out a long TCP packet to be divided, which has PSH, FIN and ACK.
+fn lay_out_long(one: &Card, to: u64) {
+    one.lay_out(to, one.mac(), BODY + BODY_BYTES, 55);
+    let header = [NEEDS_CSUM | 1 << 8, BODY as u16, PART, TCP as u16, 16, 0];
+    one.set_halves(0, &header);
+    let big = |halves: [u16; 11]| halves.map(u16::swap_bytes);
+    let total = (20 + 20 + BODY_BYTES) as u16;
+    let ip = big([0x0800, 0x4500, total, 7, 0x4000, 0x4006, 0, 0x0a00, 1, 0x0a00, 2]);
+    one.set_halves(HEADER + IP - 2, &ip);
+    let [high, low] = [(SEQUENCE >> 16) as u16, SEQUENCE as u16];
+    let tcp = big([1, 2, high, low, 3, 4, 0x5019, 5, 0, 0, 0]);
+    one.set_halves(HEADER + TCP, &tcp[..10]);
+}
+
+/// A 16-bit number of the network's in what came.
+fn big(came: &Came, at: u64) -> u64 {
+    (came.half(HEADER + at) as u16).swap_bytes().into()
+}
+
+/// A long packet comes whole to who takes it so, and in segments to who does not.
+fn segments() -> Verdict {
+    const SENDS: u64 = CSUM | HOST_TSO4;
+    let [mut one, mut other] = start(SENDS | GUEST_CSUM | GUEST_TSO4 | MRG_RXBUF)?;
+    lay_out_long(&one, other.mac());
+    one.send(BODY + BODY_BYTES)?;
+    let first = came(&mut other)?;
+    equal("num_buffers", first.half(10), 2)?;
+    equal("flags and type", first.half(0), 1 << 8 | 1)?;
+    equal("size", first.half(4), PART.into())?;
+    equal("both lengths", first.len + came(&mut other)?.len, HEADER + BODY + BODY_BYTES)?;
+    for features in [SENDS, SENDS | GUEST_CSUM] {
+        let [mut one, mut other] = start(features)?;
+        lay_out_long(&one, other.mac());
+        one.send(BODY + BODY_BYTES)?;
+        let mut done = 0;
+        for (number, part) in [1000, 1000, 500].into_iter().enumerate() {
+            let came = came(&mut other)?;
+            equal("length", came.len, HEADER + BODY + part)?;
+            equal("type", came.half(0) >> 8, 0)?;
+            equal("IP's length", big(&came, IP + 2), 40 + part)?;
+            equal("identification", big(&came, IP + 4), 7 + number as u64)?;
+            let sequence = big(&came, TCP + 4) << 16 | big(&came, TCP + 6);
+            equal("sequence", sequence, (SEQUENCE + done) & 0xffff_ffff)?;
+            let last = if number == 2 { 9 } else { 0 };
+            equal("TCP's flags", big(&came, TCP + 12), 0x5010 | last)?;
+            let sum =
+                |from: u64, to: u64| (from..to).step_by(2).map(|at| big(&came, at)).sum::<u64>();
+            let folded = |sum: u64| (0..4).fold(sum, |sum, _| (sum & 0xffff) + (sum >> 16));
+            equal("IP's checksum", folded(sum(IP, TCP)), 0xffff)?;
+            let pseudo = sum(IP + 12, TCP) + 6 + 20 + part;
+            if features & GUEST_CSUM == 0 {
+                equal("TCP's checksum", folded(pseudo + sum(TCP, BODY + part)), 0xffff)?;
+            } else {
+                equal("TCP's partial checksum", big(&came, TCP + 16), folded(pseudo))?;
+            }
+            for at in (0..part).step_by(2) {
+                let expected = content(55, (BODY + done + at) / 2);
+                equal("data", came.half(HEADER + BODY + at), expected.into())?;
+            }
+            done += part;
+        }
+        empty(&mut other)?;
+    }
+    Ok(())
+}
+
+/// What cannot be divided is lost.
+fn no_segments() -> Verdict {
+    let [mut one, mut other] = start(CSUM | HOST_TSO4)?;
+    let (to, page) = (other.mac(), one.page());
+    let set = |at: u64, value: u16| paging::half(page + at).store(value, Relaxed);
+    for (name, at, value) in [
+        ("segments of nothing", 4, 0),
+        ("too short", 4, 127),
+        ("too long", 4, 1465),
+        ("no checksum left undone", 0, 1 << 8),
+        ("IPv6, which was not accepted", 0, NEEDS_CSUM | 4 << 8),
+        ("no such type", 0, NEEDS_CSUM | 3 << 8),
+        ("another header's start", 6, TCP as u16 + 4),
+        ("another checksum", 8, 6),
+        ("not IPv4", HEADER + IP, 0x0060),
+        ("not TCP", HEADER + IP + 8, 0x1140),
+        ("headers without an end", HEADER + TCP + 12, 0x19f0 | 0x10),
+    ] {
+        lay_out_long(&one, to);
+        set(at, value);
+        // With its header alone, the last of these has no data.
+        let len = if at == HEADER + TCP + 12 { BODY } else { BODY + BODY_BYTES };
+        one.send(len)?;
+        holds("nothing has come", other.came().is_none()).case(name)?;
+    }
+    lay_out_long(&one, to);
+    one.send(BODY + BODY_BYTES)?;
+    came(&mut other)?;
+    equal("Status", one.status(), 15)
 }
 
 /// No doorbell is wanted for buffers to receive into.

@@ -162,7 +162,7 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     let options = match Options::parse(cmdline) {
         Ok(options) => options,
         Err(word) => stop(format_args!(
-            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, ways=, leave=, look=, live=, talk=, outside"
+            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, ways=, leave=, look=, live=, talk=, flood=, outside"
         )),
     };
     let selection = &options.selection;
@@ -188,6 +188,7 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
         Task::Look(rounds) => leaks::look_for(rounds),
         Task::Live(seconds) => leaks::live(boot.memory, seconds),
         Task::Talk(rounds) => talk::talk(rounds),
+        Task::Flood(count) => talk::flood(count),
         Task::Outside => talk::outside(),
         Task::Judge => judge(selection),
     }
