@@ -95,6 +95,12 @@ crate::flaw::flaws! {
     WaitSetsIf = "wait-sets-if",
     /// Steal time is never told.
     StealUntold = "steal-untold",
+    /// A card may send by any address.
+    SpoofedPass = "spoofed-pass",
+    /// Frames for one card come to all others.
+    FramesToAll = "frames-to-all",
+    /// Checksums that were left undone stay so for every receiver.
+    ChecksumsLeft = "checksums-left",
     /// x87 and vector registers are not switched with the vCPU.
     VectorsLeak = "vectors-leak",
     /// TSC_AUX is not switched with the vCPU.

@@ -3,6 +3,7 @@
 
 use super::{Mac, Target, counts::Lost, frame::Frame, source, target};
 use crate::{
+    abi_flaw::{Flaw, planted},
     dev::{
         host::{self, Uplink},
         virtio::card,
@@ -97,7 +98,11 @@ impl Network {
     /// # Errors
     /// [`Lost`], if it is not the receiver who has lost it.
     pub fn send(&self, from: Option<Mac>, frame: &mut Frame<'_>) -> Result<(), Lost> {
-        match target(frame.bytes) {
+        let target = match target(frame.bytes) {
+            Target::One(_) if planted(Flaw::FramesToAll) => Target::Everyone,
+            target => target,
+        };
+        match target {
             Target::One(mac) if from == Some(mac) => Err(Lost::Nobody),
             Target::One(mac) => match self.seat(mac) {
                 Some((vm, slot)) => {

@@ -11,6 +11,7 @@ use super::{
     slots::{Device, Function},
 };
 use crate::{
+    abi_flaw::{Flaw, planted},
     boot,
     dev::{
         Rest,
@@ -169,7 +170,7 @@ impl Card {
         if frame.longest() > self.longest() {
             return Err(Lost::Malformed);
         }
-        if !self.guard.allows(frame.bytes) {
+        if !self.guard.allows(frame.bytes) && !planted(Flaw::SpoofedPass) {
             return Err(Lost::Spoofed);
         }
         let len = frame.bytes.len();
@@ -191,7 +192,8 @@ impl Card {
             self.receive_one(vm, front, frame);
         } else {
             frame.divide(|frame| {
-                if !net::takes(&frame.offload, front.registers.accepted()) {
+                let takes = net::takes(&frame.offload, front.registers.accepted());
+                if !takes && !planted(Flaw::ChecksumsLeft) {
                     frame.complete_checksum();
                 }
                 self.receive_one(vm, front, frame);
