@@ -325,6 +325,7 @@ fn one_less(code: u8) {
     let worst = WORST.fetch_max(code, AcqRel).max(code);
     if RUNNING.fetch_sub(1, AcqRel) == 1 {
         console::mux().finish();
+        host::tell_uplinks();
         exit::machine(worst);
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     hw::{apic::vector, percpu::Cpu},
     log,
 };
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, format, string::String, vec::Vec};
 use spin::Once;
 use virtio_drivers::transport::DeviceType;
 
@@ -85,6 +85,15 @@ pub fn service() {
                 guest_disk::complete(&vm, &ticket, outcome);
             }
         }
+    }
+}
+
+/// Logs what came of the frames of each network card.
+pub fn tell_uplinks() {
+    for uplink in UPLINKS.get().into_iter().flatten() {
+        let counts = uplink.counts.each().filter(|(_, value)| *value > 0);
+        let text: String = counts.map(|(name, value)| format!(" {name} {value}")).collect();
+        log!("network card {:02x?}:{text}", uplink.mac());
     }
 }
 
