@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "files in guest memory, seen as slices")]
 
 use crate::{
-    blk,
+    devices,
     entry::{self, end},
     guest::{self, Facts, facts, first_vcpu_info},
     hw::{area::Area, call, heap, memory},
@@ -84,13 +84,13 @@ pub fn start(boot: &ShimBoot) -> ! {
     }
 
     // An L1 without devices refuses, and then there are none.
-    let disks = call::enable(Features::DEVICES) && page::prepare(blk::attach);
+    let devices = call::enable(Features::DEVICES) && page::prepare(devices::attach);
     let kernel = load(boot);
     let layout = place(boot, &kernel);
     let area = Area::of(index);
     fill_shared_info();
     write_tables(&layout, kernel.notes.virt_base);
-    start_info::write(boot, &kernel.notes, &layout, disks);
+    start_info::write(boot, &kernel.notes, &layout, devices);
     guest::set_console(layout.console);
     // Notes from here on: every upper-level store of the kernel comes through us.
     if !call::enable(Features::NOTES) {

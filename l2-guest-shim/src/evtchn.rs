@@ -23,6 +23,8 @@ pub enum Binding {
     Unbound,
     /// The ring of the disk with this number.
     Disk(u8),
+    /// A ring of the network card with this number, or both.
+    Card(u8),
 }
 
 /// A port.

@@ -3,6 +3,7 @@
 
 use crate::{
     evtchn::Ports,
+    grants::Grants,
     hw::{area::Area, call, memory},
     time::Clock,
     traps::UPCALL_VECTOR,
@@ -14,7 +15,7 @@ use core::sync::atomic::{
 };
 use pv_abi::{
     PAGE_SIZE,
-    ext::{SPARE_FRAMES, ShimBoot, window::MAX_VCPUS},
+    ext::{SPARE_FRAMES, ShimBoot, devices::SLOTS, window::MAX_VCPUS},
 };
 use spin::{Mutex, Once};
 
@@ -61,15 +62,18 @@ pub static TRAPS: [[TrapGate; 256]; MAX_VCPUS] =
 pub static PORTS: Mutex<Ports> = Mutex::new(Ports::new());
 
 /// What the spare frames hold: shared_info, a page for messages to L1, the grant table, pages for the
-/// queues of disks.
+/// queues of devices.
 const SHARED_INFO_PAGE: u64 = 0;
 const MESSAGE_PAGE: u64 = 1;
 const GRANT_PAGE: u64 = 2;
-/// Frames of the grant table: as many as kernels expect when nobody tells them.
-pub const GRANT_FRAMES: u64 = 4;
-const DISK_PAGE: u64 = GRANT_PAGE + GRANT_FRAMES;
-/// Pages for disks.
-pub const DISK_PAGES: u64 = SPARE_FRAMES - DISK_PAGE;
+/// Frames of the grant table, of 512 entries each: a network card alone takes up to 514.
+pub const GRANT_FRAMES: u64 = 20;
+const DEVICE_PAGE: u64 = GRANT_PAGE + GRANT_FRAMES;
+/// Pages for devices, and how many a device gets: enough for any in every slot.
+const DEVICE_PAGES: u64 = SPARE_FRAMES - DEVICE_PAGE;
+/// See [`device_pages`].
+pub const PAGES_OF_DEVICE: u64 = 3;
+const _: () = assert!(DEVICE_PAGES >= PAGES_OF_DEVICE * SLOTS as u64);
 
 /// The fixed facts of this guest.
 #[derive(Debug)]
@@ -84,8 +88,8 @@ pub struct Facts {
     pub shared_info: u64,
     /// Guest-physical address of the grant table, of [`GRANT_FRAMES`].
     pub grant_table: u64,
-    /// Guest-physical address of the disks' pages, [`DISK_PAGES`].
-    pub disks: u64,
+    /// Guest-physical address of the devices' pages.
+    devices: u64,
     /// Guest-physical address of the vCPUs' areas.
     pub areas: u64,
     /// A page for messages to L1.
@@ -106,7 +110,7 @@ impl Facts {
             shared_info: spare(SHARED_INFO_PAGE),
             message: spare(MESSAGE_PAGE),
             grant_table: spare(GRANT_PAGE),
-            disks: spare(DISK_PAGE),
+            devices: spare(DEVICE_PAGE),
             areas: boot.areas.gpa,
             clock: Clock::new(boot.tsc_hz, boot.wall_tsc, boot.wall_ns),
         }
@@ -151,6 +155,19 @@ pub fn console() -> u64 {
 #[inline]
 pub fn facts() -> &'static Facts {
     FACTS.get().expect("the shim has started")
+}
+
+/// The [`PAGES_OF_DEVICE`] of the device in `slot`, one behind the other: guest-physical address.
+#[must_use]
+pub fn device_pages(slot: u32) -> u64 {
+    facts().devices + u64::from(slot) * PAGES_OF_DEVICE * PAGE_SIZE as u64
+}
+
+/// The table that the kernel lends pages by.
+#[must_use]
+pub fn grants() -> Grants {
+    let entries = GRANT_FRAMES as u32 * (PAGE_SIZE as u32 / 8);
+    Grants { table: facts().grant_table, entries, ram_pages: facts().ram_pages }
 }
 
 /// States the facts.

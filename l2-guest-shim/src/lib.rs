@@ -18,9 +18,12 @@ pub mod grants;
 pub mod guest_memory;
 pub mod image;
 pub mod layout;
+pub mod net;
 pub mod store;
 pub mod time;
+pub mod virtio;
 pub mod xen;
+pub mod xenbus;
 
 #[cfg(target_os = "none")]
 mod boot;
@@ -30,6 +33,8 @@ mod console;
 mod cpuid;
 #[cfg(target_os = "none")]
 mod debug;
+#[cfg(target_os = "none")]
+mod devices;
 #[cfg(target_os = "none")]
 pub mod entry;
 #[cfg(target_os = "none")]

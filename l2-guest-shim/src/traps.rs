@@ -8,7 +8,7 @@ use crate::{
     guest::{self, Gate, TRAPS, VcpuInfo},
     hw::{area::Area, call, copy, heap},
     hypercalls::{self, vcpu},
-    m2p,
+    m2p, net,
     regs::Regs,
     userio,
     xen::nr,
@@ -28,6 +28,8 @@ pub const CONSOLE_VECTOR: u8 = 0xf1;
 pub const UPCALL_VECTOR: u8 = 0xf2;
 /// Vector of the disks.
 pub const DISK_VECTOR: u8 = 0xf3;
+/// Vector of the network cards.
+pub const CARD_VECTOR: u8 = 0xf4;
 
 /// Code selector that the kernel sees for itself: privilege 0.
 pub const KERNEL_CS: u64 = (USER_CS & !3) as u64;
@@ -178,6 +180,7 @@ fn interrupt(vector: u8, area: Area) {
         }
         CONSOLE_VECTOR => console::input(area),
         DISK_VECTOR => blk::interrupt(area),
+        CARD_VECTOR => net::interrupt(area),
         // What is pending is delivered on the way out.
         _ => {}
     }

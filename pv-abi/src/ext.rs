@@ -311,7 +311,7 @@ pub struct WindowFrames {
 }
 
 /// Frames behind [`WindowFrames::spare`].
-pub const SPARE_FRAMES: u64 = 16;
+pub const SPARE_FRAMES: u64 = 70;
 
 impl WindowFrames {
     /// Lays the frames out for `ram_pages` of RAM, `image_pages` of shim and `vcpus` vCPUs.

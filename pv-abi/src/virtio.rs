@@ -79,6 +79,8 @@ pub mod queue {
 pub mod block {
     /// DeviceID.
     pub const DEVICE: u32 = 2;
+    /// Number of its only queue.
+    pub const QUEUE: usize = 0;
     /// Bytes of a sector.
     pub const SECTOR: u64 = 512;
     /// Bytes before a request's data: type, a reserved word, sector.

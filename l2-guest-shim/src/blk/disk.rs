@@ -6,21 +6,29 @@
 
 use super::{
     device::Properties,
-    queue::{self, Buffer, Queue, Use},
-    request::{Direction, INDIRECT, Kind, Request, SEGMENT, SIZE, Segment, status},
-    ring::{PLACES, Ring},
+    request::{Direction, INDIRECT, Kind, Request, SEGMENT, SIZE, Segment, response, status},
 };
 use crate::{
     grants::{Access, Grants},
     guest_memory::Memory,
+    virtio::{
+        device::Setup,
+        queue::{self, Buffer, Use},
+    },
+    xenbus::ring,
 };
 use arrayvec::ArrayVec;
 use pv_abi::virtio::block::{HEADER, SECTOR, answer, request as virtio};
 
+/// Entries of the device's queue.
+const ENTRIES: usize = 128;
+type Queue = queue::Queue<ENTRIES>;
+type Ring = ring::Ring<SIZE>;
+
 /// Requests under way at most.
-const SLOTS: usize = PLACES as usize;
+const SLOTS: usize = Ring::PLACES as usize;
 /// Places of headers and of status bytes in the queue's page.
-const HEADERS: u64 = queue::REST;
+const HEADERS: u64 = Queue::SIZE;
 const STATUSES: u64 = HEADERS + (SLOTS * HEADER) as u64;
 const _: () = assert!(STATUSES + SLOTS as u64 <= 4096);
 /// Buffers of a request beside its data: header and status.
@@ -30,7 +38,7 @@ const EXTRA: usize = 2;
 #[derive(Debug)]
 struct Slot {
     /// Its chain in the queue.
-    head: u8,
+    head: u16,
     id: u64,
     operation: u8,
     access: Access,
@@ -99,8 +107,8 @@ impl Connection {
 
     /// The device's queue.
     #[must_use]
-    pub const fn queue(&self) -> &Queue {
-        &self.queue
+    pub const fn setup(&self) -> Setup {
+        (ENTRIES, self.queue.parts())
     }
 
     /// Gives all pages back. The device must have been reset.
@@ -120,7 +128,7 @@ impl Connection {
     /// The device is done with some.
     pub fn complete(&mut self, memory: &impl Memory) -> Outcome {
         let mut freed = false;
-        while let Some(head) = self.queue.done(memory) {
+        while let Some(queue::Done { head, .. }) = self.queue.done(memory) {
             let is = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.head == head);
             let Some(number) = self.slots.iter().position(is) else { continue };
             let Some(slot) = self.slots[number].take() else { continue };
@@ -133,7 +141,7 @@ impl Connection {
             };
             end(&self.grants, memory, &slot);
             self.queue.release(head);
-            self.ring.respond(memory, slot.id, slot.operation, result);
+            self.ring.respond(memory, &response(slot.id, slot.operation, result));
             freed = true;
         }
         let given = freed && self.waiting.is_some() && self.take_requests(memory);
@@ -156,7 +164,8 @@ impl Connection {
             match self.begin(memory, &request) {
                 Step::Given => given = true,
                 Step::Over(status) => {
-                    self.ring.respond(memory, request.id, request.operation, status);
+                    let response = response(request.id, request.operation, status);
+                    self.ring.respond(memory, &response);
                 }
                 Step::Wait => {
                     self.waiting = Some(raw);

@@ -1,15 +1,13 @@
 //! Disks: L1's virtio disks behind the interface that stock kernels have a driver for.
 //! May: nothing; `service` reaches guest memory and L1. Context: shim. Input: guest-controlled.
 //!
-//! `xenbus` comes to terms with the front end by the store, `disk` moves requests from the front end's
-//! `ring` to the device's `queue` and what became of them back, `device` starts and resets the device.
+//! `nodes` is what the store says of a disk, `disk` moves requests from the front end's ring to the
+//! device's queue and what became of them back, `request` understands them, `device` looks at the device.
 
 pub mod device;
 pub mod disk;
-pub mod queue;
+pub mod nodes;
 pub mod request;
-pub mod ring;
-pub mod xenbus;
 
 #[cfg(target_os = "none")]
 mod service;

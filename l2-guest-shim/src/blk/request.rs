@@ -114,6 +114,16 @@ impl Request {
     }
 }
 
+/// A response's bytes.
+#[must_use]
+pub fn response(id: u64, operation: u8, status: i16) -> [u8; 12] {
+    let mut response = [0; 12];
+    response[..8].copy_from_slice(&id.to_le_bytes());
+    response[8] = operation;
+    response[10..].copy_from_slice(&status.to_le_bytes());
+    response
+}
+
 fn array<const N: usize>(bytes: &[u8; SIZE], at: usize) -> [u8; N] {
     let mut value = [0; N];
     value.copy_from_slice(&bytes[at..at + N]);
@@ -174,6 +184,11 @@ mod tests {
         ];
         let kind = Kind::Direct(Direction::Read, segments.into_iter().collect());
         assert_eq!(request, Request { operation: 0, id: 0x1122, sector: 77, kind });
+    }
+
+    #[test]
+    fn a_response() {
+        assert_eq!(response(0x1234, 1, -1), [0x34, 0x12, 0, 0, 0, 0, 0, 0, 1, 0, 0xff, 0xff]);
     }
 
     #[test]

@@ -2,25 +2,28 @@
 //! May: guest-memory, hypercalls. Context: shim, IF = 0.
 
 use super::{
-    device::{self, Properties, Registers},
+    device::{self, Properties, WANTED},
     disk::{Connection, Outcome},
-    queue::ENTRIES,
-    xenbus::{Backend, Peer},
+    nodes::{self, Asked},
 };
 use crate::{
     entry::log,
     evtchn::Binding,
-    grants::Grants,
-    guest::{self, PORTS, facts},
-    hw::{area::Area, call, memory::Guest},
-    store::{Error, Store, path::HOME, short},
+    guest::{self, PORTS, device_pages, grants},
+    hw::{area::Area, memory::Guest},
+    store::Store,
     traps::DISK_VECTOR,
+    virtio::{
+        device::{reset, start},
+        slot::Slot,
+    },
+    xenbus::{Backend, Front, Peer},
 };
-use pv_abi::{PAGE_SIZE, ext::devices::SLOTS};
+use pv_abi::{ext::devices::SLOTS, virtio::block::QUEUE};
 use spin::Mutex;
 
-/// Disks at most: each has a page of its own.
-pub const MOST: usize = guest::DISK_PAGES as usize;
+/// Disks at most.
+const MOST: usize = SLOTS;
 /// A request of a kernel that knows no others may have so many pieces.
 const FEWEST_SEGMENTS: u32 = 11;
 
@@ -34,8 +37,6 @@ struct Disk {
 struct Attached {
     index: u8,
     slot: Slot,
-    /// The page of its queue.
-    page: u64,
     properties: Properties,
     connection: Option<Connection>,
     port: u32,
@@ -43,76 +44,29 @@ struct Attached {
 
 static DISKS: [Mutex<Option<Disk>>; MOST] = [const { Mutex::new(None) }; MOST];
 
-/// A slot's registers.
-#[derive(Clone, Copy)]
-struct Slot(u32);
-
-impl Registers for Slot {
-    fn read(&self, offset: u64) -> u32 {
-        call::device_read(self.0, offset).unwrap_or(0)
+/// Puts the disk in `slot` into the store before the kernel runs; false if it cannot be shown.
+pub fn attach(slot: Slot, store: &mut Store) -> bool {
+    let number = slot.number();
+    let Some(index) = DISKS.iter().position(|disk| disk.lock().is_none()) else { return false };
+    let Some(properties) = device::find(&slot) else { return false };
+    if properties.segments < FEWEST_SEGMENTS {
+        log(format_args!("the disk in slot {number} takes too small requests for the kernel"));
+        return false;
     }
-
-    fn write(&self, offset: u64, value: u32) {
-        call::device_write(self.0, offset, value);
+    let backend = nodes::backend(index as u32);
+    if nodes::place(&backend, store, &properties).is_err() {
+        log(format_args!("the store has no room for the disk in slot {number}"));
+        return false;
     }
-}
-
-/// The table that the kernel lends pages by.
-pub fn grants() -> Grants {
-    let frames = guest::GRANT_FRAMES;
-    let entries = frames as u32 * (PAGE_SIZE as u32 / 8);
-    Grants { table: facts().grant_table, entries, ram_pages: facts().ram_pages }
-}
-
-/// Looks for disks before the kernel runs, and puts them into the store; true if there are any.
-pub fn attach(store: &mut Store) -> bool {
-    let mut found = 0;
-    for slot in (0..SLOTS as u32).map(Slot) {
-        let Some(properties) = device::find(&slot) else { continue };
-        let Some(place) = DISKS.get(found) else {
-            log(format_args!("disks after the first {MOST} are not shown to the kernel"));
-            break;
-        };
-        if properties.segments < FEWEST_SEGMENTS {
-            log(format_args!(
-                "the disk in slot {} takes too small requests for the kernel",
-                slot.0
-            ));
-            continue;
-        }
-        let backend = Backend::new(found as u32);
-        if backend.place(store, &properties).is_err() {
-            log(format_args!("the store has no room for the disk in slot {}", slot.0));
-            break;
-        }
-        let page = facts().disks + (found * PAGE_SIZE) as u64;
-        let attached =
-            Attached { index: found as u8, slot, page, properties, connection: None, port: 0 };
-        *place.lock() = Some(Disk { backend, attached });
-        found += 1;
-    }
-    found > 0 && describe_domain(store).is_ok()
-}
-
-/// What kernels look for in the store beside devices.
-fn describe_domain(store: &mut Store) -> Result<(), Error> {
-    let mut place = |name: &[u8], value: core::fmt::Arguments<'_>| {
-        let mut path = arrayvec::ArrayVec::<u8, 64>::new();
-        path.extend(HOME.iter().chain(name).copied());
-        store.place(&path, &short(value))
-    };
-    place(b"/domid", format_args!("{}", crate::store::path::DOMAIN))?;
-    for vcpu in 0..facts().vcpus {
-        let name = short(format_args!("/cpu/{vcpu}/availability"));
-        place(&name, format_args!("online"))?;
-    }
-    Ok(())
+    let attached = Attached { index: index as u8, slot, properties, connection: None, port: 0 };
+    *DISKS[index].lock() = Some(Disk { backend, attached });
+    true
 }
 
 impl Peer for (&mut Attached, Area) {
-    fn connect(&mut self, ring: u32, port: u32) -> bool {
+    fn connect(&mut self, front: &Front<'_>) -> bool {
         let (disk, area) = self;
-        disk.connect(ring, port, *area).is_some()
+        nodes::asked(front).and_then(|asked| disk.connect(asked, *area)).is_some()
     }
 
     fn disconnect(&mut self) {
@@ -121,16 +75,17 @@ impl Peer for (&mut Attached, Area) {
 }
 
 impl Attached {
-    fn connect(&mut self, ring: u32, port: u32, area: Area) -> Option<()> {
+    fn connect(&mut self, Asked { ring, port }: Asked, area: Area) -> Option<()> {
         self.disconnect();
         let vcpu = bind(port, self.index)?;
-        let connection = Connection::new(&Guest, grants(), self.properties, ring, self.page)?;
-        let parts = connection.queue().parts();
+        let pages = device_pages(self.slot.number());
+        let connection = Connection::new(&Guest, grants(), self.properties, ring, pages)?;
+        let queue = connection.setup();
         self.connection = Some(connection);
-        let started = device::start(&self.slot, ENTRIES, parts)
-            .filter(|()| call::device_vector(self.slot.0, DISK_VECTOR, vcpu));
+        let started = start(&self.slot, WANTED, &[queue])
+            .filter(|()| self.slot.interrupt_by(DISK_VECTOR, vcpu));
         if started.is_none() {
-            log(format_args!("the disk in slot {} does not start", self.slot.0));
+            log(format_args!("the disk in slot {} does not start", self.slot.number()));
             self.disconnect();
             return None;
         }
@@ -142,8 +97,11 @@ impl Attached {
 
     fn disconnect(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        if device::reset(&self.slot).is_none() {
-            log(format_args!("the disk in slot {} does not let go of its queue", self.slot.0));
+        if reset(&self.slot).is_none() {
+            log(format_args!(
+                "the disk in slot {} does not let go of its queue",
+                self.slot.number()
+            ));
         }
         connection.close(&Guest);
         self.port = 0;
@@ -154,7 +112,7 @@ impl Attached {
         let Some(connection) = &mut self.connection else { return };
         let Outcome { doorbell, notify, broken } = work(connection);
         if doorbell {
-            call::doorbell(self.slot.0, 0);
+            self.slot.doorbell(QUEUE);
         }
         let bound = || PORTS.lock().get(self.port).map(|port| port.binding);
         if notify && bound() == Ok(Binding::Disk(self.index)) {
@@ -211,7 +169,7 @@ pub fn interrupt(area: Area) {
 pub fn follow(index: u8, vcpu: u32) {
     with_disk(index.into(), |disk| {
         if disk.attached.connection.is_some() {
-            call::device_vector(disk.attached.slot.0, DISK_VECTOR, vcpu);
+            disk.attached.slot.interrupt_by(DISK_VECTOR, vcpu);
         }
     });
 }

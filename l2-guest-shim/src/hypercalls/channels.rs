@@ -3,10 +3,11 @@
 
 use super::{Failure, Outcome, answer};
 use crate::{
-    blk, console,
+    blk, console, devices,
     evtchn::Binding,
     guest::{self, PORTS, facts},
     hw::{area::Area, copy},
+    net,
     store::page,
     xen::{
         domid,
@@ -47,6 +48,7 @@ fn send(at: u64, area: Area) -> Outcome {
         Binding::Console => console::kick(area),
         Binding::Store => page::kick(area),
         Binding::Disk(disk) => blk::kick(disk, area),
+        Binding::Card(card) => net::kick(card, port, area),
         // Nobody listens yet.
         Binding::Unbound => {}
         Binding::Ipi => guest::raise(port, area),
@@ -100,9 +102,7 @@ fn bind_vcpu(at: u64) -> Outcome {
         ports.set_vcpu(port, vcpu).map_err(Failure)?;
         ports.get(port).map_err(Failure)?
     };
-    if let Binding::Disk(disk) = bound.binding {
-        blk::follow(disk, vcpu);
-    }
+    devices::follow(bound.binding, port, vcpu);
     Ok(0)
 }
 
@@ -132,7 +132,9 @@ fn status(at: u64) -> Outcome {
         Ok(bound) => match bound.binding {
             Binding::Free => (CLOSED, 0, 0),
             Binding::Unbound => (UNBOUND, bound.vcpu, 0),
-            Binding::Console | Binding::Store | Binding::Disk(_) => (INTERDOMAIN, bound.vcpu, 0),
+            Binding::Console | Binding::Store | Binding::Disk(_) | Binding::Card(_) => {
+                (INTERDOMAIN, bound.vcpu, 0)
+            }
             Binding::Virq(number) => (VIRQ, bound.vcpu, number),
             Binding::Ipi => (IPI, bound.vcpu, 0),
         },

@@ -74,12 +74,6 @@ impl Store {
         self.watches.note(Change::Written, path)
     }
 
-    /// Bytes in use of those there are for nodes.
-    #[must_use]
-    pub const fn used(&self) -> usize {
-        self.tree.used()
-    }
-
     /// The nodes that the last request changed, for the devices. They may be above those concerned, if
     /// they were removed.
     pub fn changes(&self) -> impl Iterator<Item = (Change, &[u8])> {
@@ -264,6 +258,20 @@ fn refuse(error: Error, out: &mut Message) {
     out.start();
     // A name always fits.
     let _ = out.push(error.name().as_bytes()).and_then(|()| out.push(b"\0"));
+}
+
+#[cfg(test)]
+impl Store {
+    /// Asserts that beside what 32 vCPUs need there is room for `bytes` of the front ends', and a
+    /// quarter for the kernel and its programs.
+    pub fn assert_has_room(&mut self, bytes: usize) {
+        for vcpu in 0..32 {
+            let name = format!("/local/domain/1/cpu/{vcpu}/availability");
+            self.place(name.as_bytes(), b"online").unwrap();
+        }
+        let used = self.tree.used() + bytes;
+        assert!(used <= tree::ROOM / 4 * 3, "{used}");
+    }
 }
 
 #[cfg(test)]

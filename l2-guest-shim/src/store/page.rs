@@ -3,7 +3,7 @@
 
 use super::{Connection, Pipe, Store};
 use crate::{
-    blk, guest,
+    devices, guest,
     hw::{area::Area, memory},
 };
 use core::sync::atomic::{
@@ -51,7 +51,7 @@ pub fn kick(area: Area) {
     let serve = || {
         let mut served = SERVED.lock();
         let (store, connection) = &mut *served;
-        connection.serve(store, &mut Ring(page), |store| blk::store_changed(store, area))
+        connection.serve(store, &mut Ring(page), |store| devices::store_changed(store, area))
     };
     if page != 0 && serve() {
         guest::raise(PORT.load(Relaxed), area);

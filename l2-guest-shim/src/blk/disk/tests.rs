@@ -1,7 +1,10 @@
 //! A connection between a front end and a device that both are a few lines.
 
 use super::*;
-use crate::guest_memory::fake::Ram;
+use crate::{
+    guest_memory::fake::Ram,
+    virtio::fake::{Seen, Served},
+};
 use proptest::prelude::*;
 
 /// Pages: the grant table, the ring, the queue, then those to be lent.
@@ -20,8 +23,7 @@ struct World {
     connection: Connection,
     requests: u32,
     disk: Vec<u8>,
-    available: u16,
-    used: u16,
+    device: Served,
     flushes: usize,
     /// The device answers with this status.
     status: u8,
@@ -35,17 +37,9 @@ impl World {
         }
         lend(&ram, RING_GRANT, 1, (RING >> 12) as u32);
         let connection = Connection::new(&ram, GRANTS, properties, RING_GRANT, QUEUE).unwrap();
+        let device = Served::new(connection.setup());
         let disk = (0..64 * 512_u32).map(|n| (n / 512) as u8).collect();
-        Self {
-            ram,
-            connection,
-            requests: 0,
-            disk,
-            available: 0,
-            used: 0,
-            flushes: 0,
-            status: answer::OK,
-        }
+        Self { ram, connection, requests: 0, disk, device, flushes: 0, status: answer::OK }
     }
 
     fn new() -> Self {
@@ -54,7 +48,7 @@ impl World {
 
     /// Puts a request into the ring.
     fn ask(&mut self, head: [u8; 4], sector: u64, segments: &[(u32, u8, u8)]) {
-        let at = RING + 64 + u64::from(self.requests % PLACES) * SIZE as u64;
+        let at = RING + 64 + u64::from(self.requests % Ring::PLACES) * SIZE as u64;
         self.ram.write(at, &[0; SIZE]).unwrap();
         self.ram.write(at, &head).unwrap();
         self.ram.write(at + 8, &u64::from(self.requests).to_le_bytes()).unwrap();
@@ -77,36 +71,15 @@ impl World {
 
     /// The device serves what it was given: how many. Each chain is header, data, status.
     fn serve(&mut self) -> usize {
-        let [descriptors, available, used] = self.connection.queue().parts();
-        let mut served = 0;
-        while self.ram.load16(available + 2).unwrap() != self.available {
-            let slot = u64::from(self.available % 128);
-            let head = self.ram.load16(available + 4 + 2 * slot).unwrap();
-            self.execute(descriptors, head);
-            let slot = u64::from(self.used % 128);
-            self.ram.store32(used + 4 + 8 * slot, head.into()).unwrap();
-            self.used = self.used.wrapping_add(1);
-            self.ram.store16(used + 2, self.used).unwrap();
-            self.available = self.available.wrapping_add(1);
-            served += 1;
+        let chains = core::iter::from_fn(|| self.device.take(&self.ram)).collect::<Vec<_>>();
+        for (head, chain) in &chains {
+            self.execute(chain);
+            self.device.put(&self.ram, (*head).into(), 0);
         }
-        served
+        chains.len()
     }
 
-    fn execute(&mut self, descriptors: u64, mut entry: u16) {
-        let mut chain = Vec::new();
-        loop {
-            let at = descriptors + 16 * u64::from(entry);
-            let mut gpa = [0; 8];
-            self.ram.read(at, &mut gpa).unwrap();
-            let len = self.ram.load32(at + 8).unwrap() as usize;
-            let flags = self.ram.load16(at + 12).unwrap();
-            chain.push((u64::from_le_bytes(gpa), len, flags & 2 != 0));
-            if flags & 1 == 0 {
-                break;
-            }
-            entry = self.ram.load16(at + 14).unwrap();
-        }
+    fn execute(&mut self, chain: &[Seen]) {
         let (header, 16, false) = chain[0] else { panic!("{chain:?}") };
         let (status, 1, true) = chain[chain.len() - 1] else { panic!("{chain:?}") };
         let kind = self.ram.load32(header).unwrap();
@@ -130,7 +103,7 @@ impl World {
 
     /// Responses so far, and what the one with number `number` says: id, operation, status.
     fn response(&self, number: u32) -> (u32, u64, u8, i16) {
-        let at = RING + 64 + u64::from(number % PLACES) * SIZE as u64;
+        let at = RING + 64 + u64::from(number % Ring::PLACES) * SIZE as u64;
         let mut bytes = [0; 12];
         self.ram.read(at, &mut bytes).unwrap();
         let [id @ .., operation, _, low, high] = bytes;
@@ -195,10 +168,10 @@ fn neighbours_are_one_buffer() {
     let mut world = World::new();
     world.ask([0, 4, 0, 0], 0, &[(10, 0, 7), (11, 0, 7), (12, 0, 3), (14, 0, 0)]);
     world.kick();
-    assert_eq!(world.connection.queue().free(), 128 - 4);
+    assert_eq!(world.connection.queue.free(), 128 - 4);
     world.serve();
     world.complete();
-    assert_eq!(world.connection.queue().free(), 128);
+    assert_eq!(world.connection.queue.free(), 128);
     assert_eq!((world.byte(0xb000), world.byte(0xc000), world.byte(0xe000)), (8, 16, 20));
 }
 
@@ -209,7 +182,7 @@ fn indirect_segments() {
     world.segments(9 << 12, &all);
     let ask = |world: &mut World, head: [u8; 4], grant: u32| {
         world.ask(head, 0, &[]);
-        let at = RING + 64 + u64::from((world.requests - 1) % PLACES) * SIZE as u64;
+        let at = RING + 64 + u64::from((world.requests - 1) % Ring::PLACES) * SIZE as u64;
         world.ram.write(at + 28, &grant.to_le_bytes()).unwrap();
         world.kick();
         world.serve();
@@ -260,18 +233,24 @@ fn what_cannot_be_is_refused() {
 fn requests_wait_for_room() {
     let mut world = World::new();
     let all: Vec<_> = (0..11).map(|n| (10 + 2 * n, 0, 0)).collect();
-    for _ in 0..PLACES {
+    for _ in 0..Ring::PLACES {
         world.ask([0, 11, 0, 0], 0, &all);
     }
     assert!(world.kick().doorbell);
     let mut rounds = 0;
-    while world.ram.load32(RING + 8).unwrap() < PLACES {
+    while world.ram.load32(RING + 8).unwrap() < Ring::PLACES {
         assert_eq!(world.serve(), if rounds < 3 { 9 } else { 5 });
         assert_eq!(world.complete().doorbell, rounds < 3);
         rounds += 1;
     }
-    assert_eq!(world.ram.load32(RING + 4), Some(PLACES + 1), "it asks to be told of the next");
-    assert!((0..PLACES).all(|n| world.response(n) == (PLACES, n.into(), 0, status::OKAY)));
+    assert_eq!(
+        world.ram.load32(RING + 4),
+        Some(Ring::PLACES + 1),
+        "it asks to be told of the next"
+    );
+    assert!(
+        (0..Ring::PLACES).all(|n| world.response(n) == (Ring::PLACES, n.into(), 0, status::OKAY))
+    );
     assert!(world.nothing_lent_is_in_use());
 }
 
@@ -313,7 +292,7 @@ proptest! {
         for chunk in raw.chunks(20) {
             for (bytes, operation, count, sector) in chunk {
                 world.ask([*operation, *count, 0, 0], *sector, &[]);
-                let at = RING + 64 + u64::from((world.requests - 1) % PLACES) * SIZE as u64;
+                let at = RING + 64 + u64::from((world.requests - 1) % Ring::PLACES) * SIZE as u64;
                 // Grants that may exist, sectors that may be within a page.
                 for (n, segment) in bytes[24..].chunks_exact(8).enumerate() {
                     let [a, _, _, _, b, c, ..] = *segment else { unreachable!() };
@@ -327,7 +306,7 @@ proptest! {
             }
             prop_assert_eq!(world.ram.load32(RING + 8), Some(world.requests));
             prop_assert!(world.nothing_lent_is_in_use());
-            prop_assert_eq!(world.connection.queue().free(), 128);
+            prop_assert_eq!(world.connection.queue.free(), 128);
         }
     }
 }

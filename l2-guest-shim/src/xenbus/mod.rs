@@ -2,23 +2,20 @@
 //! May: nothing. Context: shim. Input: guest-controlled nodes.
 //!
 //! Either side has a state in the store and watches the other's. The front end finds its device waiting
-//! (2), writes where its ring is, and says so (3); the device connects (4) and the front end follows.
-//! What the device is, is in the store from the start. After the front end's end (5, 6) it may begin
-//! anew (1).
+//! (2), writes where its rings are, and says so (3, or 4 at once); the device connects (4) and the front
+//! end follows. What the device is, is in the store from the start. After the front end's end (5, 6) it
+//! may begin anew (1).
 
-use super::{device::Properties, request::INDIRECT};
+#[cfg(test)]
+pub mod fake;
+pub mod ring;
+
 use crate::store::{
     Change, Error, Store, number,
     path::{DOMAIN, is_within},
     short,
 };
 use core::fmt;
-
-/// Number of the first disk, xvda, and from one to the next.
-const FIRST: u32 = 51712;
-const STEP: u32 = 16;
-/// Bit of "info": the disk may not be written.
-const READ_ONLY: u32 = 4;
 
 /// States.
 mod state {
@@ -32,80 +29,109 @@ mod state {
     pub const RECONFIGURED: u32 = 8;
 }
 
-/// What the front end has to say.
+/// Who serves a front end.
 pub trait Peer {
-    /// It wants to use the ring with grant `ring`, and be told by `port`; false if that cannot be.
-    fn connect(&mut self, ring: u32, port: u32) -> bool;
+    /// The front end wants to use what it has written into the store; false if that cannot be.
+    fn connect(&mut self, front: &Front<'_>) -> bool;
     /// It does not want that any longer, if it ever did.
     fn disconnect(&mut self);
 }
 
-/// A disk in the store.
+/// What a front end has written into the store.
+#[derive(Debug)]
+pub struct Front<'a> {
+    backend: &'a Backend,
+    store: &'a Store,
+}
+
+impl Front<'_> {
+    /// The value of its node `name`, which begins with a slash, is `value`, or there is no such node.
+    #[must_use]
+    pub fn is_or_lacks(&self, name: &str, value: &[u8]) -> bool {
+        self.store.value(self.backend.front(name).bytes()).is_none_or(|found| found == value)
+    }
+
+    /// The number in its node `name`.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.store.value(self.backend.front(name).bytes()).and_then(number)
+    }
+}
+
+/// A device in the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Backend {
-    index: u32,
+    /// What kind of a device it is, as it is part of names.
+    class: &'static str,
+    number: u32,
     /// The front end's state as it was last seen.
     seen: u32,
     state: u32,
 }
 
 impl Backend {
-    /// Disk number `index`, for which nobody has asked yet.
+    /// Device `number` of its class, for which nobody has asked yet.
     #[must_use]
-    pub const fn new(index: u32) -> Self {
-        Self { index, seen: state::INITIALISING, state: state::INIT_WAIT }
+    pub const fn new(class: &'static str, number: u32) -> Self {
+        Self { class, number, seen: state::INITIALISING, state: state::INIT_WAIT }
     }
 
-    /// The number that kernels know it by.
+    /// Its number.
     #[must_use]
     pub const fn number(&self) -> u32 {
-        FIRST + self.index * STEP
+        self.number
     }
 
     /// Name of the front end's node `name`; of its directory, with an empty one.
     fn front(&self, name: &str) -> Name {
-        let number = self.number();
-        Name::new(format_args!("/local/domain/{DOMAIN}/device/vbd/{number}{name}"))
+        let Self { class, number, .. } = self;
+        Name::new(format_args!("/local/domain/{DOMAIN}/device/{class}/{number}{name}"))
     }
 
     /// Name of the device's node.
     fn back(&self, name: &str) -> Name {
-        let number = self.number();
-        Name::new(format_args!("/local/domain/0/backend/vbd/{DOMAIN}/{number}{name}"))
+        let Self { class, number, .. } = self;
+        Name::new(format_args!("/local/domain/0/backend/{class}/{DOMAIN}/{number}{name}"))
     }
 
-    /// Writes what the kernel finds at its start.
+    /// Writes what the kernel finds at its start of any device.
     ///
     /// # Errors
     /// [`Error::NoSpace`].
-    pub fn place(&self, store: &mut Store, properties: &Properties) -> Result<(), Error> {
-        let mut front =
-            |name, value: fmt::Arguments<'_>| store.place(self.front(name).bytes(), &short(value));
-        front("/backend-id", format_args!("0"))?;
-        front("/virtual-device", format_args!("{}", self.number()))?;
-        front("/device-type", format_args!("disk"))?;
-        front("/state", format_args!("{}", state::INITIALISING))?;
+    pub fn place(&self, store: &mut Store) -> Result<(), Error> {
+        self.place_front(store, "/backend-id", format_args!("0"))?;
+        self.place_front(store, "/state", format_args!("{}", state::INITIALISING))?;
         store.place(self.front("/backend").bytes(), self.back("").bytes())?;
-
-        let mut back =
-            |name, value: fmt::Arguments<'_>| store.place(self.back(name).bytes(), &short(value));
-        let info = if properties.read_only { READ_ONLY } else { 0 };
-        back("/frontend-id", format_args!("{DOMAIN}"))?;
-        back("/online", format_args!("1"))?;
-        back("/state", format_args!("{}", state::INIT_WAIT))?;
-        back("/sectors", format_args!("{}", properties.sectors))?;
-        back("/sector-size", format_args!("512"))?;
-        back("/physical-sector-size", format_args!("{}", properties.block))?;
-        back("/info", format_args!("{info}"))?;
-        back("/mode", format_args!("{}", if properties.read_only { "r" } else { "w" }))?;
-        back("/feature-flush-cache", format_args!("{}", u32::from(properties.flush)))?;
-        back("/feature-barrier", format_args!("0"))?;
-        back("/feature-persistent", format_args!("0"))?;
-        let segments = (INDIRECT as u32).min(properties.segments);
-        back("/feature-max-indirect-segments", format_args!("{segments}"))?;
-        back("/multi-queue-max-queues", format_args!("1"))?;
-        back("/max-ring-page-order", format_args!("0"))?;
+        self.place_back(store, "/frontend-id", format_args!("{DOMAIN}"))?;
+        self.place_back(store, "/online", format_args!("1"))?;
+        self.place_back(store, "/state", format_args!("{}", state::INIT_WAIT))?;
         store.place(self.back("/frontend").bytes(), self.front("").bytes())
+    }
+
+    /// Writes a node among the front end's that the kernel finds at its start.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`].
+    pub fn place_front(
+        &self,
+        store: &mut Store,
+        name: &str,
+        value: fmt::Arguments<'_>,
+    ) -> Result<(), Error> {
+        store.place(self.front(name).bytes(), &short(value))
+    }
+
+    /// Writes a node among the device's that the kernel finds at its start.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`].
+    pub fn place_back(
+        &self,
+        store: &mut Store,
+        name: &str,
+        value: fmt::Arguments<'_>,
+    ) -> Result<(), Error> {
+        store.place(self.back(name).bytes(), &short(value))
     }
 
     /// Looks at what the front end has to say, if anything of it has changed.
@@ -151,11 +177,7 @@ impl Backend {
     }
 
     fn connect(&self, store: &Store, peer: &mut impl Peer) -> bool {
-        let protocol = self.front("/protocol");
-        let native = matches!(store.value(protocol.bytes()), None | Some(b"x86_64-abi"));
-        let value = |name| store.value(self.front(name).bytes()).and_then(number);
-        let (ring, port) = (value("/ring-ref"), value("/event-channel"));
-        native && ring.zip(port).is_some_and(|(ring, port)| peer.connect(ring, port))
+        peer.connect(&Front { backend: self, store })
     }
 }
 
@@ -174,6 +196,3 @@ impl Name {
         self.0.as_bytes()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,15 +1,11 @@
 //! The ring of requests and responses that a front end shares with its device.
 //! May: nothing. Context: shim. Input: guest-controlled.
 //!
-//! From Xen's public `io/ring.h`: four indices, then 32 places, each for a request and later for a
+//! From Xen's public `io/ring.h`: four indices, then places, each for a request and later for a
 //! response. Either side says by an index from when on it wants to be told.
 
-use super::request::SIZE;
 use crate::guest_memory::Memory;
 use core::sync::atomic::{Ordering::SeqCst, fence};
-
-/// Places of a ring of one page.
-pub const PLACES: u32 = 32;
 
 /// Offsets in the page.
 const REQUESTS: u64 = 0;
@@ -22,9 +18,9 @@ const FIRST: u64 = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 
-/// A device's end of a ring.
+/// A device's end of a ring of one page, whose places have `SIZE` bytes each.
 #[derive(Clone, Copy, Debug)]
-pub struct Ring {
+pub struct Ring<const SIZE: usize> {
     page: u64,
     /// Requests taken, responses written, responses told of.
     taken: u32,
@@ -32,7 +28,10 @@ pub struct Ring {
     told: u32,
 }
 
-impl Ring {
+impl<const SIZE: usize> Ring<SIZE> {
+    /// Places: as many as fit, and a power of two.
+    pub const PLACES: u32 = 1 << ((4096 - FIRST as u32) / SIZE as u32).ilog2();
+
     /// A ring in the page at `page` that nobody has used.
     #[must_use]
     pub const fn new(page: u64) -> Self {
@@ -47,7 +46,7 @@ impl Ring {
         let made = memory.load32(self.page + REQUESTS).ok_or(Broken)?;
         let waiting = made.wrapping_sub(self.taken);
         let unanswered = self.taken.wrapping_sub(self.written);
-        if waiting > PLACES - unanswered {
+        if waiting > Self::PLACES - unanswered {
             return Err(Broken);
         }
         if waiting == 0 {
@@ -66,13 +65,15 @@ impl Ring {
         memory.load32(self.page + REQUESTS).is_some_and(|made| made != self.taken)
     }
 
-    /// Writes a response to a request that was taken.
-    pub fn respond(&mut self, memory: &impl Memory, id: u64, operation: u8, status: i16) {
-        let mut response = [0; 12];
-        response[..8].copy_from_slice(&id.to_le_bytes());
-        response[8] = operation;
-        response[10..].copy_from_slice(&status.to_le_bytes());
-        memory.write(self.place(self.written), &response);
+    /// Requests that were taken and are not answered.
+    #[must_use]
+    pub const fn unanswered(&self) -> u32 {
+        self.taken.wrapping_sub(self.written)
+    }
+
+    /// Writes a response to a request that was taken; no longer than a place.
+    pub fn respond(&mut self, memory: &impl Memory, response: &[u8]) {
+        memory.write(self.place(self.written), response);
         self.written = self.written.wrapping_add(1);
     }
 
@@ -90,7 +91,7 @@ impl Ring {
     }
 
     const fn place(&self, number: u32) -> u64 {
-        self.page + FIRST + (number % PLACES) as u64 * SIZE as u64
+        self.page + FIRST + (number % Self::PLACES) as u64 * SIZE as u64
     }
 }
 
@@ -98,6 +99,14 @@ impl Ring {
 mod tests {
     use super::*;
     use crate::guest_memory::fake::Ram;
+
+    type Ring = super::Ring<112>;
+    const PLACES: u32 = Ring::PLACES;
+
+    #[test]
+    fn places_are_a_power_of_two() {
+        assert_eq!((PLACES, super::Ring::<12>::PLACES, super::Ring::<8>::PLACES), (32, 256, 256));
+    }
 
     #[test]
     fn requests_are_taken_in_their_order() {
@@ -128,7 +137,7 @@ mod tests {
         while ring.take(&ram).unwrap().is_some() {}
         ram.store32(REQUESTS, PLACES + 1).unwrap();
         assert_eq!(ring.take(&ram), Err(Broken));
-        ring.respond(&ram, 0, 0, 0);
+        ring.respond(&ram, &[0; 12]);
         assert!(ring.take(&ram).unwrap().is_some());
         ram.store32(REQUESTS, PLACES - 1).unwrap();
         assert_eq!(ring.take(&ram), Err(Broken), "some were taken back");
@@ -140,16 +149,16 @@ mod tests {
         let mut ring = Ring::new(0);
         assert!(!ring.show(&ram));
         ram.store32(RESPONSE_EVENT, 2).unwrap();
-        ring.respond(&ram, 0x1234, 1, -1);
+        ring.respond(&ram, &[0x34, 0x12, 0, 0, 0, 0, 0, 0, 1, 0, 0xff, 0xff]);
         assert!(!ring.show(&ram), "it waits for the second");
         assert_eq!(ram.load32(RESPONSES), Some(1));
         assert_eq!(ram.load32(FIRST), Some(0x1234));
         assert_eq!(ram.load32(FIRST + 8), Some(0xffff_0001));
-        ring.respond(&ram, 0, 0, 0);
-        ring.respond(&ram, 0, 0, 0);
+        ring.respond(&ram, &[0; 12]);
+        ring.respond(&ram, &[0; 12]);
         assert!(ring.show(&ram));
         assert!(!ring.show(&ram), "nothing new");
-        ring.respond(&ram, 0, 0, 0);
+        ring.respond(&ram, &[0; 12]);
         assert!(!ring.show(&ram), "it has been told and has not asked again");
     }
 }

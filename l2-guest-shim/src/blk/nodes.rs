@@ -1,0 +1,66 @@
+//! What the store says of a disk, and what a front end of disks says there.
+//! May: nothing. Context: shim. Input: guest-controlled nodes.
+
+use super::{device::Properties, request::INDIRECT};
+use crate::{
+    store::{Error, Store},
+    xenbus::{Backend, Front},
+};
+use core::fmt;
+
+/// Number of the first disk, xvda, and from one to the next.
+const FIRST: u32 = 51712;
+const STEP: u32 = 16;
+/// Bit of "info": the disk may not be written.
+const READ_ONLY: u32 = 4;
+
+/// Disk number `index`.
+#[must_use]
+pub const fn backend(index: u32) -> Backend {
+    Backend::new("vbd", FIRST + index * STEP)
+}
+
+/// Writes what the kernel finds at its start.
+///
+/// # Errors
+/// [`Error::NoSpace`].
+pub fn place(backend: &Backend, store: &mut Store, properties: &Properties) -> Result<(), Error> {
+    let Properties { sectors, block, read_only, flush, .. } = *properties;
+    backend.place(store)?;
+    backend.place_front(store, "/virtual-device", format_args!("{}", backend.number()))?;
+    backend.place_front(store, "/device-type", format_args!("disk"))?;
+
+    let mut back = |name: &str, value: fmt::Arguments<'_>| backend.place_back(store, name, value);
+    back("/sectors", format_args!("{sectors}"))?;
+    back("/sector-size", format_args!("512"))?;
+    back("/physical-sector-size", format_args!("{block}"))?;
+    back("/info", format_args!("{}", if read_only { READ_ONLY } else { 0 }))?;
+    back("/mode", format_args!("{}", if read_only { "r" } else { "w" }))?;
+    back("/feature-flush-cache", format_args!("{}", u32::from(flush)))?;
+    back("/feature-barrier", format_args!("0"))?;
+    back("/feature-persistent", format_args!("0"))?;
+    let segments = (INDIRECT as u32).min(properties.segments);
+    back("/feature-max-indirect-segments", format_args!("{segments}"))?;
+    back("/multi-queue-max-queues", format_args!("1"))?;
+    back("/max-ring-page-order", format_args!("0"))
+}
+
+/// What a front end wants to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Grant of the ring.
+    pub ring: u32,
+    /// The port by which it is told.
+    pub port: u32,
+}
+
+/// What `front` wants to use; `None` if it does not say so, or has another layout of the ring.
+#[must_use]
+pub fn asked(front: &Front<'_>) -> Option<Asked> {
+    let native = front.is_or_lacks("/protocol", b"x86_64-abi");
+    let (ring, port) = (front.number("/ring-ref")?, front.number("/event-channel")?);
+    native.then_some(Asked { ring, port })
+}
+
+#[cfg(test)]
+mod tests;
