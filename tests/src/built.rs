@@ -105,10 +105,11 @@ impl Kernel {
         existing(file, &format!("scripts/fetch-kernel.sh --kind {kind}"))
     }
 
-    /// The module that gives `/dev/cpu/0/msr`, as it is packed; `None` if it is built in.
+    /// The module that is built from `place` among the sources, such as `drivers/net/dummy`, as it is
+    /// packed; `None` if it is built in.
     #[must_use]
-    pub fn msr_module(self) -> Option<PathBuf> {
-        let place = format!("modules/{}/kernel/arch/x86/kernel/msr.ko", self.release());
+    pub fn module(self, place: &str) -> Option<PathBuf> {
+        let place = format!("modules/{}/kernel/{place}.ko", self.release());
         let roots = ["root/lib", "root/usr/lib"].map(|lib| self.file().with_file_name(lib));
         let names = roots
             .iter()

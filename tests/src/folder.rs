@@ -103,24 +103,45 @@ impl Folder {
     }
 
     /// The same with what lets it read MSRs under `kernel`.
-    ///
-    /// # Panics
-    /// The kernel's module cannot be unpacked.
     #[must_use]
     pub fn guest_checks_with_msrs(&self, kernel: Kernel) -> PathBuf {
+        let Some(msr) = self.module(kernel, "arch/x86/kernel/msr") else {
+            return self.guest_checks();
+        };
         let program = built::guest_checks();
-        let Some(packed) = kernel.msr_module() else { return self.guest_checks() };
+        let add = format!("{msr}=/{msr}");
+        self.ramdisk("msrs.cpio", &["--init", &program.to_string_lossy(), "--add", &add])
+    }
+
+    /// A ramdisk with a busybox that gives a shell, the module that `kernel` has from `place`, and `files`
+    /// of this folder, all in its root.
+    ///
+    /// # Panics
+    /// The kernel has no such module.
+    #[must_use]
+    pub fn busybox_with(&self, kernel: Kernel, place: &str, files: &[&str]) -> PathBuf {
+        let module = self.module(kernel, place).unwrap_or_else(|| panic!("{place} is built in"));
+        let files = files.iter().copied().chain([module.as_str()]);
+        let add: Vec<_> = files.map(|file| format!("{file}=/{file}")).collect();
+        let add = add.iter().flat_map(|file| ["--add", file]);
+        let arguments: Vec<_> = ["--busybox"].into_iter().chain(add).collect();
+        self.ramdisk(&format!("{kernel:?}.cpio"), &arguments)
+    }
+
+    /// Unpacks a module of `kernel`'s into the folder: its name there; `None` if it is built in.
+    fn module(&self, kernel: Kernel, place: &str) -> Option<String> {
+        let packed = kernel.module(place)?;
         let unpacker = match packed.extension().and_then(|end| end.to_str()) {
             Some("xz") => "xz",
             Some("zst") => "zstd",
             _ => "cat",
         };
         let flags: &[&str] = if unpacker == "cat" { &[] } else { &["-dc"] };
-        let module = File::create(self.path("msr.ko")).expect("temporary file");
+        let name = format!("{}.ko", place.rsplit('/').next().unwrap_or(place));
+        let module = File::create(self.path(&name)).expect("temporary file");
         let unpacked = Command::new(unpacker).args(flags).arg(&packed).stdout(module).status();
         assert!(unpacked.is_ok_and(|status| status.success()), "{unpacker} {}", packed.display());
-        let program = program.to_string_lossy();
-        self.ramdisk("msrs.cpio", &["--init", &program, "--add", "msr.ko=/msr.ko"])
+        Some(name)
     }
 
     fn ramdisk(&self, name: &str, arguments: &[&str]) -> PathBuf {

@@ -49,23 +49,7 @@ fn check(image: &Path) {
 
 /// A ramdisk with busybox and the kernel's driver for disks, which is a module.
 fn ramdisk(folder: &Folder, kernel: Kernel) -> PathBuf {
-    let place = format!("lib/modules/{}/kernel/drivers/block/xen-blkfront.ko", kernel.release());
-    let root = kernel.file().with_file_name("root");
-    let packed = ["", "usr/"]
-        .iter()
-        .flat_map(|prefix| ["", ".xz"].map(|end| root.join(format!("{prefix}{place}{end}"))))
-        .find(|file| file.exists())
-        .unwrap_or_else(|| panic!("no {place} in {}", root.display()));
-    let module = if packed.extension().is_some_and(|end| end == "xz") {
-        host("xz", &["-dc", text(&packed)]).stdout
-    } else {
-        std::fs::read(&packed).expect("the kernel's module")
-    };
-    folder.file("xen-blkfront.ko", &module);
-    let add = "xen-blkfront.ko=/xen-blkfront.ko";
-    let said = folder.roost(&["initrd", "--output", "disk.cpio", "--busybox", "--add", add]);
-    assert_eq!(said.status, 0, "{said:?}");
-    folder.path("disk.cpio")
+    folder.busybox_with(kernel, "drivers/block/xen-blkfront", &[])
 }
 
 /// The text that `seq 1 COUNT` prints.

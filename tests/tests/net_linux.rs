@@ -1,0 +1,268 @@
+//! Stock kernels find their network cards: they get an address, reach the host and are reached by it, and
+//! guests reach each other.
+
+use roost_tests::{built::Kernel, folder::Folder, session::Session};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+const MIB: usize = 1 << 20;
+/// What busybox's DHCP client calls when it has an address.
+const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip addr add $ip/$mask dev $interface\n\
+                      ip route add default via $router\n";
+
+/// A ramdisk with busybox, the kernel's driver for network cards, which is a module, and the script.
+fn ramdisk(folder: &Folder, kernel: Kernel) -> PathBuf {
+    let script = folder.file("dhcp.sh", SCRIPT.as_bytes());
+    fs::set_permissions(script, fs::Permissions::from_mode(0o755)).expect("temporary file");
+    folder.busybox_with(kernel, "drivers/net/xen-netfront", &["dhcp.sh"])
+}
+
+/// Bytes without a pattern that a lost or repeated packet would keep.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// The hash of `bytes` as the guest's busybox prints it.
+fn hash(folder: &Folder, bytes: &[u8]) -> String {
+    let file = folder.file("hashed", bytes);
+    let said = Command::new("sha256sum").arg(file).output().expect("sha256sum, of coreutils");
+    let said = String::from_utf8(said.stdout).expect("text");
+    said.split(' ').next().expect("a hash").to_owned()
+}
+
+/// Answers one request by HTTP with `bytes`; the port.
+fn serve(bytes: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = listener.local_addr().expect("a port").port();
+    thread::spawn(move || {
+        let (mut guest, _) = listener.accept().expect("the guest");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            guest.read_exact(&mut byte).expect("a request");
+            request.push(byte[0]);
+        }
+        let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+        guest.write_all(head.as_bytes()).and_then(|()| guest.write_all(&bytes)).expect("the guest");
+    });
+    port
+}
+
+/// A port of the host's that nobody has.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("a port").port()
+}
+
+/// Connects to a guest's port that the host forwards, and sends `bytes`; what comes back. QEMU accepts
+/// before the guest does: a connection of which nothing comes back was to nobody.
+fn echoed(port: u16, bytes: &[u8]) -> Vec<u8> {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut guest = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("a forwarded port");
+        let mut sender = guest.try_clone().expect("a second handle");
+        let mut back = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                // It fails if nobody listens yet.
+                let _ = sender.write_all(bytes).and_then(|()| sender.shutdown(Shutdown::Write));
+            });
+            let _ = guest.read_to_end(&mut back);
+        });
+        if !back.is_empty() {
+            return back;
+        }
+        assert!(Instant::now() < end, "nothing came back through port {port}");
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// The driver is there, and the cards up to the one named `last`.
+fn load(guest: &mut Session<'_>, last: &str) {
+    guest.succeed("insmod /xen-netfront.ko");
+    guest.succeed(&format!("while ! [ -e /sys/class/net/{last} ]; do sleep 0.1; done"));
+}
+
+/// The card gets an address.
+fn dhcp(guest: &mut Session<'_>) {
+    guest.succeed("ip link set eth0 up && udhcpc -n -q -t 8 -i eth0 -s /dhcp.sh");
+    let addresses = guest.succeed("ip -4 addr show eth0");
+    assert!(addresses.contains("inet 10.0.2.15/24"), "{addresses}");
+}
+
+/// The kernel found nothing wrong.
+fn check_log(guest: &mut Session<'_>) {
+    let wrong = "WARNING: |BUG: |Oops|Call Trace|xen_netfront|vif vif|hw csum failure";
+    let (status, found) = guest.shell(&format!("dmesg | grep -E '{wrong}'"));
+    let found: Vec<_> =
+        found.lines().filter(|line| !line.contains("Initialising Xen virtual ethernet")).collect();
+    assert!(found.is_empty(), "{status}: {found:#?}");
+}
+
+fn the_host_is_reached(kernel: Kernel, vcpus: u32) {
+    let folder = Folder::new();
+    let initrd = ramdisk(&folder, kernel);
+    let port = free_port();
+    let run = folder.run(&kernel.file()).initrd(&initrd).option("--net", "user");
+    let run = run.option("--forward", format!("{port}:5000")).limit(240);
+    let mut guest = run.append("console=hvc0 quiet").cpus(vcpus).vcpus(vcpus).piped();
+    guest.expect_shell();
+    load(&mut guest, "eth0");
+    dhcp(&mut guest);
+    guest.succeed("ping -c 3 -W 5 10.0.2.2");
+
+    let file = noise(4 * MIB);
+    let from = serve(file.clone());
+    guest.succeed(&format!("wget -q -O /tmp/file http://10.0.2.2:{from}/file"));
+    let sum = guest.succeed("sha256sum /tmp/file");
+    assert!(sum.starts_with(&hash(&folder, &file)), "{sum}");
+
+    guest.succeed("nc -l -p 5000 -e cat & sleep 1");
+    assert!(echoed(port, &file[..2 * MIB]) == file[..2 * MIB], "other bytes came back");
+
+    // The card goes down and comes up, and its driver goes and comes back.
+    guest.succeed(
+        "ip link set eth0 down && ip link set eth0 up && ip route add default via 10.0.2.2",
+    );
+    guest.succeed("ping -c 1 -W 5 10.0.2.2");
+    for _ in 0..3 {
+        guest.succeed("ip link set eth0 down; rmmod xen_netfront");
+        load(&mut guest, "eth0");
+        dhcp(&mut guest);
+        guest.succeed("ping -c 1 -W 5 10.0.2.2");
+    }
+    check_log(&mut guest);
+    guest.send("poweroff\n");
+    guest.end().assert_powered_off();
+}
+
+#[test]
+fn a_guest_of_6_1_reaches_the_host() {
+    the_host_is_reached(Kernel::Cloud, 1);
+}
+
+#[test]
+fn a_guest_of_6_12_with_two_vcpus_reaches_the_host() {
+    the_host_is_reached(Kernel::Cloud612, 2);
+}
+
+/// A guest in a configuration file, with these cards.
+fn guest(kernel: Kernel, name: &str, initrd: &Path, cards: &[&str]) -> String {
+    let mut text = format!(
+        "[[guest]]\nname = \"{name}\"\nkernel = \"{}\"\ninitrd = \"{}\"\n\
+         append = \"console=hvc0 quiet\"\nmemory = \"192M\"\n",
+        kernel.file().display(),
+        initrd.display()
+    );
+    for card in cards {
+        writeln!(text, "[[guest.net]]\n{card}").expect("room in a string");
+    }
+    text
+}
+
+/// The key that commands to the console start with.
+const ESCAPE: char = '\x1d';
+
+fn focus(console: &mut Session<'_>, number: usize) {
+    console.send(&format!("{ESCAPE}{number}"));
+    console.expect(&format!(" ({number} of 2)"));
+    console.send("\n");
+    console.expect("# ");
+}
+
+#[test]
+fn two_guests_reach_each_other_and_nobody_else() {
+    let folder = Folder::new();
+    let initrds = [Kernel::Cloud, Kernel::Cloud612].map(|kernel| ramdisk(&folder, kernel));
+    let text = format!(
+        "console = \"focus\"\ncpus = 2\n{}{}",
+        guest(Kernel::Cloud, "a", &initrds[0], &["network = \"lan\""]),
+        guest(Kernel::Cloud612, "b", &initrds[1], &["network = \"lan\""]),
+    );
+    let config = folder.file("roost.toml", text.as_bytes());
+    let mut console = folder.run_config(&config).limit(300).piped();
+    for number in [1, 2] {
+        if number == 2 {
+            console.send(&format!("{ESCAPE}2"));
+            console.expect("(2 of 2)");
+            console.send("\n");
+        }
+        console.expect_shell();
+        load(&mut console, "eth0");
+        console.succeed(&format!("ip addr add 192.168.77.{number}/24 dev eth0"));
+        console.succeed("ip link set eth0 up && ip link set lo up");
+        console.succeed("dd if=/dev/urandom of=/tmp/sent bs=1M count=16");
+    }
+    console.succeed("ping -c 3 -W 5 192.168.77.1");
+    assert_eq!(console.shell("ping -c 1 -W 2 192.168.77.3").0, 1, "nobody is there");
+
+    // From 2 to 1, then from 1 to 2.
+    for [from, to] in [[2, 1], [1, 2]] {
+        focus(&mut console, to);
+        console.succeed("(nc -l -p 5000 </dev/null >/tmp/got) & sleep 1");
+        focus(&mut console, from);
+        console.succeed(&format!("nc 192.168.77.{to} 5000 </tmp/sent"));
+        let sent = console.succeed("sha256sum </tmp/sent");
+        focus(&mut console, to);
+        console.succeed("wait");
+        assert_eq!(console.succeed("sha256sum </tmp/got"), sent);
+    }
+    for number in [1, 2] {
+        focus(&mut console, number);
+        check_log(&mut console);
+    }
+    for _ in 0..2 {
+        console.send("poweroff\n");
+        console.expect("powered off");
+    }
+    console.end().assert_l1_is_sound();
+}
+
+#[test]
+fn a_guest_has_several_cards() {
+    let folder = Folder::new();
+    let kernel = Kernel::Cloud612;
+    let initrd = ramdisk(&folder, kernel);
+    let cards = [
+        "network = \"user\"",
+        "network = \"lan\"\nmac = \"02:11:22:33:44:55\"",
+        "network = \"lan\"",
+        "network = \"other\"",
+        "network = \"third\"\nmtu = 9000",
+    ];
+    let config = folder.file("roost.toml", guest(kernel, "many", &initrd, &cards).as_bytes());
+    let mut guest = folder.run_config(&config).limit(240).piped();
+    guest.expect_shell();
+    load(&mut guest, "eth4");
+    assert_eq!(guest.succeed("cat /sys/class/net/eth1/address"), "02:11:22:33:44:55\n");
+    dhcp(&mut guest);
+    // Two cards on one network, each of which must take the way over it.
+    guest.succeed("mkdir -p /run/netns && ip link set eth1 up && ip link set eth2 up");
+    guest.succeed("ip addr add 192.168.5.1/24 dev eth1");
+    guest.succeed("unshare -n sh -c 'sleep 1000' & echo $! >/tmp/pid; sleep 1");
+    guest.succeed("ip link set eth2 netns $(cat /tmp/pid)");
+    let inside = "nsenter -n -t $(cat /tmp/pid)";
+    guest.succeed(&format!("{inside} ip addr add 192.168.5.2/24 dev eth2"));
+    guest.succeed(&format!("{inside} ip link set eth2 up"));
+    guest.succeed("ping -c 2 -W 5 192.168.5.2");
+    guest.succeed("ping -c 1 -W 5 10.0.2.2");
+    check_log(&mut guest);
+    guest.send("poweroff\n");
+    guest.end().assert_powered_off();
+}
