@@ -173,6 +173,8 @@ pub mod net {
 
         /// Flag: the checksum holds only the sum of addresses and length.
         pub const NEEDS_CSUM: u8 = 1;
+        /// Flag: the checksum was found right.
+        pub const DATA_VALID: u8 = 2;
         /// Types of division into segments.
         pub const GSO_NONE: u8 = 0;
         pub const GSO_TCPV4: u8 = 1;

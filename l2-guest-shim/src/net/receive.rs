@@ -19,7 +19,7 @@ use crate::{
     },
     xenbus::ring::{self, Broken},
 };
-use pv_abi::virtio::net::{HEADER, flag, header};
+use pv_abi::virtio::net::{HEADER, header};
 
 /// Entries of the device's queue: one for each place of the ring.
 const ENTRIES: usize = 256;
@@ -202,9 +202,9 @@ const _: () = assert!(header::NUM_BUFFERS == HEADER - 2);
 
 /// What the front end is told of a frame's checksum.
 const fn checksum(flags: u8) -> u16 {
-    if flags & flag::NEEDS_CSUM != 0 {
+    if flags & header::NEEDS_CSUM != 0 {
         CSUM_BLANK | DATA_VALIDATED
-    } else if flags & flag::DATA_VALID != 0 {
+    } else if flags & header::DATA_VALID != 0 {
         DATA_VALIDATED
     } else {
         0

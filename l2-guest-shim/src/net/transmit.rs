@@ -23,7 +23,7 @@ use crate::{
     xenbus::ring::{self, Broken},
 };
 use arrayvec::ArrayVec;
-use pv_abi::virtio::net::{HEADER, flag, gso, header};
+use pv_abi::virtio::net::{HEADER, header};
 
 /// Entries of the device's queue.
 const ENTRIES: usize = 128;
@@ -299,12 +299,12 @@ fn header(
         put(header::GSO_SIZE, size);
         put(header::HDR_LEN, found.data);
     }
-    bytes[header::FLAGS] = flag::NEEDS_CSUM;
+    bytes[header::FLAGS] = header::NEEDS_CSUM;
     bytes[header::GSO_TYPE] = match frame.cut.map(|cut| cut.protocol) {
-        None => gso::NONE,
+        None => header::GSO_NONE,
         Some(_) if found.transport != Transport::Tcp => return None,
-        Some(Protocol::V4) if cuts.v4 => gso::TCPV4,
-        Some(Protocol::V6) if cuts.v6 => gso::TCPV6,
+        Some(Protocol::V4) if cuts.v4 => header::GSO_TCPV4,
+        Some(Protocol::V6) if cuts.v6 => header::GSO_TCPV6,
         Some(_) => return None,
     };
     let total: u32 = buffers.iter().map(|buffer| buffer.len).sum();
