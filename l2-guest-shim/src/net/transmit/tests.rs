@@ -108,7 +108,8 @@ impl World {
         let status = all[0].1;
         let mut ids: Vec<_> = all.iter().map(|&(id, _)| id).collect();
         let mut sent: Vec<_> = pieces.iter().map(|piece| piece.id).collect();
-        (ids.sort_unstable(), sent.sort_unstable());
+        ids.sort_unstable();
+        sent.sort_unstable();
         assert_eq!(ids, sent);
         assert!(all.iter().all(|&(_, one)| one == status));
         status
