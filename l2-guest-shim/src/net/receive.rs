@@ -179,11 +179,14 @@ impl Receive {
         let id = place.id;
         let (mut offset, mut flags) = (0, 0);
         if self.left == 0 {
+            offset = HEADER as u16;
+            // A buffer that the device could not write to comes back empty, and alone.
             let mut bytes = [0; HEADER];
-            memory.read(lent.gpa, &mut bytes);
+            if written >= HEADER as u32 {
+                memory.read(lent.gpa, &mut bytes);
+            }
             let [.., low, high] = bytes;
             self.left = u16::from_le_bytes([low, high]).max(1);
-            offset = HEADER as u16;
             flags = checksum(bytes[header::FLAGS]);
         }
         self.left -= 1;

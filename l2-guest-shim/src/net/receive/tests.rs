@@ -180,12 +180,16 @@ fn what_is_not_lent_is_answered_in_its_turn() {
 fn a_length_that_cannot_be_is_an_error() {
     let mut world = World::new();
     world.lend(&[10, 11, 12, 13]);
-    for len in [0, 12, 4097, u32::MAX] {
+    for page in 10..14 {
+        world.ram.write(page << 12, &[9; HEADER]).unwrap();
+    }
+    for len in [0, 11, 4097, u32::MAX] {
         let (head, _) = world.device.take(&world.ram).unwrap();
         world.device.put(&world.ram, head.into(), len);
     }
     world.receive.complete(&world.ram);
     assert_eq!([0, 1, 2, 3].map(|number| world.response(number).1.status), [status::ERROR; 4]);
+    assert_eq!([0, 1].map(|number| world.response(number).1.flags), [0; 2], "they stand alone");
 }
 
 #[test]
