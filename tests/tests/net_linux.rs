@@ -18,12 +18,16 @@ const MIB: usize = 1 << 20;
 /// What busybox's DHCP client calls when it has an address.
 const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip addr add $ip/$mask dev $interface\n\
                       ip route add default via $router\n";
+/// What keeps all that comes through a connection.
+const KEEP: &str = "#!/bin/sh\ncat >/tmp/got\n";
 
-/// A ramdisk with busybox, the kernel's driver for network cards, which is a module, and the script.
+/// A ramdisk with busybox, the kernel's driver for network cards, which is a module, and the scripts.
 fn ramdisk(folder: &Folder, kernel: Kernel) -> PathBuf {
-    let script = folder.file("dhcp.sh", SCRIPT.as_bytes());
-    fs::set_permissions(script, fs::Permissions::from_mode(0o755)).expect("temporary file");
-    folder.busybox_with(kernel, "drivers/net/xen-netfront", &["dhcp.sh"])
+    for (name, script) in [("dhcp.sh", SCRIPT), ("keep.sh", KEEP)] {
+        let file = folder.file(name, script.as_bytes());
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("temporary file");
+    }
+    folder.busybox_with(kernel, "drivers/net/xen-netfront", &["dhcp.sh", "keep.sh"])
 }
 
 /// Bytes without a pattern that a lost or repeated packet would keep.
@@ -142,7 +146,8 @@ fn the_host_is_reached(kernel: Kernel, vcpus: u32) {
     );
     guest.succeed("ping -c 1 -W 5 10.0.2.2");
     for _ in 0..3 {
-        guest.succeed("ip link set eth0 down; rmmod xen_netfront");
+        guest.succeed("ip link set eth0 down; echo vif-0 >/sys/bus/xen/drivers/vif/unbind");
+        guest.succeed("! [ -e /sys/class/net/eth0 ] && rmmod xen_netfront");
         load(&mut guest, "eth0");
         dhcp(&mut guest);
         guest.succeed("ping -c 1 -W 5 10.0.2.2");
@@ -215,7 +220,7 @@ fn two_guests_reach_each_other_and_nobody_else() {
     // From 2 to 1, then from 1 to 2.
     for [from, to] in [[2, 1], [1, 2]] {
         focus(&mut console, to);
-        console.succeed("(nc -l -p 5000 </dev/null >/tmp/got) & sleep 1");
+        console.succeed("nc -l -p 5000 -e /keep.sh & sleep 1");
         focus(&mut console, from);
         console.succeed(&format!("nc 192.168.77.{to} 5000 </tmp/sent"));
         let sent = console.succeed("sha256sum </tmp/sent");
