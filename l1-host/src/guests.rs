@@ -192,7 +192,12 @@ fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
     if !again {
         console::mux().ended(id, &stop);
     }
-    tell_end(&guest.name, &stop);
+    // A restart that was asked for and is given is nothing to report.
+    if again && stop == Stop::Reboot {
+        log!("guest '{}' {stop}", guest.name);
+    } else {
+        tell_end(&guest.name, &stop);
+    }
     if stop.is_death()
         && let Some(vcpu) = vcpus.iter().find(|vcpu| vcpu.index == index)
     {
@@ -232,6 +237,7 @@ fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
 const fn wants_restart(policy: Restart, stop: &Stop) -> bool {
     match policy {
         Restart::Never => false,
+        Restart::OnReboot => matches!(stop, Stop::Reboot),
         // What its user has stopped stays so.
         Restart::OnFailure => !matches!(stop, Stop::PowerOff | Stop::Killed),
         Restart::Always => !matches!(stop, Stop::Killed),

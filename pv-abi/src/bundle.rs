@@ -152,6 +152,8 @@ pub enum Restart {
     /// Nothing.
     #[default]
     Never,
+    /// It is started again if it asked for it.
+    OnReboot,
     /// It is started again if it died or asked for it.
     OnFailure,
     /// It is started again, even if it powered itself off.

@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
-use pv_abi::bundle::{Backend, ConsoleMode, Siblings, Trace};
+use pv_abi::bundle::{Backend, ConsoleMode, Restart, Siblings, Trace};
 use serde::Deserialize;
 use std::{path::PathBuf, str::FromStr};
 
@@ -46,7 +46,7 @@ The rules are in docs/mmu-stress.md.";
 
 const RUN_STATUS: &str = "\
 Exit status:
-  0    the guest powered off (or asked for a restart, which ends it too)
+  0    the guest powered off (or asked for a restart, which ends it too without --restart)
   2    something was wrong before the start
   3    the guest died or could not be started
   4    L1 or QEMU failed
@@ -76,6 +76,9 @@ pub struct GuestArgs {
     /// Virtual CPUs of the guest [default: 1]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_VCPUS.into()))]
     pub vcpus: Option<u32>,
+    /// After which ends the guest starts again, in the same run [default: never]
+    #[arg(long, value_enum)]
+    pub restart: Option<RestartChoice>,
     /// Who runs the guest [default: auto]
     #[arg(long, value_enum)]
     pub backend: Option<BackendChoice>,
@@ -282,6 +285,31 @@ impl From<TraceChoice> for Trace {
         match choice {
             TraceChoice::Death => Self::Death,
             TraceChoice::Always => Self::Always,
+        }
+    }
+}
+
+/// After which ends a guest starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartChoice {
+    /// After none
+    Never,
+    /// If it asked for it
+    OnReboot,
+    /// If it asked for it or died
+    OnFailure,
+    /// Even if it powered off
+    Always,
+}
+
+impl From<RestartChoice> for Restart {
+    fn from(choice: RestartChoice) -> Self {
+        match choice {
+            RestartChoice::Never => Self::Never,
+            RestartChoice::OnReboot => Self::OnReboot,
+            RestartChoice::OnFailure => Self::OnFailure,
+            RestartChoice::Always => Self::Always,
         }
     }
 }

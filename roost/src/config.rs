@@ -3,7 +3,7 @@
 
 use crate::{
     accel::{self, Clock},
-    cli::{BackendChoice, ConsoleChoice, RunArgs, SiblingsChoice, StatsTo},
+    cli::{BackendChoice, ConsoleChoice, RestartChoice, RunArgs, SiblingsChoice, StatsTo},
     disk::{self, Access, DiskPlan},
     files,
     memory::Size,
@@ -62,8 +62,7 @@ struct Guest {
     memory: Option<Size>,
     vcpus: Option<Bounded<1, MOST_VCPUS>>,
     weight: Option<Bounded<{ *WEIGHTS.start() }, { *WEIGHTS.end() }>>,
-    #[serde(default)]
-    restart: RestartChoice,
+    restart: Option<RestartChoice>,
     backend: Option<BackendChoice>,
     core: Option<PathBuf>,
     #[serde(default)]
@@ -213,26 +212,6 @@ impl TryFrom<toml::Value> for TraceWord {
     }
 }
 
-/// What follows a guest's end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RestartChoice {
-    #[default]
-    Never,
-    OnFailure,
-    Always,
-}
-
-impl From<RestartChoice> for Restart {
-    fn from(choice: RestartChoice) -> Self {
-        match choice {
-            RestartChoice::Never => Self::Never,
-            RestartChoice::OnFailure => Self::OnFailure,
-            RestartChoice::Always => Self::Always,
-        }
-    }
-}
-
 /// The plan in `path`; options of `args` say what the file leaves open.
 ///
 /// # Errors
@@ -256,6 +235,7 @@ fn no_guest_options(args: &RunArgs, path: &Path) -> Result<()> {
         ("append", args.guest.append.is_some()),
         ("memory", args.guest.memory.is_some()),
         ("vcpus", args.guest.vcpus.is_some()),
+        ("restart", args.guest.restart.is_some()),
         ("backend", args.guest.backend.is_some()),
         ("core", args.core.is_some()),
         ("disk", !args.disk.is_empty()),
@@ -380,7 +360,7 @@ impl Source<'_> {
             memory: guest.memory.map_or(DEFAULT_MEMORY, |size| size.0),
             vcpus: guest.vcpus.map_or(1, |vcpus| vcpus.0),
             weight: guest.weight.map_or(DEFAULT_WEIGHT, |weight| weight.0),
-            restart: guest.restart.into(),
+            restart: guest.restart.map(Restart::from).unwrap_or_default(),
             backend: guest.backend.map(Backend::from).unwrap_or_default(),
             disks: guest.disk.into_iter().map(|disk| self.disk(disk)).collect(),
             nets: guest.net.into_iter().map(GuestNet::plan).collect(),

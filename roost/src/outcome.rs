@@ -95,7 +95,9 @@ impl Outcome {
     pub fn message(&self) -> Option<String> {
         Some(match self {
             Self::PoweredOff | Self::Quit => return None,
-            Self::Rebooted => "the guest asked for a restart; start it again to go on".into(),
+            Self::Rebooted => {
+                "the guest asked for a restart; with --restart on-reboot it gets one".into()
+            }
             Self::GuestDied => "the guest died".into(),
             Self::BootFailed => "the guest could not be started".into(),
             Self::Failed(what) => what.clone(),

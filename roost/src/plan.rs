@@ -131,7 +131,7 @@ impl Plan {
             memory: args.guest.memory.map_or(DEFAULT_MEMORY, |size| size.0),
             vcpus: args.guest.vcpus.unwrap_or(1),
             weight: DEFAULT_WEIGHT,
-            restart: Restart::Never,
+            restart: args.guest.restart.map(Restart::from).unwrap_or_default(),
             backend: args.guest.backend.map(Backend::from).unwrap_or_default(),
             disks: args.disk.clone(),
             nets: args.nets()?,

@@ -49,13 +49,14 @@ fn every_key_arrives() {
          memory = \"128M\"\nvcpus = 4\nweight = 250\nrestart = \"on-failure\"\n\
          backend = \"shadow\"\n\
          [[guest]]\nname = \"b\"\nkernel = \"kernel\"\nmemory = 65\nrestart = \"always\"\n\
-         [[guest]]\nname = \"c\"\nkernel = \"kernel\"\n",
+         [[guest]]\nname = \"c\"\nkernel = \"kernel\"\n\
+         [[guest]]\nname = \"d\"\nkernel = \"kernel\"\nrestart = \"on-reboot\"\n",
     );
     bench.file("rd", b"ramdisk");
     let bundle = told(&bench, &[]);
     assert!(bundle.stats);
     assert_eq!(bundle.console, ConsoleMode::Focus);
-    let [web, b, c] = &bundle.guests[..] else { panic!("three guests") };
+    let [web, b, c, d] = &bundle.guests[..] else { panic!("four guests") };
     assert_eq!((web.name.as_str(), web.cmdline.as_str()), ("web 1", "quiet"));
     assert_eq!((web.memory, web.vcpus, web.weight), (128 << 20, 4, 250));
     assert_eq!((web.restart, web.backend), (Restart::OnFailure, Backend::Shadow));
@@ -64,6 +65,7 @@ fn every_key_arrives() {
     assert_eq!((b.memory, b.restart), (65 << 20, Restart::Always));
     assert_eq!((c.memory, c.vcpus, c.weight), (512 << 20, 1, 100));
     assert_eq!((c.restart, c.backend, c.cmdline.as_str()), (Restart::Never, Backend::Auto, ""));
+    assert_eq!(d.restart, Restart::OnReboot);
 }
 
 #[test]
@@ -222,11 +224,12 @@ fn files_of_guests() {
 
 #[test]
 fn options_that_the_file_decides() {
-    for option in ["kernel", "initrd", "append", "memory", "vcpus", "backend"] {
+    for option in ["kernel", "initrd", "append", "memory", "vcpus", "restart", "backend"] {
         let value = match option {
             "vcpus" => "1",
             "memory" => "64M",
             "backend" => "auto",
+            "restart" => "never",
             _ => "x",
         };
         let words = [&format!("--{option} "), "--config", "[[guest]]"];

@@ -35,7 +35,7 @@ fn halt_and_restart() {
     let initrd = folder.busybox();
     for (command, err) in [
         ("halt", ""),
-        ("reboot", "roost: the guest asked for a restart; start it again to go on\n"),
+        ("reboot", "roost: the guest asked for a restart; with --restart on-reboot it gets one\n"),
     ] {
         let run = folder.run(&Kernel::Cloud.file()).initrd(&initrd);
         let mut guest = run.append("console=hvc0 quiet").piped();
@@ -46,6 +46,24 @@ fn halt_and_restart() {
         assert_eq!(ended.said.status, 0, "{command}: {ended:?}");
         ended.assert_l1_is_sound();
     }
+}
+
+/// A restart in place, and no more than that: the guest's end by its own kernel's panic is one.
+#[test]
+fn restarts_that_are_asked_for() {
+    let folder = Folder::new();
+    let initrd = folder.busybox();
+    let run = folder.run(&Kernel::Cloud.file()).initrd(&initrd).option("--restart", "on-reboot");
+    let mut guest = run.append("console=hvc0 quiet").piped();
+    for _ in 0..2 {
+        guest.expect_shell();
+        guest.send("reboot\n");
+    }
+    guest.expect_shell();
+    guest.send("echo c > /proc/sysrq-trigger\n");
+    let ended = guest.end();
+    assert_eq!(ended.log.matches("asked for a restart").count(), 2, "{ended:?}");
+    ended.assert_died("its kernel panicked");
 }
 
 #[test]
