@@ -4,7 +4,7 @@
 # Words for `roost run`, for example: make run ARGS="--memory 1G --stats"
 ARGS =
 
-.PHONY: help run test run-l0 test-l0 conformance hostile soak exits docs selftests build bench check clean setup
+.PHONY: help run test debian run-l0 test-l0 conformance hostile soak exits docs selftests build bench check clean setup
 .DEFAULT_GOAL := build
 
 help: ## show this
@@ -16,6 +16,10 @@ run: build ## boot a stock Linux kernel to a shell (ARGS=... for `roost run`)
 test: ## run every check: format, lints, host tests, whole-system tests
 	@scripts/setup.sh --tests
 	@scripts/test.sh
+
+debian: build ## boot Debian with systemd from a disk to its login (ARGS=... for scripts/debian.sh)
+	@scripts/setup.sh --debian
+	@scripts/debian.sh $(ARGS)
 
 run-l0: build ## boot to a shell under the reference L0, on KVM or emulated (ARGS=... for scripts/l0.sh)
 	@scripts/l0.sh --build $(ARGS)

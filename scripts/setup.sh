@@ -1,15 +1,18 @@
 #!/bin/sh
 # Installs what is missing to build and run Roost. Says nothing if all is there.
 #
-# scripts/setup.sh [--tests]
+# scripts/setup.sh [--tests | --debian]
 #
-# --tests  also what `roost image` calls, and the machines on which tests boot its images: OVMF, Bochs
+# --tests   also what tests need beside: `roost image` and the machines on which they boot its images, OVMF
+#           and Bochs; tools for disks; what --debian installs
+# --debian  also what builds the image of a Debian
 set -eu
 case "$#:${1-}" in
-0:) tests=no ;;
-1:--tests) tests=yes ;;
+0:) tests=no debian=no ;;
+1:--tests) tests=yes debian=yes ;;
+1:--debian) tests=no debian=yes ;;
 *)
-    echo "usage: scripts/setup.sh [--tests]" >&2
+    echo "usage: scripts/setup.sh [--tests | --debian]" >&2
     exit 2
     ;;
 esac
@@ -72,6 +75,15 @@ if [ "$tests" = yes ]; then
     need /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so bochs-term
     need /usr/share/bochs/BIOS-bochs-latest bochsbios
     need /usr/share/bochs/VGABIOS-lgpl-latest vgabios
+fi
+if [ "$debian" = yes ]; then
+    need /usr/bin/mmdebstrap mmdebstrap
+    need /usr/bin/fakeroot fakeroot
+    need /usr/bin/ssh-keygen openssh-client
+    need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+    [ -e /sbin/mke2fs ] || need /usr/sbin/mke2fs e2fsprogs
+    # Another user than root builds in a user namespace.
+    [ "$(id -u)" -eq 0 ] || need /usr/bin/newuidmap uidmap
 fi
 rust_missing=
 use_rust || rust_missing=yes

@@ -77,6 +77,13 @@ pub fn grub() -> [PathBuf; 2] {
     [file("packaged"), file("menu.elf")]
 }
 
+/// What starts Debian from a disk; its image must be there.
+#[must_use]
+pub fn debian_script() -> PathBuf {
+    existing(root().join("cache/debian-bookworm/root.img"), "scripts/debian-image.sh");
+    root().join("scripts/debian.sh")
+}
+
 /// A stock kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {

@@ -6,6 +6,7 @@ use crate::{
     run::Run,
 };
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
@@ -63,8 +64,15 @@ impl Folder {
     /// The tool in this folder.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(built::tool());
-        command.args(arguments).current_dir(self.0.path()).env("TMPDIR", self.0.path());
+        let mut command = self.program(built::tool().as_os_str());
+        command.args(arguments);
+        command
+    }
+
+    /// A program in this folder.
+    pub(crate) fn program(&self, program: &OsStr) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.0.path()).env("TMPDIR", self.0.path());
         command
     }
 
@@ -87,6 +95,12 @@ impl Folder {
     #[must_use]
     pub fn run_config(&self, config: &Path) -> Run<'_> {
         Run::of_config(self, config)
+    }
+
+    /// Debian, which `scripts/debian.sh` starts from a disk in this folder, to be completed.
+    #[must_use]
+    pub fn debian(&self) -> Run<'_> {
+        Run::of_debian(self)
     }
 
     /// A ramdisk with a busybox that gives a shell.

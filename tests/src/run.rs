@@ -1,6 +1,7 @@
 //! Runs a machine with `roost run`, to its end or as a session.
 
 use crate::{
+    built,
     folder::Folder,
     outcome::{Ended, Said},
     session::{Session, Wires},
@@ -27,6 +28,10 @@ const STATS: &str = "stats.json";
 #[derive(Debug)]
 pub struct Run<'a> {
     folder: &'a Folder,
+    /// What is called, with its first words.
+    program: Vec<OsString>,
+    /// The folder as the program has to be told of it.
+    place: PathBuf,
     arguments: Vec<OsString>,
     /// Words for the kernel, if the options name one.
     append: Option<String>,
@@ -44,8 +49,25 @@ impl<'a> Run<'a> {
         Self::machine(folder).option("--config", config)
     }
 
+    /// Debian on the disk that is in the folder, started by the script.
+    pub(crate) fn of_debian(folder: &'a Folder) -> Self {
+        let program =
+            vec![built::debian_script().into(), "--folder".into(), folder.path("").into()];
+        // The script works in a folder of its own.
+        Self { program, place: folder.path(""), ..Self::machine(folder) }
+    }
+
     fn machine(folder: &'a Folder) -> Self {
-        let run = Self { folder, arguments: Vec::new(), append: None, limit: LIMIT, images: None };
+        let program = vec![built::tool().into(), "run".into()];
+        let run = Self {
+            folder,
+            program,
+            place: PathBuf::new(),
+            arguments: Vec::new(),
+            append: None,
+            limit: LIMIT,
+            images: None,
+        };
         // The emulator shows what any CPU model has, on any machine.
         run.option("--accel", "tcg")
     }
@@ -149,11 +171,13 @@ impl<'a> Run<'a> {
             // Left by an earlier run, or not there.
             let _ = fs::remove_file(self.folder.path(name));
         }
-        let mut command = self.folder.command(&["run"]);
+        let mut command = self.folder.program(&self.program[0]);
+        command.args(&self.program[1..]);
         command.envs(self.images.as_ref().map(|folder| ("ROOST_IMAGES", folder)));
-        command.args(&self.arguments).args(["--l1-log", LOG]);
+        command.args(&self.arguments).arg("--l1-log").arg(self.place.join(LOG));
         command.args(self.append.iter().flat_map(|words| ["--append", words]));
-        command.arg(format!("--stats=json:{STATS}")).arg(format!("--timeout={}", self.limit));
+        command.arg(format!("--stats=json:{}", self.place.join(STATS).display()));
+        command.arg(format!("--timeout={}", self.limit));
         command
     }
 }
