@@ -68,4 +68,5 @@ for kind in cloud generic 6.12-cloud; do
     scripts/fetch-kernel.sh --kind "$kind"
 done
 scripts/fetch-grub.sh
+scripts/debian-image.sh
 "$CARGO" test --quiet --package roost-tests

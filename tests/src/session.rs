@@ -17,9 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the guest may take to say what is expected. A boot with much memory is in it.
+/// How long the guest may take to say what is expected, and to end, if a test does not say otherwise. A
+/// boot with much memory is in it.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// How long the tool may take to end.
+/// How long the tool may take to end when it is told to.
 const END: Duration = Duration::from_secs(30);
 
 /// What the guest's console is connected to.
@@ -41,6 +42,7 @@ pub struct Session<'a> {
     /// Bytes of it that were looked at.
     seen: usize,
     errors: File,
+    patience: Duration,
     _slot: Slot,
 }
 
@@ -58,7 +60,22 @@ impl<'a> Session<'a> {
             Wires::Terminal => at_a_terminal(&mut command),
         };
         let screen = listen(screen);
-        Self { folder, child, keyboard, screen, text: Vec::new(), seen: 0, errors, _slot: slot }
+        Self {
+            folder,
+            child,
+            keyboard,
+            screen,
+            text: Vec::new(),
+            seen: 0,
+            errors,
+            patience: PATIENCE,
+            _slot: slot,
+        }
+    }
+
+    /// Sets how long the guest may take to say what is expected, and to end.
+    pub const fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Waits for `text`; returns what came before it.
@@ -75,7 +92,7 @@ impl<'a> Session<'a> {
     /// Waits until `find` finds what it looks for in the bytes not seen yet: a result, and how
     /// many of the bytes are done with.
     fn expect_by<T>(&mut self, what: &str, find: impl Fn(&[u8]) -> Option<(T, usize)>) -> T {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + self.patience;
         loop {
             if let Some((result, used)) = find(&self.text[self.seen..]) {
                 self.seen += used;
@@ -157,7 +174,7 @@ impl<'a> Session<'a> {
     /// It does not come in time.
     #[must_use]
     pub fn end(mut self) -> Ended {
-        let status = outcome::wait(&mut self.child, END);
+        let status = outcome::wait(&mut self.child, self.patience);
         while let Ok(bytes) = self.screen.recv_timeout(Duration::from_millis(100)) {
             self.text.extend(bytes.into_iter().filter(is_text));
         }
