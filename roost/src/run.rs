@@ -46,12 +46,13 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     let cards = network::check(&plan)?;
     let images = Images::find();
     let l1 = images.l1()?;
-    let contents = contents(&plan, guests, &images)?;
     let qemu = qemu::find(args.qemu.as_deref())?;
     qemu::version(&qemu)?;
     disk::try_all(&disks, &qemu)?;
     let accel = accel::settle(plan.machine.accel, plan.machine.clock, || Kvm::probe(&qemu))?;
     let folder = Folder::create(&plan, args.l1_log.as_deref())?;
+    // As late as can be: it says what time it is.
+    let contents = contents(&plan, guests, &images)?;
     let bundle = write_bundle(&contents, &folder.bundle())?;
     let machine = Machine {
         kind: plan.machine.kind.clone(),
@@ -131,7 +132,8 @@ pub fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<
         siblings: plan.machine.siblings,
         wall_seconds: match plan.machine.clock {
             Clock::Instructions => COUNTED_WALL_SECONDS,
-            Clock::Host => now.as_secs(),
+            // To the nearest second.
+            Clock::Host => (now + Duration::from_millis(500)).as_secs(),
         },
     })
 }
