@@ -72,9 +72,18 @@ packages_to() {
     # Nothing of this machine is to be seen in there but a /proc, which nobody else is to see.
     [ "$(id -u)" -ne 0 ] ||
         set -- unshare --mount "$@" --mode=root --skip=chroot/mount/dev,chroot/mount/sys
+    # Files go in and out by mmdebstrap's own means: hooks may run as somebody who cannot see ours.
+    # shellcheck disable=SC2016 # it is the hooks' shell that expands
     "$@" --variant=minbase --architectures=amd64 --include="$packages" \
-        --essential-hook='scripts/debian/before.sh "$1"' \
+        --essential-hook='upload scripts/debian/before.sh /roost.sh' \
+        --essential-hook='chroot "$1" sh /roost.sh' \
         --customize-hook='echo root:roost | chroot "$1" chpasswd' \
+        --customize-hook='mkdir "$1/repository" && cd "$1/repository" &&
+            APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -q download hello' \
+        --customize-hook='upload scripts/debian/repository.sh /roost.sh' \
+        --customize-hook='chroot "$1" sh /roost.sh' \
+        --customize-hook="copy-out /repository $new" \
+        --customize-hook='rm -r "$1/roost.sh" "$1/repository"' \
         "$release" "$tar" "deb $mirror $release main" "deb $mirror $release-updates main" \
         "deb $mirror-security $release-security main"
 }
@@ -98,5 +107,6 @@ quietly "Fetching and installing Debian $release (some minutes)" packages_to "$n
         "MIRROR=URL takes another"
 quietly "Writing $image" image_from "$new/root.tar"
 chmod a-w "$new/root.img"
-mv "$new/id_ed25519" "$new/id_ed25519.pub" "$new/root.img" "$folder/"
+rm -rf --one-file-system "$folder/repository"
+mv "$new/id_ed25519" "$new/id_ed25519.pub" "$new/repository" "$new/root.img" "$folder/"
 echo "$image"

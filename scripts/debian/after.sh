@@ -61,6 +61,6 @@ DefaultDeviceTimeoutSec=15min
 EOF
 
 # Nobody has asked for upgrades and for reading all of the disk, behind the user's back.
-for timer in apt-daily apt-daily-upgrade e2scrub_all; do
-    ln -sf /dev/null "$units/$timer.timer"
+for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service; do
+    ln -sf /dev/null "$units/$unit"
 done

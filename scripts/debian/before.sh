@@ -1,16 +1,16 @@
 #!/bin/sh
-# Called by mmdebstrap with the root's folder, before the packages that are not essential are there:
-# what the kernel's package and that of initramfs-tools look at while they are set up.
+# Run by mmdebstrap in the new root, before the packages that are not essential are there: what the
+# kernel's package and that of initramfs-tools look at while they are set up.
 set -eu
-root=$1
-mkdir -p "$root/etc/initramfs-tools/conf.d" "$root/usr/share/initramfs-tools/modules.d"
+[ "$0" = /roost.sh ] || { echo "$0: this is not for the system you are on" >&2 && exit 1; }
+mkdir -p /etc/initramfs-tools/conf.d /usr/share/initramfs-tools/modules.d
 # A ramdisk with what is needed to reach the disk, here and on a machine of QEMU's, and no more: the
 # emulator unpacks it at each start.
-cat >"$root/etc/initramfs-tools/conf.d/roost" <<'EOF'
+cat >/etc/initramfs-tools/conf.d/roost <<'EOF'
 MODULES=list
 COMPRESS=zstd
 EOF
-cat >"$root/usr/share/initramfs-tools/modules.d/roost" <<'EOF'
+cat >/usr/share/initramfs-tools/modules.d/roost <<'EOF'
 ext4
 crc32c_generic
 crc32c_intel
@@ -19,4 +19,4 @@ virtio_pci
 virtio_blk
 EOF
 # The ramdisk gets the programs that check the root's file system if this says that it is checked.
-echo 'LABEL=roost-root / ext4 errors=remount-ro 0 1' >"$root/etc/fstab"
+echo 'LABEL=roost-root / ext4 errors=remount-ro 0 1' >/etc/fstab

@@ -77,10 +77,16 @@ pub fn grub() -> [PathBuf; 2] {
     [file("packaged"), file("menu.elf")]
 }
 
+/// A file of what a Debian is started from.
+#[must_use]
+pub fn debian(name: &str) -> PathBuf {
+    existing(root().join("cache/debian-bookworm").join(name), "scripts/debian-image.sh")
+}
+
 /// What starts Debian from a disk; its image must be there.
 #[must_use]
 pub fn debian_script() -> PathBuf {
-    existing(root().join("cache/debian-bookworm/root.img"), "scripts/debian-image.sh");
+    let _ = debian("root.img");
     root().join("scripts/debian.sh")
 }
 
