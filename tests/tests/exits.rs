@@ -10,7 +10,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 const MOST: &[(&str, u64)] = &[
     ("hypercall_empty", 200),
     ("hypercall_wrmsr", 260),
-    ("hypercall_invlpg", 380),
+    ("hypercall_invlpg", 390),
     ("rdmsr", 290),
     ("port_out", 880),
     ("mmio_load", 1250),
