@@ -4,7 +4,7 @@
 # Words for `roost run`, for example: make run ARGS="--memory 1G --stats"
 ARGS =
 
-.PHONY: help run test debian run-l0 test-l0 conformance hostile soak exits docs selftests build bench check clean setup
+.PHONY: help run test debian run-l0 test-l0 conformance hostile soak powercut exits docs selftests build bench check clean setup
 .DEFAULT_GOAL := build
 
 help: ## show this
@@ -35,6 +35,9 @@ hostile: build ## attack L1 from a guest (ARGS=... for tests/hostile/run.sh)
 
 soak: build ## run hostile and other guests beside each other for half an hour (ARGS=SECONDS)
 	@tests/soak/run.sh $(ARGS)
+
+powercut: build ## kill the machine in the middle of writes, 200 times (ARGS=COUNT)
+	@tests/powercut.sh $(ARGS)
 
 docs: setup ## build the code's documentation and the book, and check their links
 	@scripts/docs.sh

@@ -117,4 +117,6 @@ crate::flaw::flaws! {
     MajorVersion = "major-version",
     /// No flaw: there is no extension.
     NoExtension = "no-extension",
+    /// A flush is answered at once and goes nowhere. Nobody sees it until the machine loses its power.
+    FlushIgnored = "flush-ignored",
 }

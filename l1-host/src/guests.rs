@@ -33,7 +33,7 @@ use core::{
     fmt::Display,
     sync::atomic::{
         AtomicBool, AtomicU8, AtomicUsize,
-        Ordering::{AcqRel, Acquire, Relaxed, Release},
+        Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     },
 };
 use pv_abi::bundle::{self, Bundle, Guest, Restart, Siblings, Trace};
@@ -72,6 +72,7 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
     live::begin(host.bundle.stats_every, &cpu.clock, cpu::tsc());
     if guests.iter().any(|guest| !guest.disks.is_empty()) {
         host::start_disks(cpu);
+        keep_apart(guests);
     }
     if host.bundle.networks.iter().any(|network| network.uplink.is_some()) {
         host::start_uplinks(cpu);
@@ -106,6 +107,24 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
     }
     listen(cpu);
     sched::run(cpu)
+}
+
+/// Guests share no sectors that one of them may write. What they cannot have is told when they are built.
+fn keep_apart(guests: &[Guest]) {
+    let mut taken = Vec::<(&Guest, host::Extent)>::new();
+    for guest in guests {
+        for (disk, extent) in
+            guest.disks.iter().filter_map(|disk| Some((disk, host::find(disk).ok()?)))
+        {
+            if let Some((other, _)) = taken.iter().find(|(_, other)| extent.disturbs(other)) {
+                let (name, other) = (&disk.name, &other.name);
+                let words = "is on sectors of a disk of guest";
+                let why = format!("its disk '{name}' {words} '{other}': have both read only");
+                refuse(guest, &why);
+            }
+            taken.push((guest, extent));
+        }
+    }
 }
 
 /// Ends L1 because a guest could not be started.
@@ -159,6 +178,12 @@ pub fn ended(vm: Arc<Vm>) {
     sched::kick_self();
 }
 
+/// A device of a VM that has ended uses no memory any more.
+pub fn look_again() {
+    ANY_ENDED.store(true, Release);
+    sched::kick_self();
+}
+
 /// Some VM has ended and is not seen to yet.
 #[inline]
 pub fn any_to_bury() -> bool {
@@ -166,13 +191,19 @@ pub fn any_to_bury() -> bool {
 }
 
 /// Sees to the VMs that have ended: tells how, frees their memory, starts them again. The caller holds
-/// none of them.
+/// none of them. Those whose memory a device still uses are left for later ([`look_again`]).
 pub fn bury(cpu: &Cpu) {
-    if any_to_bury() && ANY_ENDED.swap(false, AcqRel) {
-        let vms = core::mem::take(&mut *ENDED.lock());
-        for vm in vms {
-            bury_one(cpu, vm);
-        }
+    if !any_to_bury() {
+        return;
+    }
+    let quiet: Vec<_> = {
+        let mut ended = ENDED.lock();
+        // Before devices are looked at: one that lets go afterwards says so again.
+        ANY_ENDED.store(false, SeqCst);
+        ended.extract_if(.., |vm| vm.devices.end()).collect()
+    };
+    for vm in quiet {
+        bury_one(cpu, vm);
     }
 }
 
@@ -180,8 +211,6 @@ fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
     let (Some(host), Some((stop, index, mut vcpus))) = (HOST.get(), vm.how_it_ended()) else {
         return;
     };
-    // Before its memory is looked at, and long before it is somebody else's.
-    vm.devices.quiesce(&vm);
     vcpus.sort_by_key(|vcpu| vcpu.index);
     let place = |guests: &[(GuestId, Weak<Vm>)]| {
         guests.iter().find(|(_, other)| other.as_ptr() == Arc::as_ptr(&vm)).map(|&(id, _)| id)

@@ -102,12 +102,43 @@ pub struct Guest {
 pub struct Disk {
     /// The slot of its device, below [`crate::ext::devices::SLOTS`].
     pub slot: u8,
-    /// By which L1 knows it among the machine's, 20 bytes at most.
-    pub serial: String,
+    /// Which of the machine's it is, or lies on.
+    pub on: MachineDisk,
+    /// The part of that which it is, if not all.
+    pub partition: Option<Partition>,
     /// By which its guest knows it, 20 bytes at most.
     pub name: String,
     /// Its guest may not write to it.
     pub read_only: bool,
+}
+
+/// A disk of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MachineDisk {
+    /// The one that has the partition.
+    Any,
+    /// By its name there, 20 bytes at most.
+    Serial(String),
+    /// By its place on the machine's first PCI bus.
+    Pci {
+        /// Device, below 32.
+        device: u8,
+        /// Function, below 8.
+        function: u8,
+    },
+    /// By the identifier in its partition table, as bytes lie on the disk.
+    Table([u8; 16]),
+}
+
+/// A partition of a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Partition {
+    /// By its number, from 1 on.
+    Number(u32),
+    /// By its label.
+    Label(String),
+    /// By its own identifier, as bytes lie on the disk.
+    Guid([u8; 16]),
 }
 
 /// A network card of a guest.
@@ -370,7 +401,8 @@ mod tests {
                 core: true,
                 disks: vec![Disk {
                     slot: 3,
-                    serial: "roost0".into(),
+                    on: MachineDisk::Pci { device: 3, function: 1 },
+                    partition: Some(Partition::Label("root".into())),
                     name: "root".into(),
                     read_only: true,
                 }],

@@ -95,6 +95,8 @@ pub mod block {
         pub const RO: u64 = 1 << 5;
         pub const BLK_SIZE: u64 = 1 << 6;
         pub const FLUSH: u64 = 1 << 9;
+        pub const DISCARD: u64 = 1 << 13;
+        pub const WRITE_ZEROES: u64 = 1 << 14;
     }
 
     /// The configuration space: offsets in it.
@@ -104,6 +106,13 @@ pub mod block {
         pub const SIZE_MAX: u64 = 8;
         pub const SEG_MAX: u64 = 12;
         pub const BLK_SIZE: u64 = 20;
+        pub const MAX_DISCARD_SECTORS: u64 = 36;
+        pub const MAX_DISCARD_SEG: u64 = 40;
+        pub const DISCARD_SECTOR_ALIGNMENT: u64 = 44;
+        pub const MAX_WRITE_ZEROES_SECTORS: u64 = 48;
+        pub const MAX_WRITE_ZEROES_SEG: u64 = 52;
+        /// A byte.
+        pub const WRITE_ZEROES_MAY_UNMAP: u64 = 56;
     }
 
     /// Types of requests.
@@ -112,7 +121,14 @@ pub mod block {
         pub const OUT: u32 = 1;
         pub const FLUSH: u32 = 4;
         pub const GET_ID: u32 = 8;
+        pub const DISCARD: u32 = 11;
+        pub const WRITE_ZEROES: u32 = 13;
     }
+
+    /// Bytes of a range to be discarded or zeroed: sector, number of sectors (32 bits), flags.
+    pub const RANGE: usize = 16;
+    /// Flag of a range to be zeroed: the disk need not keep room for it.
+    pub const UNMAP: u32 = 1;
 
     /// What a request's last byte says.
     pub mod answer {

@@ -33,12 +33,19 @@ pub enum Command {
     Check(CheckArgs),
     /// Write an image from which a machine boots L1 with guests, by BIOS or UEFI; needs no root
     Image(Box<ImageArgs>),
+    /// Have the boot menu of this machine start L1, with the machine's own system as its guest
+    #[command(after_help = INSTALL)]
+    Install(InstallArgs),
     /// Write an initial ramdisk (newc cpio); needs no root
     Initrd(InitrdArgs),
     /// Run random programs against the shadow MMU and judge every access
     #[command(after_help = STRESS_STATUS)]
     MmuStress(MmuStressArgs),
 }
+
+const INSTALL: &str = "\
+Without --apply or --undo it only says what it would write. docs/install.md says more.
+`grub-reboot roost` chooses the entry for the next start alone.";
 
 const STRESS_STATUS: &str = "\
 Exit status: 0 every access was right, 1 a rule was broken (it is named), 2 impossible options.
@@ -82,6 +89,10 @@ pub struct GuestArgs {
     /// Who runs the guest [default: auto]
     #[arg(long, value_enum)]
     pub backend: Option<BackendChoice>,
+    /// A disk of the guest: a raw or qcow2 image, or (with `image` and --pack) a disk of the machine,
+    /// `disk=serial:NAME`. `ro`: it may only be read; `part`: one partition of it
+    #[arg(long, value_name = "FILE[,ro][,name=NAME][,part=PART]")]
+    pub disk: Vec<DiskPlan>,
 }
 
 /// `roost run`.
@@ -93,9 +104,6 @@ pub struct RunArgs {
     /// Run the guests that FILE describes (docs/running.md), in place of --kernel and what goes with it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// A disk of the guest, raw or qcow2; `ro`: it may only be read. Several get slots in their order
-    #[arg(long, value_name = "FILE[,ro][,name=NAME]", conflicts_with = "pack")]
-    pub disk: Vec<DiskPlan>,
     /// A network card of the guest: behind QEMU's user networking, on a bridge of this machine, or on a
     /// network that goes nowhere, by a name of your choice. OPTIONS are `,mac=ADDRESS`, `,ip=ADDRESS` (the only one it may send by), `,rate=BITS` in a second
     /// (`100M`) and `,mtu=BYTES`. Several get slots in their order, after disks [default: none]
@@ -215,6 +223,9 @@ pub struct ImageArgs {
     /// How several guests share the console [default: focus]
     #[arg(long, value_enum)]
     pub console: Option<ConsoleChoice>,
+    /// What the hardware threads of a core run [default: any]
+    #[arg(long, value_enum)]
+    pub siblings: Option<SiblingsChoice>,
 }
 
 impl ImageArgs {
@@ -225,6 +236,7 @@ impl ImageArgs {
             guest: self.guest.clone(),
             config: self.config.clone(),
             console: self.console,
+            siblings: self.siblings,
             ..RunArgs::default()
         }
     }
@@ -369,6 +381,26 @@ pub struct CheckArgs {
     /// QEMU to look at [default: qemu-system-x86_64 from PATH]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
     pub qemu: Option<PathBuf>,
+}
+
+/// `roost install`.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// Write the files and have GRUB's menu made anew
+    #[arg(long)]
+    pub apply: bool,
+    /// Remove them, and have the menu made anew
+    #[arg(long, conflicts_with = "apply")]
+    pub undo: bool,
+    /// The system's root folder; elsewhere than / the menu is left as it is
+    #[arg(long, value_name = "DIR", default_value = "/", value_hint = ValueHint::DirPath)]
+    pub root: PathBuf,
+    /// Memory of the guest [default: what L1 leaves of the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<Size>,
+    /// Virtual CPUs of the guest [default: as many as the machine has]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MOST_VCPUS.into()))]
+    pub vcpus: Option<u32>,
 }
 
 /// `roost initrd`.

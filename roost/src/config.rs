@@ -4,7 +4,7 @@
 use crate::{
     accel::{self, Clock},
     cli::{BackendChoice, ConsoleChoice, RestartChoice, RunArgs, SiblingsChoice, StatsTo},
-    disk::{self, Access, DiskPlan},
+    disk::{self, Access, DiskPlan, Source as DiskSource},
     files,
     memory::Size,
     net::{self, Forward, Mac, Mtu, NetPlan, Network, Rate},
@@ -15,7 +15,8 @@ use crate::{
 };
 use anyhow::{Result, anyhow, bail, ensure};
 use pv_abi::bundle::{
-    Backend, ConsoleMode, DEFAULT_WEIGHT, MTUS, Restart, Siblings, Trace, WEIGHTS,
+    Backend, ConsoleMode, DEFAULT_WEIGHT, MTUS, MachineDisk, Partition, Restart, Siblings, Trace,
+    WEIGHTS,
 };
 use serde::Deserialize;
 use std::{
@@ -114,7 +115,9 @@ impl<T: FromStr<Err = String>> TryFrom<String> for Word<T> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct GuestDisk {
-    file: PathBuf,
+    file: Option<PathBuf>,
+    disk: Option<MachineDiskName>,
+    partition: Option<PartitionName>,
     #[serde(default)]
     read_only: bool,
     name: Option<DiskName>,
@@ -144,6 +147,37 @@ impl TryFrom<String> for DiskName {
 
     fn try_from(name: String) -> Result<Self, String> {
         disk::check_name(&name).map(Self)
+    }
+}
+
+/// A disk of the machine.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct MachineDiskName(MachineDisk);
+
+impl TryFrom<String> for MachineDiskName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        disk::parse_machine_disk(&text).map(Self)
+    }
+}
+
+/// A partition.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "toml::Value")]
+struct PartitionName(Partition);
+
+impl TryFrom<toml::Value> for PartitionName {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        let text = match value {
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::String(text) => text,
+            _ => return Err("write a partition's number, its label or its GUID".into()),
+        };
+        disk::parse_partition(&text).map(Self)
     }
 }
 
@@ -238,7 +272,7 @@ fn no_guest_options(args: &RunArgs, path: &Path) -> Result<()> {
         ("restart", args.guest.restart.is_some()),
         ("backend", args.guest.backend.is_some()),
         ("core", args.core.is_some()),
-        ("disk", !args.disk.is_empty()),
+        ("disk", !args.guest.disk.is_empty()),
         ("net", !args.net.is_empty()),
         ("forward", !args.forward.is_empty()),
     ];
@@ -348,12 +382,16 @@ impl Source<'_> {
                 bail!("{shown} line {line}: name '{name}' is that of line {first}: choose another");
             }
         }
-        Ok(guests.into_iter().map(|guest| self.guest(guest)).collect())
+        guests.into_iter().map(|guest| self.guest(guest)).collect()
     }
 
-    fn guest(&self, guest: Guest) -> GuestPlan {
-        GuestPlan {
-            name: guest.name.into_inner().0,
+    fn guest(&self, guest: Guest) -> Result<GuestPlan> {
+        let name = guest.name.into_inner().0;
+        let disks = guest.disk.into_iter().map(|disk| self.disk(disk)).collect::<Result<_, _>>();
+        let disks =
+            disks.map_err(|why| anyhow!("{}: guest '{name}': {why}", self.path.display()))?;
+        Ok(GuestPlan {
+            name,
             kernel: self.resolve(&guest.kernel),
             initrd: guest.initrd.map(|path| self.resolve(&path)),
             append: guest.append,
@@ -362,17 +400,24 @@ impl Source<'_> {
             weight: guest.weight.map_or(DEFAULT_WEIGHT, |weight| weight.0),
             restart: guest.restart.map(Restart::from).unwrap_or_default(),
             backend: guest.backend.map(Backend::from).unwrap_or_default(),
-            disks: guest.disk.into_iter().map(|disk| self.disk(disk)).collect(),
+            disks,
             nets: guest.net.into_iter().map(GuestNet::plan).collect(),
             core: guest.core.map(|path| self.resolve(&path)),
-        }
+        })
     }
 
-    fn disk(&self, disk: GuestDisk) -> DiskPlan {
-        DiskPlan {
-            path: self.resolve(&disk.file),
+    fn disk(&self, disk: GuestDisk) -> Result<DiskPlan, String> {
+        let source = match (disk.file, disk.disk) {
+            (Some(file), None) => DiskSource::File(self.resolve(&file)),
+            (None, Some(machine)) => DiskSource::Machine(machine.0),
+            _ => return Err("a disk has either `file` or `disk`: set one of them".into()),
+        };
+        let plan = DiskPlan {
+            source,
+            partition: disk.partition.map(|partition| partition.0),
             access: if disk.read_only { Access::Read } else { Access::Write },
             name: disk.name.map(|name| name.0),
-        }
+        };
+        plan.sensible()
     }
 }

@@ -1,26 +1,27 @@
-//! Disks of guests: what the user asks for, whether it can be had, and what QEMU is told.
+//! Disks of guests: what the user asks for, whether it can be had, and what L1 is told.
 //! Input: options and files the user named.
+
+pub mod image;
+pub mod machine;
+mod place;
 
 use crate::{
     files,
     plan::{GuestPlan, Plan},
-    process,
-    qemu::option_path,
 };
 use anyhow::{Context, Result, bail, ensure};
+use image::look;
+use machine::MachineDisk;
+pub use place::{guid, parse_guid, parse_machine_disk, parse_partition};
 use pv_abi::{
-    bundle::{Backend, Disk},
+    bundle::{self, Backend, Disk, Partition},
     ext::devices::SLOTS,
 };
 use std::{
     collections::HashMap,
-    ffi::OsString,
-    fs::{self, File, OpenOptions},
-    io::Read,
+    fs::{self, OpenOptions},
     path::{Path, PathBuf},
-    process::Command,
     str::FromStr,
-    time::Duration,
 };
 
 /// The longest name of a disk, bytes: what GET_ID has room for.
@@ -36,11 +37,22 @@ pub enum Access {
     Read,
 }
 
+/// Where a disk comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An image on this machine.
+    File(PathBuf),
+    /// A disk that the machine has on which L1 will run.
+    Machine(bundle::MachineDisk),
+}
+
 /// A disk that a guest is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskPlan {
-    /// The image.
-    pub path: PathBuf,
+    /// Where it comes from.
+    pub source: Source,
+    /// The part of that, if not all.
+    pub partition: Option<Partition>,
     /// Whether the guest may write to it.
     pub access: Access,
     /// Its name for the guest, if one was given.
@@ -50,21 +62,50 @@ pub struct DiskPlan {
 impl FromStr for DiskPlan {
     type Err = String;
 
-    /// `FILE[,ro][,name=NAME]`. The file may have commas in its name.
+    /// `FILE[,ro][,name=NAME][,part=PART]`, or `disk=DISK` in place of the file. The file may have commas
+    /// in its name.
     fn from_str(text: &str) -> Result<Self, String> {
-        let (mut path, mut access, mut name) = (text, Access::Write, None);
+        let (mut path, mut access, mut name, mut partition) = (text, Access::Write, None, None);
         while let Some((rest, word)) = path.rsplit_once(',') {
             match word.split_once('=') {
                 None if word == "ro" => access = Access::Read,
                 Some(("name", given)) => name = Some(check_name(given)?),
+                Some(("part", given)) => partition = Some(parse_partition(given)?),
                 _ => break,
             }
             path = rest;
         }
         if path.is_empty() {
-            return Err("write FILE, FILE,ro or FILE,name=NAME".into());
+            return Err("write FILE, FILE,ro, FILE,name=NAME or FILE,part=NUMBER".into());
         }
-        Ok(Self { path: path.into(), access, name })
+        let source = match path.strip_prefix("disk=") {
+            Some(disk) => Source::Machine(parse_machine_disk(disk)?),
+            None => Source::File(path.into()),
+        };
+        Self { source, partition, access, name }.sensible()
+    }
+}
+
+impl DiskPlan {
+    /// The plan, if it says which disk it is.
+    ///
+    /// # Errors
+    /// What it has to say.
+    pub fn sensible(self) -> Result<Self, String> {
+        let any = self.source == Source::Machine(bundle::MachineDisk::Any);
+        if any && !matches!(self.partition, Some(Partition::Guid(_))) {
+            return Err("any disk of the machine may be meant: name a partition by its GUID".into());
+        }
+        Ok(self)
+    }
+
+    /// The image, if it is one on this machine.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match &self.source {
+            Source::File(path) => Some(path),
+            Source::Machine(_) => None,
+        }
     }
 }
 
@@ -82,84 +123,119 @@ pub fn check_name(name: &str) -> Result<String, String> {
     Ok(name.into())
 }
 
-/// How an image is laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Raw,
-    Qcow2,
+/// Disks that QEMU is to make of files, and those that L1 is to find.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Disks {
+    /// QEMU's.
+    pub machine: Vec<MachineDisk>,
+    /// Each guest's.
+    pub guests: Vec<Vec<Disk>>,
 }
 
-/// A disk of the machine, as QEMU is told of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MachineDisk {
-    path: PathBuf,
-    format: Format,
-    access: Access,
-    serial: String,
-}
-
-impl MachineDisk {
-    /// The value of QEMU's `-drive`.
-    #[must_use]
-    pub fn drive(&self) -> OsString {
-        let mut value = option_path("if=none,file=", &self.path);
-        let format = match self.format {
-            Format::Raw => "raw",
-            Format::Qcow2 => "qcow2",
-        };
-        value.push(format!(",format={format},id={}", self.serial));
-        if self.access == Access::Read {
-            value.push(",readonly=on");
-        }
-        value
-    }
-
-    /// The value of its `-device`.
-    #[must_use]
-    pub fn device(&self) -> String {
-        let serial = &self.serial;
-        format!("virtio-blk-pci,drive={serial},serial={serial},num-queues=1,disable-legacy=on")
-    }
-
-    /// Has `qemu` open the image and leave it at that.
-    fn try_open(&self, qemu: &Path) -> Result<()> {
-        let mut command = Command::new(qemu);
-        command.args(["-M", "q35", "-m", "16", "-nodefaults", "-display", "none", "-S"]);
-        // Without a device QEMU would not lock the image.
-        command.arg("-drive").arg(self.drive()).arg("-device").arg(self.device());
-        command.args(["-monitor", "stdio"]);
-        let reply = process::ask(command, b"quit\n", Duration::from_secs(20))?;
-        if reply.status.success() {
-            return Ok(());
-        }
-        let shown = self.path.display();
-        ensure!(
-            !reply.stderr.contains(" lock"),
-            "disk {shown} is in use by another QEMU: end that, or give both runs `ro`"
-        );
-        // QEMU repeats its own name and the option first.
-        let why = reply.stderr.lines().last().unwrap_or("no reason given");
-        let why =
-            why.rsplit_once(&format!("{}: ", self.drive().display())).map_or(why, |(_, why)| why);
-        bail!("QEMU cannot use disk {shown}: {}", why.trim())
-    }
-}
-
-/// Checks the disks of all guests, as far as that goes without QEMU; those of the machine.
+/// Checks the disks of all guests, as far as that goes without QEMU, for a machine that QEMU makes here.
 ///
 /// # Errors
 /// The first thing found wrong and what to do about it.
-pub fn check(plan: &Plan) -> Result<Vec<MachineDisk>> {
-    let mut disks = Vec::new();
-    let mut seen = HashMap::new();
-    for guest in &plan.guests {
-        check_guest(guest).map_err(|why| plan.origin.about(guest, why))?;
-        for disk in &guest.disks {
-            let machine = check_one(disk, disks.len(), &mut seen);
-            disks.push(machine.map_err(|why| plan.origin.about(guest, why))?);
+pub fn check(plan: &Plan) -> Result<Disks> {
+    let mut files = Files::default();
+    let on = |disk: &DiskPlan| match disk.file() {
+        Some(path) => {
+            files.add(path, disk).map(|serial| (bundle::MachineDisk::Serial(serial), None))
         }
+        None => bail!(
+            "a disk of the machine is for `roost image` and --pack, whose machine has some: name a file"
+        ),
+    };
+    let guests = settle(plan, on)?;
+    Ok(Disks { machine: files.machine, guests })
+}
+
+/// Checks the disks of all guests for a machine that is made elsewhere, and has them.
+///
+/// # Errors
+/// The first thing found wrong and what to do about it.
+pub fn check_for_elsewhere(plan: &Plan) -> Result<Vec<Vec<Disk>>> {
+    settle(plan, |disk| match &disk.source {
+        Source::Machine(machine) => Ok((machine.clone(), None)),
+        Source::File(path) => bail!(
+            "disk {} cannot be packed: attach it to the machine, and name it as `disk=serial:NAME` \
+             or by another word of docs/running.md",
+            path.display()
+        ),
+    })
+}
+
+/// A partition that an image is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Embedded {
+    /// What is in it.
+    pub path: PathBuf,
+    /// How that is laid out.
+    pub format: machine::Format,
+    /// Its identifier, as bytes lie on the disk.
+    pub guid: [u8; 16],
+    /// Its label.
+    pub label: String,
+}
+
+/// Checks the disks of all guests for an image that holds those which are files.
+///
+/// # Errors
+/// The first thing found wrong and what to do about it.
+pub fn check_for_image(plan: &Plan) -> Result<(Vec<Embedded>, Vec<Vec<Disk>>)> {
+    let mut files = Files::default();
+    let mut embedded = Vec::<Embedded>::new();
+    let on = |disk: &DiskPlan| {
+        let path = match &disk.source {
+            Source::Machine(machine) => return Ok((machine.clone(), None)),
+            Source::File(path) => path,
+        };
+        ensure!(
+            disk.partition.is_none(),
+            "disk {}: a file becomes a partition of the image as a whole, so `part` cannot be used",
+            path.display()
+        );
+        // Nothing is written to it here.
+        files.add(path, &DiskPlan { access: Access::Read, ..disk.clone() })?;
+        let format = look(path)?;
+        let guid = guid()?;
+        let label =
+            path.file_stem().unwrap_or_default().to_string_lossy().chars().take(36).collect();
+        embedded.push(Embedded { path: path.clone(), format, guid, label });
+        Ok((bundle::MachineDisk::Any, Some(Partition::Guid(guid))))
+    };
+    let guests = settle(plan, on)?;
+    Ok((embedded, guests))
+}
+
+/// The disks of each guest as L1 is told of them; `on` says where each is.
+fn settle(
+    plan: &Plan,
+    mut on: impl FnMut(&DiskPlan) -> Result<(bundle::MachineDisk, Option<Partition>)>,
+) -> Result<Vec<Vec<Disk>>> {
+    let mut all = Vec::new();
+    for guest in &plan.guests {
+        let settled = check_guest(guest).and_then(|()| {
+            guest
+                .disks
+                .iter()
+                .enumerate()
+                .map(|(slot, disk)| {
+                    let (on, partition) = on(disk)?;
+                    Ok(Disk {
+                        // There are no more slots than fit.
+                        slot: u8::try_from(slot).unwrap_or(u8::MAX),
+                        on,
+                        partition: partition.or_else(|| disk.partition.clone()),
+                        name: name(slot, disk),
+                        read_only: disk.access == Access::Read,
+                    })
+                })
+                .collect()
+        });
+        all.push(settled.map_err(|why| plan.origin.about(guest, why))?);
     }
-    Ok(disks)
+    Ok(all)
 }
 
 /// Checks that `qemu` can open all of `disks`.
@@ -168,32 +244,6 @@ pub fn check(plan: &Plan) -> Result<Vec<MachineDisk>> {
 /// One is in use, or damaged.
 pub fn try_all(disks: &[MachineDisk], qemu: &Path) -> Result<()> {
     disks.iter().try_for_each(|disk| disk.try_open(qemu))
-}
-
-/// The disks of each guest as L1 is told of them.
-#[must_use]
-pub fn describe(plan: &Plan) -> Vec<Vec<Disk>> {
-    let mut number = 0;
-    let mut next = |slot: usize, disk: &DiskPlan| {
-        let serial = serial(number);
-        number += 1;
-        let read_only = disk.access == Access::Read;
-        // There are no more slots than fit.
-        Disk {
-            slot: u8::try_from(slot).unwrap_or(u8::MAX),
-            serial,
-            name: name(slot, disk),
-            read_only,
-        }
-    };
-    let guests = plan.guests.iter();
-    guests
-        .map(|guest| guest.disks.iter().enumerate().map(|(slot, disk)| next(slot, disk)).collect())
-        .collect()
-}
-
-fn serial(number: usize) -> String {
-    format!("roost{number}")
 }
 
 fn name(slot: usize, disk: &DiskPlan) -> String {
@@ -215,88 +265,54 @@ fn check_guest(guest: &GuestPlan) -> Result<()> {
     }
 }
 
-fn check_one(
-    disk: &DiskPlan,
-    number: usize,
-    seen: &mut HashMap<PathBuf, Access>,
-) -> Result<MachineDisk> {
-    let (path, shown) = (&disk.path, disk.path.display());
-    files::check("disk", path)?;
-    if disk.access == Access::Write {
-        let locked = fs::metadata(path).is_ok_and(|meta| meta.permissions().readonly());
-        let opened = OpenOptions::new().read(true).write(true).open(path);
-        ensure!(
-            !locked && opened.is_ok(),
-            "disk {shown} may not be written: add `ro`, or change its permissions"
-        );
-    }
-    let real = fs::canonicalize(path).with_context(|| format!("cannot use disk {shown}"))?;
-    if let Some(other) = seen.insert(real, disk.access) {
-        ensure!(
-            other == Access::Read && disk.access == Access::Read,
-            "disk {shown} is given twice: give each a file of its own, or give both `ro`"
-        );
-    }
-    let format = detect(path).with_context(|| format!("cannot read disk {shown}"))?;
-    Ok(MachineDisk { path: path.clone(), format, access: disk.access, serial: serial(number) })
+/// Files that become disks of the machine.
+#[derive(Debug, Default)]
+struct Files {
+    machine: Vec<MachineDisk>,
+    /// Those that were named, by where they are: the disk, and whether a part of it was meant.
+    seen: HashMap<PathBuf, (usize, bool)>,
 }
 
-fn detect(path: &Path) -> Result<Format> {
-    let mut start = Vec::new();
-    File::open(path)?.take(4).read_to_end(&mut start)?;
-    Ok(if start == *b"QFI\xfb" { Format::Qcow2 } else { Format::Raw })
+impl Files {
+    /// Adds the file of `disk`; its serial. Parts of one file are on one disk.
+    fn add(&mut self, path: &Path, disk: &DiskPlan) -> Result<String> {
+        let shown = path.display();
+        files::check("disk", path)?;
+        if disk.access == Access::Write {
+            let locked = fs::metadata(path).is_ok_and(|meta| meta.permissions().readonly());
+            let opened = OpenOptions::new().read(true).write(true).open(path);
+            ensure!(
+                !locked && opened.is_ok(),
+                "disk {shown} may not be written: add `ro`, or change its permissions"
+            );
+        }
+        let real = fs::canonicalize(path).with_context(|| format!("cannot use disk {shown}"))?;
+        let part = disk.partition.is_some();
+        let number = self.machine.len();
+        if let Some((other, other_part)) = self.seen.insert(real, (number, part)) {
+            let machine = &mut self.machine[other];
+            if part && other_part {
+                self.seen
+                    .values_mut()
+                    .filter(|(seen, _)| *seen == number)
+                    .for_each(|seen| seen.0 = other);
+                if disk.access == Access::Write {
+                    machine.access = Access::Write;
+                }
+                return Ok(machine.serial.clone());
+            }
+            ensure!(
+                machine.access == Access::Read && disk.access == Access::Read,
+                "disk {shown} is given twice: give each a file of its own, give both `ro`, or give \
+                 each a partition"
+            );
+        }
+        let serial = format!("roost{number}");
+        let (path, format, access) = (path.to_owned(), look(path)?, disk.access);
+        self.machine.push(MachineDisk { path, format, access, serial: serial.clone() });
+        Ok(serial)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(text: &str) -> DiskPlan {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn options_follow_the_file() {
-        let plain = DiskPlan { path: "a.img".into(), access: Access::Write, name: None };
-        assert_eq!(parsed("a.img"), plain);
-        assert_eq!(parsed("a.img,ro"), DiskPlan { access: Access::Read, ..plain.clone() });
-        let named = DiskPlan { name: Some("root".into()), access: Access::Read, ..plain.clone() };
-        assert_eq!(parsed("a.img,name=root,ro"), named);
-        assert_eq!(parsed("a.img,ro,name=root"), named);
-        assert_eq!(parsed("a,b.img,x").path, PathBuf::from("a,b.img,x"));
-        for bad in ["", ",ro", "a,name=", "a,name=one that is far too long", "a,name=two words"] {
-            assert!(bad.parse::<DiskPlan>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn files_are_looked_at() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = |name: &str, bytes: &[u8]| {
-            let path = dir.path().join(name);
-            fs::write(&path, bytes).unwrap();
-            path
-        };
-        let disk = |path: &Path, access| DiskPlan { path: path.into(), access, name: None };
-        let raw = file("raw", &[0; 512]);
-        let qcow2 = file("qcow2", b"QFI\xfb\0\0\0\x03");
-        let mut seen = HashMap::new();
-        let first = check_one(&disk(&raw, Access::Write), 0, &mut seen).unwrap();
-        assert_eq!((first.format, first.serial.as_str()), (Format::Raw, "roost0"));
-        let second = check_one(&disk(&qcow2, Access::Read), 1, &mut seen).unwrap();
-        assert_eq!(second.format, Format::Qcow2);
-        assert!(second.drive().to_string_lossy().ends_with("format=qcow2,id=roost1,readonly=on"));
-        check_one(&disk(&qcow2, Access::Read), 2, &mut seen).unwrap();
-        let mut reason = |path: &Path, access| {
-            format!("{:#}", check_one(&disk(path, access), 3, &mut seen).unwrap_err())
-        };
-        assert!(reason(&raw, Access::Read).contains("is given twice"));
-        assert!(reason(&dir.path().join("none"), Access::Read).contains("No such file"));
-        assert!(reason(&file("empty", b""), Access::Read).contains("is empty"));
-        let locked = file("locked", b"x");
-        let mut permissions = fs::metadata(&locked).unwrap().permissions();
-        permissions.set_readonly(true);
-        fs::set_permissions(&locked, permissions).unwrap();
-        assert!(reason(&locked, Access::Write).contains("may not be written: add `ro`"));
-    }
-}
+mod tests;

@@ -3,10 +3,11 @@
 use crate::{
     bundle::Contents,
     cli::ImageArgs,
+    disk::{self, Embedded},
     grub::{self, Grub},
     images::Images,
     memory::{MIB, l1_need},
-    network,
+    network, partition,
     plan::Plan,
     preflight, run,
 };
@@ -56,25 +57,40 @@ pub fn write(args: &ImageArgs) -> Result<u8> {
         return Err(plan.origin.about(guest, why));
     }
     let files = preflight::check_for_elsewhere(&plan)?;
+    let (embedded, disks) = disk::check_for_image(&plan)?;
+    if let Some(disk) = embedded.first() {
+        let (path, output) = (disk.path.display(), args.output.display());
+        ensure!(
+            may_hold_disks(&args.output),
+            "disk {path} cannot be on {output}, for a CD is not written: use .raw or .qcow2"
+        );
+    }
     let images = Images::find();
     let l1 = images.l1()?;
     network::none_goes_out(&plan, "an image")?;
-    let contents = run::contents(&plan, files, &images)?;
+    let contents = run::contents(&plan, files, disks, &images)?;
     // Nobody knows when it is started, and whoever looks at the console is at a terminal.
     let contents = Contents { wall_seconds: 0, console: plan.console(true), ..contents };
     let grub = Grub::find()?;
-    let converter = match format {
-        Format::Medium => None,
-        Format::Qcow2 => Some(grub::program_of("qemu-img", "qemu-utils")?),
-    };
+    let converts = format == Format::Qcow2
+        || embedded.iter().any(|disk| disk.format == disk::machine::Format::Qcow2);
+    let converter = converts.then(|| grub::program_of("qemu-img", "qemu-utils")).transpose()?;
     let output = Output::beside(&args.output)?;
 
     let folder =
         TempDir::with_prefix("roost-").context("cannot make a temporary folder: check TMPDIR")?;
     let need = fill(folder.path(), &contents, &l1, plan.guest_memory())?;
-    match converter {
-        None => grub.medium(folder.path(), output.path())?,
-        Some(program) => convert(&program, &grub, folder.path(), &output)?,
+    match (format, converter) {
+        (Format::Qcow2, Some(program)) => {
+            let medium = Output::beside(output.path())?;
+            grub.medium(folder.path(), medium.path())?;
+            embed(&embedded, Some(&program), medium.path())?;
+            convert(&program, ("raw", medium.path()), ("qcow2", output.path()))?;
+        }
+        (_, converter) => {
+            grub.medium(folder.path(), output.path())?;
+            embed(&embedded, converter.as_deref(), output.path())?;
+        }
     }
     output.keep()?;
     println!("{need}");
@@ -93,13 +109,36 @@ fn fill(folder: &Path, contents: &Contents, l1: &Path, guests: u64) -> Result<u6
     Ok(need)
 }
 
-fn convert(program: &Path, grub: &Grub, folder: &Path, output: &Output) -> Result<()> {
-    let medium = Output::beside(output.path())?;
-    grub.medium(folder, medium.path())?;
+/// Makes partitions of `disks` behind what is on `medium`.
+fn embed(disks: &[Embedded], converter: Option<&Path>, medium: &Path) -> Result<()> {
+    for disk in disks {
+        let converted = match (disk.format, converter) {
+            (disk::machine::Format::Qcow2, Some(program)) => {
+                let file = Output::beside(medium)?;
+                convert(program, ("qcow2", &disk.path), ("raw", file.path()))?;
+                Some(file)
+            }
+            _ => None,
+        };
+        let raw = converted.as_ref().map_or(&*disk.path, Output::path);
+        partition::append(medium, raw, disk)?;
+    }
+    Ok(())
+}
+
+fn convert(
+    program: &Path,
+    (from_format, from): (&str, &Path),
+    (to_format, to): (&str, &Path),
+) -> Result<()> {
     let mut command = Command::new(program);
-    command.args(["convert", "-f", "raw", "-O", "qcow2"]);
-    command.arg(medium.path()).arg(output.path());
+    command.args(["convert", "-f", from_format, "-O", to_format]).arg(from).arg(to);
     grub::complete(command)
+}
+
+/// Whether what is written there can be written by guests, too.
+fn may_hold_disks(output: &Path) -> bool {
+    output.extension().is_none_or(|ending| ending != "iso")
 }
 
 /// A file that has another name until it is complete, and does not stay if it never is.

@@ -19,6 +19,7 @@ mod host_cpu;
 mod image;
 mod images;
 mod initrd;
+mod install;
 mod kernel;
 mod live;
 mod log;
@@ -27,6 +28,7 @@ mod mmu_stress;
 mod net;
 mod network;
 mod outcome;
+mod partition;
 mod plan;
 mod preflight;
 mod process;
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(|outcome| outcome.status()),
         Command::Check(args) => check::check(&args).map(u8::from),
         Command::Image(args) => image::write(&args),
+        Command::Install(args) => install::install(&args).map(|()| 0),
         Command::Initrd(args) => initrd::write(&args).map(|()| 0),
         Command::MmuStress(args) => mmu_stress::run(&args).map(u8::from),
     };

@@ -133,7 +133,7 @@ impl Plan {
             weight: DEFAULT_WEIGHT,
             restart: args.guest.restart.map(Restart::from).unwrap_or_default(),
             backend: args.guest.backend.map(Backend::from).unwrap_or_default(),
-            disks: args.disk.clone(),
+            disks: args.guest.disk.clone(),
             nets: args.nets()?,
             core: args.core.clone(),
         };

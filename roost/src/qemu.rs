@@ -2,7 +2,7 @@
 
 use crate::{
     accel::{Accel, Clock},
-    disk::MachineDisk,
+    disk::machine::MachineDisk,
     memory::MIB,
     network::MachineCard,
     process,

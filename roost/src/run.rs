@@ -24,6 +24,7 @@ use crate::{
     watch::{Duties, Watcher},
 };
 use anyhow::{Context, Result, bail};
+use pv_abi::bundle::Disk;
 use std::{
     fs::{self, File},
     io::{self, BufWriter, IsTerminal},
@@ -48,11 +49,11 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     let l1 = images.l1()?;
     let qemu = qemu::find(args.qemu.as_deref())?;
     qemu::version(&qemu)?;
-    disk::try_all(&disks, &qemu)?;
+    disk::try_all(&disks.machine, &qemu)?;
     let accel = accel::settle(plan.machine.accel, plan.machine.clock, || Kvm::probe(&qemu))?;
     let folder = Folder::create(&plan, args.l1_log.as_deref())?;
     // As late as can be: it says what time it is.
-    let contents = contents(&plan, guests, &images)?;
+    let contents = contents(&plan, guests, disks.guests, &images)?;
     let bundle = write_bundle(&contents, &folder.bundle())?;
     let machine = Machine {
         kind: plan.machine.kind.clone(),
@@ -66,7 +67,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         log: folder.log(),
         console: Console::Plain,
         control: None,
-        disks,
+        disks: disks.machine,
         cards,
     };
     boot(args, &plan, &qemu, machine, folder)
@@ -82,13 +83,10 @@ pub fn pack(args: &RunArgs) -> Result<()> {
         let why = "`core` cannot be used with --pack: no other machine monitor is asked for memory";
         return Err(plan.origin.about(guest, why));
     }
-    if let Some(guest) = plan.guests.iter().find(|guest| !guest.disks.is_empty()) {
-        let why = "disks cannot be used with --pack: no other machine monitor is told of them";
-        return Err(plan.origin.about(guest, why));
-    }
     network::none_goes_out(&plan, "--pack")?;
+    let disks = disk::check_for_elsewhere(&plan)?;
     let guests = preflight::check(&plan)?;
-    let contents = contents(&plan, guests, &Images::find())?;
+    let contents = contents(&plan, guests, disks, &Images::find())?;
     let to = args.pack.as_deref().unwrap_or(Path::new(""));
     let bundle = write_bundle(&contents, to)?;
     println!("{}", preflight::machine_memory(&plan, bundle)? / memory::MIB);
@@ -99,9 +97,14 @@ pub fn pack(args: &RunArgs) -> Result<()> {
 ///
 /// # Errors
 /// The shim is missing.
-pub fn contents(plan: &Plan, files: Vec<GuestFiles>, images: &Images) -> Result<Contents> {
+pub fn contents(
+    plan: &Plan,
+    files: Vec<GuestFiles>,
+    disks: Vec<Vec<Disk>>,
+    images: &Images,
+) -> Result<Contents> {
     let mut guests = Vec::new();
-    for ((guest, files), disks) in plan.guests.iter().zip(files).zip(disk::describe(plan)) {
+    for ((guest, files), disks) in plan.guests.iter().zip(files).zip(disks) {
         let payload = match files.kernel {
             Kernel::Native(program) => Payload::Native(program),
             Kernel::Stock => Payload::Stock { shim: images.shim()?, kernel: files.kernel_file },

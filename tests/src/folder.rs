@@ -143,7 +143,7 @@ impl Folder {
     }
 
     /// Unpacks a module of `kernel`'s into the folder: its name there; `None` if it is built in.
-    fn module(&self, kernel: Kernel, place: &str) -> Option<String> {
+    pub(crate) fn module(&self, kernel: Kernel, place: &str) -> Option<String> {
         let packed = kernel.module(place)?;
         let unpacker = match packed.extension().and_then(|end| end.to_str()) {
             Some("xz") => "xz",

@@ -9,10 +9,13 @@
 //! of it.
 
 pub mod built;
+pub mod disk;
 pub mod folder;
+pub mod gpt;
 pub mod l0_stats;
 pub mod machine;
 pub mod outcome;
+pub mod qemu;
 pub mod run;
 pub mod session;
 mod slot;
@@ -20,6 +23,7 @@ pub mod stats;
 pub mod suite;
 pub mod tap;
 mod terminal;
+pub mod write_log;
 
 /// How often things are to be done, if somebody said so: `ROOST_TESTS_N`.
 #[must_use]

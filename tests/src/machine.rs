@@ -37,6 +37,8 @@ pub enum Drive {
     Cd,
     /// A disk, with QEMU's name for the format.
     Disk(&'static str),
+    /// A virtio disk, which L1 can use, and whose content stays.
+    Virtio(&'static str),
 }
 
 /// A machine of QEMU's.
@@ -62,6 +64,16 @@ impl Qemu {
     /// QEMU cannot be started.
     #[must_use]
     pub fn boot<'a>(&self, folder: &'a Folder, image: &Path) -> Session<'a> {
+        self.boot_beside(folder, image, &[])
+    }
+
+    /// The same beside disks with these names in the folder, which are raw and have no serials; the first
+    /// is device 2 on the bus.
+    ///
+    /// # Panics
+    /// QEMU cannot be started.
+    #[must_use]
+    pub fn boot_beside<'a>(&self, folder: &'a Folder, image: &Path, disks: &[&str]) -> Session<'a> {
         let slot = Slot::take();
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-M", "q35", "-accel", "tcg", "-cpu", "EPYC-v3,check=off"]);
@@ -75,12 +87,21 @@ impl Qemu {
             );
             command.args(["-bios", OVMF]);
         }
+        for (number, name) in disks.iter().enumerate() {
+            let file = folder.path(name);
+            let drive = format!("if=none,id=beside{number},format=raw,file={}", file.display());
+            let device = format!("virtio-blk-pci,drive=beside{number},addr={:x}", number + 2);
+            command.args(["-drive", &drive, "-device", &device]);
+        }
         let file = image.display();
         match self.drive {
             Drive::Cd => command.arg("-cdrom").arg(image),
             Drive::Disk(format) => {
                 command.args(["-drive", &format!("file={file},format={format},snapshot=on")])
             }
+            Drive::Virtio(format) => command
+                .args(["-drive", &format!("if=none,id=disk,file={file},format={format}")])
+                .args(["-device", "virtio-blk-pci,drive=disk"]),
         };
         Session::start(folder, command, Wires::Pipes, slot)
     }

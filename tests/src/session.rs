@@ -156,6 +156,20 @@ impl<'a> Session<'a> {
         kill_process(Pid::from_child(&self.child), signal).expect("the tool is gone");
     }
 
+    /// Everything that the console has said, once the tool has ended because QEMU was killed.
+    ///
+    /// # Panics
+    /// The tool does not end.
+    #[must_use]
+    pub fn after_kill(mut self) -> String {
+        let status = outcome::wait(&mut self.child, END);
+        assert!(status.is_some_and(|status| !status.success()), "the tool takes no notice");
+        while let Ok(bytes) = self.screen.recv_timeout(Duration::from_millis(100)) {
+            self.text.extend(bytes.into_iter().filter(is_text));
+        }
+        String::from_utf8_lossy(&self.text).into_owned()
+    }
+
     /// The process id of QEMU, the tool's only child.
     ///
     /// # Panics
@@ -173,8 +187,22 @@ impl<'a> Session<'a> {
     /// # Panics
     /// It does not come in time.
     #[must_use]
-    pub fn end(mut self) -> Ended {
-        let status = outcome::wait(&mut self.child, self.patience);
+    pub fn end(self) -> Ended {
+        let patience = self.patience;
+        self.end_by(patience)
+    }
+
+    /// The same for a guest that is to do more by itself before it ends.
+    ///
+    /// # Panics
+    /// The end does not come in so many seconds.
+    #[must_use]
+    pub fn end_within(self, seconds: u64) -> Ended {
+        self.end_by(Duration::from_secs(seconds))
+    }
+
+    fn end_by(mut self, limit: Duration) -> Ended {
+        let status = outcome::wait(&mut self.child, limit);
         while let Ok(bytes) = self.screen.recv_timeout(Duration::from_millis(100)) {
             self.text.extend(bytes.into_iter().filter(is_text));
         }

@@ -55,7 +55,9 @@ fn passes(cpu: &str) -> serde_json::Value {
 fn everything_that_the_emulator_has() {
     let rules = passes("max");
     // No rule is left to the checks that this machine skips.
-    for (rule, counts) in rules.as_object().expect("counts by rule") {
+    // That of disks that fail is for `disk_errors.rs`.
+    let rules = rules.as_object().expect("counts by rule").iter();
+    for (rule, counts) in rules.filter(|(rule, _)| *rule != "BLK-5") {
         assert!(counts["passed"].as_u64() > Some(0), "{rule}: {counts}");
     }
 }
@@ -216,7 +218,8 @@ fn costs_are_skipped_if_asked() {
 /// the flaw.
 const FLAWS: &str = include_str!("../conformance/FLAWS.md");
 /// What is different in L1 without breaking a rule.
-const NO_FLAWS: [&str; 3] = ["minor-version", "major-version", "no-extension"];
+/// The last is one that the suite cannot see (`powercut.rs`).
+const NO_FLAWS: [&str; 4] = ["minor-version", "major-version", "no-extension", "flush-ignored"];
 
 /// Each flaw turns red what the table says and nothing else. Every second row, from `first` on.
 fn broken_hypervisors_fail_where_they_should(first: usize) {

@@ -25,7 +25,9 @@ fn pass(run: Run<'_>) {
     let ended = run.limit(240).to_end();
     let report = Report::parse(&ended.said.out);
     report.assert_passed(&ended.said.out);
-    assert!(report.skipped.is_empty(), "{report:?}");
+    // What needs a disk that fails has tests of its own (`disk_errors.rs`).
+    let fails = |name: &String| name.starts_with("disk.machine_");
+    assert!(report.skipped.len() == 2 && report.skipped.iter().all(fails), "{report:?}");
     assert!(report.has_passed("disk.write_and_read"), "{report:?}");
     ended.assert_powered_off();
 }
@@ -39,9 +41,10 @@ fn assert_written(image: &[u8]) {
         assert_eq!(word, SEED ^ (8 * at as u64), "word {at}");
     }
     assert_eq!(image[..start], before[..start], "before what was written");
-    // Sectors 40 and 50 to 54 are those of other checks.
+    // Sectors 40, 50 to 54 and 56 to 63 are those of other checks.
     assert_eq!(image[end..40 * SECTOR], before[end..40 * SECTOR], "after it");
-    assert_eq!(image[55 * SECTOR..], before[55 * SECTOR..], "the rest");
+    assert_eq!(image[55 * SECTOR..56 * SECTOR], before[55 * SECTOR..56 * SECTOR], "between");
+    assert_eq!(image[64 * SECTOR..], before[64 * SECTOR..], "the rest");
 }
 
 #[test]

@@ -1,56 +1,14 @@
 //! Stock kernels find their disks, keep files on them that outlive the guest, and read what the host
 //! has put there.
 
-use roost_tests::{built::Kernel, folder::Folder};
-use std::{
-    fmt::Write,
-    fs::File,
-    path::{Path, PathBuf},
-    process::{Command, Output},
+use roost_tests::{
+    built::Kernel,
+    disk::{check, debugfs, file_system, ramdisk, text, with_disk_module},
+    folder::Folder,
 };
+use std::{fmt::Write, os::unix::fs::MetadataExt};
 
 const MIB: u64 = 1 << 20;
-
-/// Runs a program of the host's; distributions keep some where users do not look.
-fn host(program: &str, arguments: &[&str]) -> Output {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let output = Command::new(program)
-        .args(arguments)
-        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
-        .output()
-        .unwrap_or_else(|error| panic!("{program} (package e2fsprogs): {error}"));
-    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
-    output
-}
-
-/// An ext4 file system of `size` bytes in a file of the folder.
-fn file_system(folder: &Folder, name: &str, size: u64) -> PathBuf {
-    let path = folder.path(name);
-    File::create(&path).and_then(|file| file.set_len(size)).expect("temporary file");
-    host("mkfs.ext4", &["-q", "-F", text(&path)]);
-    path
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("names of temporary files are text")
-}
-
-/// Asks `debugfs` about the file system in `image`.
-fn debugfs(image: &Path, command: &str) -> String {
-    String::from_utf8(host("debugfs", &["-w", "-R", command, text(image)]).stdout).expect("text")
-}
-
-/// The file system is whole, its journal empty.
-fn check(image: &Path) {
-    let said = host("e2fsck", &["-f", "-n", text(image)]);
-    let said = String::from_utf8_lossy(&said.stdout);
-    assert!(!said.contains("recover"), "{said}");
-}
-
-/// A ramdisk with busybox and the kernel's driver for disks, which is a module.
-fn ramdisk(folder: &Folder, kernel: Kernel) -> PathBuf {
-    folder.busybox_with(kernel, "drivers/block/xen-blkfront", &[])
-}
 
 /// The text that `seq 1 COUNT` prints.
 fn numbers(count: u32) -> String {
@@ -65,14 +23,13 @@ fn files_outlive_the_guest(kernel: Kernel, vcpus: u32) {
     let folder = Folder::new();
     let image = file_system(&folder, "disk.img", 64 * MIB);
     let from_host = folder.file("from-host", numbers(30_000).as_bytes());
-    debugfs(&image, &format!("write {} from-host", text(&from_host)));
+    let _ = debugfs(&image, &format!("write {} from-host", text(&from_host)));
 
     let initrd = ramdisk(&folder, kernel);
     let run = folder.run(&kernel.file()).initrd(&initrd).option("--disk", &image);
     let mut guest = run.append("console=hvc0 quiet").cpus(vcpus).vcpus(vcpus).piped();
     guest.expect_shell();
-    guest.succeed("insmod /xen-blkfront.ko");
-    guest.succeed("while ! [ -b /dev/xvda ]; do sleep 0.1; done");
+    with_disk_module(&mut guest);
     assert_eq!(guest.succeed("cat /sys/block/xvda/size"), format!("{}\n", 64 * MIB / 512));
     guest.succeed("mkdir /mnt && mount -t ext4 /dev/xvda /mnt");
     guest.succeed("seq 1 30000 | cmp - /mnt/from-host");
@@ -106,7 +63,7 @@ fn several_disks_one_of_which_is_not_to_be_written() {
     let folder = Folder::new();
     let first = file_system(&folder, "first.img", 16 * MIB);
     let second = file_system(&folder, "second.img", 8 * MIB);
-    debugfs(&second, "mkdir found");
+    let _ = debugfs(&second, "mkdir found");
     let before = std::fs::read(&second).expect("the image");
 
     let kernel = Kernel::Cloud;
@@ -135,6 +92,33 @@ fn several_disks_one_of_which_is_not_to_be_written() {
     check(&first);
     assert_eq!(debugfs(&first, "cat file"), "copied\n");
     assert!(std::fs::read(&second).expect("the image") == before, "it was written");
+}
+
+/// What the kernel gives back takes no room on the host any more.
+#[test]
+fn what_is_discarded_takes_no_room() {
+    let folder = Folder::new();
+    let image = file_system(&folder, "disk.img", 64 * MIB);
+    let room = || std::fs::metadata(&image).expect("the image").blocks() * 512;
+    let before = room();
+    let kernel = Kernel::Cloud;
+    let initrd = ramdisk(&folder, kernel);
+    let run = folder.run(&kernel.file()).initrd(&initrd).option("--disk", &image);
+    let mut guest = run.append("console=hvc0 quiet").piped();
+    guest.expect_shell();
+    with_disk_module(&mut guest);
+    guest.succeed("mkdir /mnt && mount -t ext4 /dev/xvda /mnt");
+    guest.succeed(
+        "tr '\\0' x < /dev/zero | dd of=/mnt/file bs=1M count=24 iflag=fullblock conv=fsync",
+    );
+    let written = room();
+    assert!(written > before + 20 * MIB, "{before}, {written}");
+    guest.succeed("rm /mnt/file && sync && fstrim /mnt && umount /mnt");
+    guest.send("poweroff\n");
+    guest.end().assert_powered_off();
+    let after = room();
+    assert!(after < before + 8 * MIB, "{before}, {written}, {after}");
+    check(&image);
 }
 
 #[test]

@@ -25,7 +25,10 @@ const REGIONS: usize = 64;
 /// Physical regions that are mapped, and where.
 static MAPPED: Mutex<ArrayVec<(Range<u64>, u64), REGIONS>> = Mutex::new(ArrayVec::new_const());
 
-/// The configuration space of all devices. Only the boot CPU uses it.
+/// Address and data go together.
+static PORTS: Mutex<()> = Mutex::new(());
+
+/// The configuration space of all devices.
 #[derive(Clone, Copy, Debug)]
 pub struct Configuration;
 
@@ -38,6 +41,7 @@ fn select(device: DeviceFunction, offset: u8) -> u32 {
 
 impl ConfigurationAccess for Configuration {
     fn read_word(&self, device: DeviceFunction, offset: u8) -> u32 {
+        let _both = PORTS.lock();
         // SAFETY: reading configuration space changes nothing that L1 relies on.
         unsafe {
             Port::<u32>::new(ADDRESS).write(select(device, offset));
@@ -46,6 +50,7 @@ impl ConfigurationAccess for Configuration {
     }
 
     fn write_word(&mut self, device: DeviceFunction, offset: u8, data: u32) {
+        let _both = PORTS.lock();
         // SAFETY: the caller drives the device; it is told of no memory but L1's own buffers.
         unsafe {
             Port::<u32>::new(ADDRESS).write(select(device, offset));

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     boot::{self, cpus},
+    dev::host,
     guests,
     hw::{apic::vector, cpu, percpu::Cpu},
     vcpu::{Leave, Vcpu},
@@ -48,8 +49,17 @@ const SLICES: u64 = 200;
 /// parts of a second.
 const SLACK: u64 = 20_000;
 
-/// A parked vCPU: its VM and its number.
-type Sleeper = (Weak<Vm>, usize);
+/// How long it takes until somebody looks at disks, in seconds.
+const LOOK_AT_DISKS: u64 = 1;
+
+/// What a deadline is for.
+#[derive(Debug)]
+enum Sleeper {
+    /// A parked vCPU: its VM and its number.
+    Vcpu(Weak<Vm>, usize),
+    /// Disks with requests under way.
+    Disks,
+}
 
 #[derive(Debug)]
 struct Local {
@@ -57,7 +67,7 @@ struct Local {
     armed: AtomicU64,
     /// When the slice of what runs ends.
     slice_end: AtomicU64,
-    /// The next deadline of a parked vCPU, slack included.
+    /// The next deadline of a sleeper, slack included.
     parked: AtomicU64,
     /// When the CPU has something of L1's own to do.
     errand: AtomicU64,
@@ -202,13 +212,27 @@ fn run_one(cpu: &'static Cpu, mut vcpu: Box<Vcpu>) {
 fn park(cpu: &Cpu, vcpu: Box<Vcpu>) {
     let (vm, index) = (vcpu.vm.clone(), vcpu.index);
     if let Some(deadline) = vcpu.deadline() {
-        let local = &LOCALS[cpu.index];
-        let mut sleepers = local.sleepers.lock();
-        sleepers.add(deadline, (Arc::downgrade(&vm), index));
-        local.parked.store(next(cpu, &sleepers), Relaxed);
+        put_to_sleep(cpu, deadline, Sleeper::Vcpu(Arc::downgrade(&vm), index));
     }
     if let Some(ready) = vm.park(vcpu) {
         wake(ready);
+    }
+}
+
+fn put_to_sleep(cpu: &Cpu, deadline: u64, sleeper: Sleeper) {
+    let local = &LOCALS[cpu.index];
+    let mut sleepers = local.sleepers.lock();
+    sleepers.add(deadline, sleeper);
+    local.parked.store(next(cpu, &sleepers), Release);
+}
+
+/// Has the CPU that disks interrupt look at them ([`host::look`]) before long.
+pub fn look_at_disks_later() {
+    if let Some(cpu) = cpus::cpu(0) {
+        let deadline = cpu::tsc().saturating_add(cpu.clock.tsc_hz * LOOK_AT_DISKS);
+        put_to_sleep(cpu, deadline, Sleeper::Disks);
+        // It arms its timer.
+        kick(cpu.index);
     }
 }
 
@@ -283,7 +307,7 @@ pub fn set_errand(cpu: &Cpu, when: u64) {
     LOCALS[cpu.index].errand.store(when, Relaxed);
 }
 
-/// Wakes the parked vCPUs whose time has come.
+/// Wakes the parked vCPUs whose time has come, and looks at disks if that is due.
 pub fn tick(cpu: &Cpu) {
     let local = &LOCALS[cpu.index];
     let now = cpu::tsc();
@@ -296,9 +320,14 @@ pub fn tick(cpu: &Cpu) {
         local.parked.store(next(cpu, &sleepers), Release);
         due
     };
-    for (vm, index) in due {
-        if let Some(vm) = vm.upgrade() {
-            vm.wake_if_due(index, now);
+    for sleeper in due {
+        match sleeper {
+            Sleeper::Vcpu(vm, index) => {
+                if let Some(vm) = vm.upgrade() {
+                    vm.wake_if_due(index, now);
+                }
+            }
+            Sleeper::Disks => host::look(),
         }
     }
 }

@@ -19,5 +19,6 @@ mod cpu;
 #[cfg(target_os = "none")]
 pub use cpu::{
     arm, come, give_up_slice, go, halt, is_wanted, keep_l1_alone, keeps_l1_alone, kick, kick_self,
-    must_yield, retire, run, run_one_vm_a_core, set_errand, tick, timer_fired, wake,
+    look_at_disks_later, must_yield, retire, run, run_one_vm_a_core, set_errand, tick, timer_fired,
+    wake,
 };

@@ -154,12 +154,15 @@ impl Vcpu {
     }
 
     /// DEVICE_WRITE: (slot, offset, value).
-    fn device_write(&self, slot: u64, offset: u64) -> u64 {
-        let value = u32::try_from(self.context.rdx);
-        if value.is_ok_and(|value| slots::write(&self.vm, slot, offset, value)) {
-            0
-        } else {
-            EINVAL
+    fn device_write(&mut self, slot: u64, offset: u64) -> u64 {
+        let value = u32::try_from(self.context.rdx).ok();
+        let written = value.and_then(|value| slots::write(&self.vm, slot, offset, value));
+        match written {
+            Some(written) => {
+                self.wait_for_device(slot, written);
+                0
+            }
+            None => EINVAL,
         }
     }
 

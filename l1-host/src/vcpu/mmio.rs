@@ -70,8 +70,10 @@ impl Vcpu {
             _ => instruction.immediate(1),
         };
         if let Some((slot, offset)) = self.device_at(gpa) {
-            if size == 4 {
-                slots::write(&self.vm, slot, offset, value as u32);
+            if size == 4
+                && let Some(written) = slots::write(&self.vm, slot, offset, value as u32)
+            {
+                self.wait_for_device(slot, written);
             }
             return Ok(());
         }

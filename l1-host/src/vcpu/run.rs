@@ -88,6 +88,9 @@ impl Vcpu {
         if mem::take(&mut self.outside) {
             self.look_outside(cpu)?;
         }
+        if let Some(slot) = self.resetting {
+            self.wait_until_reset(cpu, slot)?;
+        }
         if self.halted {
             self.wait(cpu)?;
         }
@@ -120,6 +123,20 @@ impl Vcpu {
         cpu.block.smod_cr3.store(self.cr3.smod, Relaxed);
         cpu.block.umod_cr3.store(self.cr3.umod, Relaxed);
         self.cr3_stale = false;
+    }
+
+    /// Waits until the device in `slot` has been reset, and leaves the CPU to others meanwhile.
+    fn wait_until_reset(&mut self, cpu: &Cpu, slot: u64) -> Result<(), Leave> {
+        if self.vm.is_ending() {
+            return Err(Leave::Ended);
+        }
+        // What is requested would have it go on at once, again and again.
+        self.poll_sources(cpu);
+        if !self.vm.devices.is_reset(slot, self.index) {
+            return Err(Leave::Waits);
+        }
+        self.resetting = None;
+        Ok(())
     }
 
     /// Waits until an interrupt can be delivered.

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     abi_flaw::{Flaw, planted},
+    dev::virtio::slots::Written,
     hw::{percpu::Cpu, physmap::Frame},
     memory::{self, paging::NoMemory},
     report,
@@ -75,6 +76,8 @@ pub struct Vcpu {
     /// What lies in the CPU's registers while it is on one.
     pub(super) saved: Saved,
     pub(super) halted: bool,
+    /// The slot of a device that it has reset, and that uses memory still.
+    pub(super) resetting: Option<u64>,
     /// There may be something to look at outside of it: requests, the end of its slice or of its VM.
     pub(super) outside: bool,
     /// The guest has stopped this vCPU.
@@ -134,6 +137,7 @@ impl Vcpu {
             steal: Steal::default(),
             saved: Saved::new()?,
             halted: false,
+            resetting: None,
             outside: true,
             stops: false,
             first_root: None,
@@ -183,6 +187,7 @@ impl Vcpu {
         self.saved.reset();
         self.steal.reset();
         (self.halted, self.stops) = (false, false);
+        self.resetting = None;
         (self.tls, self.ldt_entries) = ([0; 3], 0);
         self.cpunode = limit_descriptor(self.index as u32);
         self.debug = DebugRegisters::default();
@@ -319,6 +324,14 @@ impl Vcpu {
     pub(super) fn halt(&mut self) {
         self.halted = self.apic.deliverable().is_none();
         self.apic.ask_for_attention();
+    }
+
+    /// Before it runs on, the device in `slot` has to be reset, if that is what it has `written`.
+    pub(super) fn wait_for_device(&mut self, slot: u64, written: Written) {
+        if written == Written::Resetting {
+            self.resetting = Some(slot);
+            self.apic.ask_for_attention();
+        }
     }
 
     /// Others have asked for a flush since it last noticed.

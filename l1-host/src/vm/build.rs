@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     abi_flaw::{Flaw, planted},
-    dev::virtio::slots::{Missing, Slots},
+    dev::virtio::slots::{NoDevice, Slots},
     hw::{clock::Clock, physmap},
     memory::{
         self, heap,
@@ -41,8 +41,8 @@ pub enum Error {
     GuestTooSmall(u64),
     /// The image does not lie where its kind of guest must.
     BadImage,
-    /// The machine lacks what a device is to be.
-    Missing(Missing),
+    /// It cannot have a device.
+    NoDevice(NoDevice),
 }
 
 impl fmt::Display for Error {
@@ -59,9 +59,7 @@ impl fmt::Display for Error {
                 "its memory is too small for its files: it needs at least {} MiB",
                 (least >> 20) + 1
             ),
-            Self::Missing(missing) => {
-                write!(f, "the machine lacks {missing}, or L1 cannot use it: its log says more")
-            }
+            Self::NoDevice(why) => write!(f, "{why}"),
             Self::BadImage => write!(f, "its image is linked where no guest image may lie"),
         }
     }
@@ -73,9 +71,9 @@ impl From<NoMemory> for Error {
     }
 }
 
-impl From<Missing> for Error {
-    fn from(missing: Missing) -> Self {
-        Self::Missing(missing)
+impl From<NoDevice> for Error {
+    fn from(missing: NoDevice) -> Self {
+        Self::NoDevice(missing)
     }
 }
 

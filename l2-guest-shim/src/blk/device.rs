@@ -5,13 +5,13 @@ use crate::virtio::device::{Registers, config as word, kind, negotiate};
 use pv_abi::virtio::{
     block::{
         DEVICE, SECTOR, config,
-        feature::{BLK_SIZE, FLUSH, RO, SEG_MAX},
+        feature::{BLK_SIZE, DISCARD, FLUSH, RO, SEG_MAX},
     },
     feature::VERSION_1,
 };
 
 /// Features that are of use here.
-pub const WANTED: u64 = SEG_MAX | RO | BLK_SIZE | FLUSH | VERSION_1;
+pub const WANTED: u64 = SEG_MAX | RO | BLK_SIZE | FLUSH | DISCARD | VERSION_1;
 
 /// What there is to know of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,17 @@ pub struct Properties {
     pub read_only: bool,
     /// It takes flushes.
     pub flush: bool,
+    /// It takes requests to discard.
+    pub discard: Option<Discard>,
+}
+
+/// How a disk discards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discard {
+    /// Sectors of a request at most.
+    pub most: u32,
+    /// Sectors that can only be discarded together.
+    pub alignment: u32,
 }
 
 /// The disk behind `registers`, if one is there that can be used.
@@ -43,7 +54,15 @@ pub fn find(registers: &impl Registers) -> Option<Properties> {
         segments,
         read_only: has(RO),
         flush: has(FLUSH),
+        discard: has(DISCARD).then(|| discard(registers)).filter(|discard| discard.most > 0),
     })
+}
+
+fn discard(registers: &impl Registers) -> Discard {
+    Discard {
+        most: word(registers, config::MAX_DISCARD_SECTORS),
+        alignment: word(registers, config::DISCARD_SECTOR_ALIGNMENT).max(1),
+    }
 }
 
 #[cfg(test)]
@@ -56,8 +75,14 @@ mod tests {
     fn a_disk_is_found() {
         let words = [(config::CAPACITY, 1000), (config::SEG_MAX, 64), (config::BLK_SIZE, 4096)];
         let disk = Device::new(DEVICE, SEG_MAX | BLK_SIZE | FLUSH, &words);
-        let properties =
-            Properties { sectors: 1000, block: 4096, segments: 64, read_only: false, flush: true };
+        let properties = Properties {
+            sectors: 1000,
+            block: 4096,
+            segments: 64,
+            read_only: false,
+            flush: true,
+            discard: None,
+        };
         assert_eq!(find(&disk), Some(properties));
         assert!(!disk.runs());
         assert_eq!(find(&Device::new(net::DEVICE, 0, &[])), None, "it is no disk");

@@ -6,7 +6,7 @@
 
 use super::{
     device::Properties,
-    request::{Direction, INDIRECT, Kind, Request, SEGMENT, SIZE, Segment, response, status},
+    request::{Direction, INDIRECT, Kind, Request, SEGMENT, SIZE, Segment, op, response, status},
 };
 use crate::{
     grants::{Access, Grants},
@@ -18,7 +18,7 @@ use crate::{
     xenbus::ring,
 };
 use arrayvec::ArrayVec;
-use pv_abi::virtio::block::{HEADER, SECTOR, answer, request as virtio};
+use pv_abi::virtio::block::{HEADER, RANGE, SECTOR, answer, request as virtio};
 
 /// Entries of the device's queue.
 const ENTRIES: usize = 128;
@@ -30,7 +30,11 @@ const SLOTS: usize = Ring::PLACES as usize;
 /// Places of headers and of status bytes in the queue's page.
 const HEADERS: u64 = Queue::SIZE;
 const STATUSES: u64 = HEADERS + (SLOTS * HEADER) as u64;
-const _: () = assert!(STATUSES + SLOTS as u64 <= 4096);
+/// Places of ranges to discard, for the first slots.
+const RANGES: u64 = STATUSES + SLOTS as u64;
+/// Requests to discard under way at most.
+const DISCARDS: usize = 8;
+const _: () = assert!(RANGES + (DISCARDS * RANGE) as u64 <= 4096);
 /// Buffers of a request beside its data: header and status.
 const EXTRA: usize = 2;
 
@@ -79,6 +83,9 @@ pub struct Connection {
     /// A request that was taken and has to wait.
     waiting: Option<[u8; SIZE]>,
     broken: bool,
+    /// A flush has failed: what was written before may be lost. Linux takes that for a disk that needs no
+    /// flushes and goes on, so nothing more is written, which it does not overlook.
+    lossy: bool,
 }
 
 impl Connection {
@@ -102,6 +109,7 @@ impl Connection {
             slots: [const { None }; SLOTS],
             waiting: None,
             broken: false,
+            lossy: false,
         })
     }
 
@@ -141,6 +149,7 @@ impl Connection {
             };
             end(&self.grants, memory, &slot);
             self.queue.release(head);
+            self.lossy |= slot.operation == op::FLUSH && result != status::OKAY;
             self.ring.respond(memory, &response(slot.id, slot.operation, result));
             freed = true;
         }
@@ -204,11 +213,15 @@ impl Connection {
                     None => Step::Over(status::ERROR),
                 }
             }
+            Kind::Flush if self.lossy => Step::Over(status::ERROR),
             Kind::Flush if self.properties.flush => {
                 let slot = Self::slot(request, Access::Read);
                 self.give(memory, virtio::FLUSH, 0, &[], slot)
             }
-            Kind::Flush | Kind::Unsupported => Step::Over(status::EOPNOTSUPP),
+            &Kind::Discard(sectors) if self.properties.discard.is_some() => {
+                self.discard(memory, request, sectors)
+            }
+            Kind::Flush | Kind::Discard(_) | Kind::Unsupported => Step::Over(status::EOPNOTSUPP),
             Kind::Bad => Step::Over(status::ERROR),
         }
     }
@@ -251,7 +264,7 @@ impl Connection {
             Direction::Read => (virtio::IN, Access::Write, Use::Writes),
             Direction::Write => (virtio::OUT, Access::Read, Use::Reads),
         };
-        if !fits || (kind == virtio::OUT && self.properties.read_only) {
+        if !fits || (kind == virtio::OUT && (self.properties.read_only || self.lossy)) {
             return Step::Over(status::ERROR);
         }
         let mut slot = Self::slot(request, access);
@@ -270,6 +283,24 @@ impl Connection {
             }
         }
         self.give(memory, kind, request.sector, &data, slot)
+    }
+
+    fn discard(&mut self, memory: &impl Memory, request: &Request, sectors: u64) -> Step {
+        let most = self.properties.discard.map_or(0, |discard| u64::from(discard.most));
+        let end_sector = request.sector.checked_add(sectors);
+        let fits = end_sector.is_some_and(|end| end <= self.properties.sectors) && sectors <= most;
+        if !fits || self.properties.read_only {
+            return Step::Over(status::ERROR);
+        }
+        let free = self.slots[..DISCARDS].iter().position(Option::is_none);
+        let Some(number) = free else { return Step::Wait };
+        let gpa = self.page + RANGES + (number * RANGE) as u64;
+        let range = u128::from(sectors) << 64 | u128::from(request.sector);
+        memory.write(gpa, &range.to_le_bytes());
+        let data = [Buffer { gpa, len: RANGE as u32, usage: Use::Reads }];
+        let slot = Self::slot(request, Access::Read);
+        // It gets the first slot that is free, which is the one above.
+        self.give(memory, virtio::DISCARD, 0, &data, slot)
     }
 
     /// Gives the device a request of type `kind`.

@@ -1,12 +1,16 @@
 //! What the store says of a disk, and what a front end of disks says there.
 //! May: nothing. Context: shim. Input: guest-controlled nodes.
 
-use super::{device::Properties, request::INDIRECT};
+use super::{
+    device::{Discard, Properties},
+    request::INDIRECT,
+};
 use crate::{
     store::{Error, Store},
     xenbus::{Backend, Front},
 };
 use core::fmt;
+use pv_abi::virtio::block::SECTOR;
 
 /// Number of the first disk, xvda, and from one to the next.
 const FIRST: u32 = 51712;
@@ -25,7 +29,7 @@ pub const fn backend(index: u32) -> Backend {
 /// # Errors
 /// [`Error::NoSpace`].
 pub fn place(backend: &Backend, store: &mut Store, properties: &Properties) -> Result<(), Error> {
-    let Properties { sectors, block, read_only, flush, .. } = *properties;
+    let Properties { sectors, block, read_only, flush, discard, .. } = *properties;
     backend.place(store)?;
     backend.place_front(store, "/virtual-device", format_args!("{}", backend.number()))?;
     backend.place_front(store, "/device-type", format_args!("disk"))?;
@@ -41,6 +45,12 @@ pub fn place(backend: &Backend, store: &mut Store, properties: &Properties) -> R
     back("/feature-persistent", format_args!("0"))?;
     let segments = (INDIRECT as u32).min(properties.segments);
     back("/feature-max-indirect-segments", format_args!("{segments}"))?;
+    if let Some(Discard { alignment, .. }) = discard {
+        back("/feature-discard", format_args!("1"))?;
+        back("/discard-granularity", format_args!("{}", u64::from(alignment) * SECTOR))?;
+        back("/discard-alignment", format_args!("0"))?;
+        back("/discard-secure", format_args!("0"))?;
+    }
     back("/multi-queue-max-queues", format_args!("1"))?;
     back("/max-ring-page-order", format_args!("0"))
 }

@@ -26,10 +26,12 @@ pub mod status {
 }
 
 /// Numbers of operations.
-mod op {
+#[expect(missing_docs, reason = "the names are those of Xen's public header")]
+pub mod op {
     pub const READ: u8 = 0;
     pub const WRITE: u8 = 1;
     pub const FLUSH: u8 = 3;
+    pub const DISCARD: u8 = 5;
     pub const INDIRECT: u8 = 6;
 }
 
@@ -76,6 +78,8 @@ pub enum Kind {
     Indirect(Direction, usize, u32),
     /// All that was written is to outlive the machine.
     Flush,
+    /// So many sectors are not needed any more.
+    Discard(u64),
     /// There is no such operation here.
     Unsupported,
     /// It makes no sense.
@@ -106,6 +110,8 @@ impl Request {
             // One with data would have to be a write as well; nobody sends it.
             op::FLUSH if bytes[1] == 0 => Kind::Flush,
             op::FLUSH => Kind::Bad,
+            // A flag would have the disk forget for certain, which none promises.
+            op::DISCARD if bytes[1] == 0 => Kind::Discard(word(bytes, 24)),
             op::INDIRECT => indirect(bytes),
             _ => Kind::Unsupported,
         };
@@ -192,6 +198,13 @@ mod tests {
     }
 
     #[test]
+    fn a_discard() {
+        let raw = bytes(&[5, 0], &[[9, 0, 0, 0, 1, 0, 0, 0]]);
+        assert_eq!(Request::parse(&raw).kind, Kind::Discard(0x1_0000_0009));
+        assert_eq!(Request::parse(&bytes(&[5, 1], &[])).kind, Kind::Unsupported, "secure");
+    }
+
+    #[test]
     fn an_indirect_write() {
         let mut raw = bytes(&[6, 1, 32, 0], &[]);
         raw[28..32].copy_from_slice(&123_u32.to_le_bytes());
@@ -215,7 +228,7 @@ mod tests {
             (&[3, 1], 7, Kind::Bad),
             (&[3, 0], 7, Kind::Flush),
             (&[2, 1], 7, Kind::Unsupported),
-            (&[5, 0], 7, Kind::Unsupported),
+            (&[5, 1], 7, Kind::Unsupported),
             (&[255, 0], 7, Kind::Unsupported),
         ] {
             let mut segment = segment;

@@ -8,7 +8,7 @@ use super::path;
 use core::cmp::Ordering;
 
 /// Bytes for all nodes.
-pub const ROOM: usize = 48 << 10;
+pub const ROOM: usize = 56 << 10;
 /// Bytes of a value and of a list of permissions at most.
 pub const VALUE: usize = 2048;
 

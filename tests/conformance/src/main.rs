@@ -36,6 +36,8 @@ mod counters;
 #[cfg(target_os = "none")]
 mod die;
 #[cfg(target_os = "none")]
+mod durable;
+#[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]
 mod event;
@@ -45,7 +47,6 @@ mod extension;
 mod interrupts;
 #[cfg(target_os = "none")]
 mod kernel;
-#[cfg(target_os = "none")]
 mod leaks;
 #[cfg(target_os = "none")]
 mod measure;

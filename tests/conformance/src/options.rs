@@ -32,6 +32,8 @@ pub enum Task {
     Measure,
     /// Every way into the hypervisor and out of it, so many times.
     Ways(u64),
+    /// Write numbered blocks to a disk, and say which are durable.
+    Durable,
     /// Leave words for other guests to find, and give way to them so many times.
     Leave(u64),
     /// Look for these, so many times.
@@ -64,6 +66,7 @@ impl<'a> Options<'a> {
             Some((key, _)) if key.contains('.') => {}
             Some(("die", case)) => self.die = Some(case),
             Some(("ways", rounds)) => self.task = Task::Ways(rounds.parse().ok()?),
+            None if word == "durable" => self.task = Task::Durable,
             Some(("leave", rounds)) => self.task = Task::Leave(rounds.parse().ok()?),
             Some(("look", rounds)) => self.task = Task::Look(rounds.parse().ok()?),
             Some(("live", seconds)) => self.task = Task::Live(seconds.parse().ok()?),

@@ -4,11 +4,14 @@
 
 use super::{
     hal::{L1, piece},
-    tell,
+    pci, tell,
 };
 use crate::{
     boot,
-    dev::virtio::block::{Access, Kind},
+    dev::{
+        gpt::Sectors,
+        virtio::block::{Access, Erase, Kind},
+    },
     hw::{cpu, physmap},
     memory,
     vm::Vm,
@@ -24,14 +27,17 @@ use core::hint::spin_loop;
 use pv_abi::{
     addr::{Gfn, Hpa},
     virtio::{
-        block::{self, HEADER, NAME, SECTOR, answer, request},
+        block::{self, HEADER, NAME, RANGE, SECTOR, UNMAP, answer, config, request},
         feature,
     },
 };
 use spin::Mutex;
 use virtio_drivers::{
     queue::VirtQueue,
-    transport::{DeviceStatus, Transport, pci::PciTransport},
+    transport::{
+        DeviceStatus, Transport,
+        pci::{PciTransport, bus::DeviceFunction},
+    },
 };
 
 /// Descriptors of the queue.
@@ -40,12 +46,17 @@ const SIZE: usize = 128;
 const REQUESTS: usize = 32;
 /// Pieces of memory in a request, beside header and answer.
 pub const PIECES: usize = SIZE - 2;
-/// Bytes from the header of one request to the next: 16, and the answer behind them.
-const STRIDE: usize = 32;
-/// A request that takes longer has failed, and the disk with it.
-const SECONDS: u64 = 60;
+/// Bytes from the header of one request to the next: between them the range that it is about, if it has
+/// no data, and the answer.
+const STRIDE: usize = 64;
+/// Where the answer is.
+const ANSWER: usize = HEADER + RANGE;
+/// A request that takes longer has failed, and the disk with it. Other systems give a disk as long.
+const SECONDS: u64 = 30;
 /// A disk at its start.
 const START_SECONDS: u64 = 5;
+/// A device is given this part of a second to say that it was reset.
+const RESETS: u64 = 1000;
 
 bitflags::bitflags! {
     /// Features that L1 knows.
@@ -53,6 +64,8 @@ bitflags::bitflags! {
     struct Features: u64 {
         const RO = block::feature::RO;
         const FLUSH = block::feature::FLUSH;
+        const DISCARD = block::feature::DISCARD;
+        const WRITE_ZEROES = block::feature::WRITE_ZEROES;
         const VERSION_1 = feature::VERSION_1;
     }
 }
@@ -75,6 +88,8 @@ pub struct Work {
     pub sector: u64,
     /// Where in memory, [`PIECES`] at most. It is not given away before the answer is there.
     pub runs: Vec<Run>,
+    /// How much of the disk, where nothing is moved.
+    pub sectors: u32,
 }
 
 /// Who asked: it is given back with the answer.
@@ -94,6 +109,15 @@ pub struct Ticket {
     pub pages: Vec<Gfn>,
 }
 
+/// A device whose request was [`Refused::Full`].
+#[derive(Clone, Debug)]
+pub struct Waiter {
+    /// The guest.
+    pub vm: Weak<Vm>,
+    /// The slot of its device.
+    pub slot: usize,
+}
+
 /// How a request has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -106,7 +130,7 @@ pub enum Outcome {
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// There are too many; later there will be room.
+    /// There are too many. When there is room, the device is told ([`Answers`]).
     Full,
     /// The disk has failed.
     Failed,
@@ -115,10 +139,12 @@ pub enum Refused {
 /// One disk.
 #[derive(Debug)]
 pub struct Disk {
+    place: DeviceFunction,
     serial: String,
     sectors: u64,
     access: Access,
     flush: bool,
+    erase: Erase,
     state: Mutex<State>,
 }
 
@@ -129,6 +155,11 @@ struct State {
     /// A page of headers and answers.
     headers: Hpa,
     pending: [Option<Pending>; REQUESTS],
+    /// Who is to be told when there is room.
+    waiting: Vec<Waiter>,
+    place: DeviceFunction,
+    /// A request has failed.
+    erred: bool,
     failed: bool,
 }
 
@@ -140,15 +171,23 @@ struct Pending {
     ticket: Option<Ticket>,
 }
 
-/// Answers that were taken at once.
-pub type Answers = ArrayVec<(Ticket, Outcome), REQUESTS>;
+/// What was taken at once.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// How requests have ended.
+    pub ended: ArrayVec<(Ticket, Outcome), REQUESTS>,
+    /// Devices for whose requests there is room now.
+    pub room: Vec<Waiter>,
+}
 
 impl Disk {
-    /// The disk behind `transport`; `route` has its first queue interrupt, and says whether it could.
+    /// The disk at `place`, behind `transport`; `route` has its first queue interrupt, and says whether
+    /// it could.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn new(
+        place: DeviceFunction,
         mut transport: PciTransport,
         route: impl FnOnce() -> bool,
     ) -> Result<Box<Self>, String> {
@@ -165,16 +204,29 @@ impl Disk {
             VirtQueue::new(&mut transport, 0, false, false).map_err(|why| why.to_string())?;
         let low: u32 = transport.read_config_space(0).map_err(|why| why.to_string())?;
         let high: u32 = transport.read_config_space(4).map_err(|why| why.to_string())?;
+        let erase = what_can_be_erased(&transport, features);
         let headers = memory::take_zeroed().ok_or("L1 has too little memory")?;
         transport.finish_init();
-        let mut state =
-            State { transport, queue, headers, pending: [const { None }; REQUESTS], failed: false };
+        let pending = [const { None }; REQUESTS];
+        let waiting = Vec::new();
+        let mut state = State {
+            transport,
+            queue,
+            headers,
+            pending,
+            waiting,
+            place,
+            erred: false,
+            failed: false,
+        };
         let serial = state.ask_serial()?;
         Ok(Box::new(Self {
+            place,
             serial,
             sectors: u64::from(high) << 32 | u64::from(low),
             access: if features.contains(Features::RO) { Access::Read } else { Access::Write },
             flush: features.contains(Features::FLUSH),
+            erase,
             state: Mutex::new(state),
         }))
     }
@@ -183,6 +235,12 @@ impl Disk {
     #[must_use]
     pub fn serial(&self) -> &str {
         &self.serial
+    }
+
+    /// Whether it is at this place on PCI bus 0.
+    #[must_use]
+    pub const fn is_at(&self, device: u8, function: u8) -> bool {
+        self.place.device == device && self.place.function == function
     }
 
     /// Its sectors of 512 bytes.
@@ -195,6 +253,12 @@ impl Disk {
     #[must_use]
     pub const fn access(&self) -> Access {
         self.access
+    }
+
+    /// What it can be asked to erase.
+    #[must_use]
+    pub const fn erase(&self) -> Erase {
+        self.erase
     }
 
     /// Whether it has to be told to write its cache out.
@@ -212,23 +276,31 @@ impl Disk {
         if state.failed {
             return Err((Refused::Failed, ticket));
         }
-        state.send(work, ticket)
+        state.send(work, ticket)?;
+        super::watch();
+        Ok(())
+    }
+
+    /// Requests are under way.
+    pub fn is_busy(&self) -> bool {
+        self.state.lock().pending.iter().any(Option::is_some)
     }
 
     /// Takes the answers that have come. Requests that took too long end the disk.
     pub fn take_answers(&self) -> Answers {
         let mut state = self.state.lock();
-        let mut answers = Answers::new();
+        let mut ended = ArrayVec::new();
         while let Some(answer) = state.take_answer(&self.serial) {
-            answers.push(answer);
+            ended.push(answer);
         }
         if state.is_late(SECONDS) {
             state.fail(&self.serial, "does not answer");
             while let Some(answer) = state.take_answer(&self.serial) {
-                answers.push(answer);
+                ended.push(answer);
             }
         }
-        answers
+        let room = if ended.is_empty() { Vec::new() } else { core::mem::take(&mut state.waiting) };
+        Answers { ended, room }
     }
 }
 
@@ -242,6 +314,8 @@ impl State {
             Kind::Read => request::IN,
             Kind::Write => request::OUT,
             Kind::Flush => request::FLUSH,
+            Kind::Discard => request::DISCARD,
+            Kind::Zero | Kind::ZeroAndUnmap => request::WRITE_ZEROES,
         };
         match self.post(kind, work) {
             Some(slot) => {
@@ -250,7 +324,18 @@ impl State {
                 }
                 Ok(())
             }
-            None => Err((Refused::Full, ticket)),
+            None => {
+                self.have_wait(&ticket);
+                Err((Refused::Full, ticket))
+            }
+        }
+    }
+
+    fn have_wait(&mut self, ticket: &Ticket) {
+        let waits =
+            |other: &Waiter| other.slot == ticket.slot && Weak::ptr_eq(&other.vm, &ticket.vm);
+        if !self.waiting.iter().any(waits) {
+            self.waiting.push(Waiter { vm: ticket.vm.clone(), slot: ticket.slot });
         }
     }
 
@@ -260,10 +345,15 @@ impl State {
         if self.queue.available_desc() < work.runs.len() + 2 {
             return None;
         }
+        let flags = if work.kind == Kind::ZeroAndUnmap { UNMAP } else { 0 };
+        let range = u128::from(flags) << 96 | u128::from(work.sectors) << 64;
+        let range = range | u128::from(work.sector);
+        // With a range, the header's sector is not looked at.
         let header = u128::from(work.sector) << 64 | u128::from(kind);
         let at = slot * STRIDE;
         physmap::copy_to_frame(self.headers, at, &header.to_le_bytes());
-        physmap::copy_to_frame(self.headers, at + HEADER, &[0xff]);
+        physmap::copy_to_frame(self.headers, at + HEADER, &range.to_le_bytes());
+        physmap::copy_to_frame(self.headers, at + ANSWER, &[0xff]);
         let mut pieces = Pieces::of(self.headers, slot, &work);
         // SAFETY: the header's page is this disk's for ever; the runs stay allocated until the answer is
         // taken (`Work::runs`). Nobody uses the slices but the queue, which does not look into them.
@@ -314,9 +404,17 @@ impl State {
             return self.take_any(serial);
         }
         let mut status = [0];
-        physmap::copy_from_frame(self.headers, slot * STRIDE + HEADER, &mut status);
-        let outcome = if status[0] == answer::OK { Outcome::Done } else { Outcome::Failed };
-        Some((pending, outcome))
+        physmap::copy_from_frame(self.headers, slot * STRIDE + ANSWER, &mut status);
+        if status[0] == answer::OK {
+            return Some((pending, Outcome::Done));
+        }
+        if !core::mem::replace(&mut self.erred, true) {
+            let Work { kind, sector, .. } = pending.work;
+            let what =
+                format_args!("{kind:?} at sector {sector} fails; further failures are not told");
+            tell(serial, &what);
+        }
+        Some((pending, Outcome::Failed))
     }
 
     fn is_late(&self, seconds: u64) -> bool {
@@ -327,40 +425,94 @@ impl State {
         self.pending.iter().flatten().any(late)
     }
 
-    /// The disk is used no more. A device that was reset uses no memory.
+    /// The disk is used no more. A device that was reset uses no memory, and one that is not let onto the
+    /// bus reaches none, should it not even reset.
     fn fail(&mut self, serial: &str, why: &str) {
-        if !core::mem::replace(&mut self.failed, true) {
-            tell(serial, &format_args!("{why}: it is not used any more, and its requests fail"));
-            self.transport.set_status(DeviceStatus::empty());
-            while !self.transport.get_status().is_empty() {
-                spin_loop();
-            }
+        if core::mem::replace(&mut self.failed, true) {
+            return;
         }
+        tell(serial, &format_args!("{why}: it is not used any more, and its requests fail"));
+        self.transport.set_status(DeviceStatus::empty());
+        let wait = boot::cpu(0).map_or(0, |cpu| cpu.clock.tsc_hz) / RESETS;
+        let begin = cpu::tsc();
+        while !self.transport.get_status().is_empty() && cpu::tsc() - begin < wait {
+            spin_loop();
+        }
+        pci::keep_off_the_bus(self.place);
     }
 
-    /// Asks for the serial, and waits for the answer: no guest runs yet.
-    fn ask_serial(&mut self) -> Result<String, String> {
+    /// Asks for `out.len()` bytes, a page's worth at most, and waits for the answer: no guest runs yet.
+    fn ask(
+        &mut self,
+        serial: &str,
+        kind: u32,
+        sector: u64,
+        out: &mut [u8],
+    ) -> Result<Outcome, String> {
         let page = memory::take_zeroed().ok_or("L1 has too little memory")?;
-        let runs = alloc::vec![Run { start: page, len: NAME as u32 }];
-        let work = Work { kind: Kind::Read, sector: 0, runs };
-        self.post(request::GET_ID, work).ok_or("its queue takes nothing")?;
+        let runs = alloc::vec![Run { start: page, len: out.len() as u32 }];
+        let work = Work { kind: Kind::Read, sector, runs, sectors: 0 };
+        self.post(kind, work).ok_or("its queue takes nothing")?;
         let outcome = loop {
-            if let Some((_, outcome)) = self.take_any("without a name") {
+            if let Some((_, outcome)) = self.take_any(serial) {
                 break outcome;
             }
             if self.is_late(START_SECONDS) {
-                self.fail("without a name", "does not answer");
+                self.fail(serial, "does not answer");
             }
             spin_loop();
         };
-        if outcome == Outcome::Failed {
-            return Err("it does not tell its serial".into());
-        }
-        let mut bytes = [0; NAME];
-        physmap::copy_from_frame(page, 0, &mut bytes);
+        physmap::copy_from_frame(page, 0, out);
         memory::give(page.0..page.0 + 4096);
+        Ok(outcome)
+    }
+
+    /// Its serial; empty if it does not tell.
+    fn ask_serial(&mut self) -> Result<String, String> {
+        let mut bytes = [0; NAME];
+        let outcome = self.ask("without a name", request::GET_ID, 0, &mut bytes)?;
+        if self.failed {
+            return Err("it does not answer".into());
+        }
+        if outcome == Outcome::Failed {
+            return Ok(String::new());
+        }
         let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(NAME);
         Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
+    }
+}
+
+/// For the start, while no guest runs.
+impl Sectors for Disk {
+    fn count(&self) -> u64 {
+        self.sectors
+    }
+
+    fn read(&self, first: u64, out: &mut [u8]) -> bool {
+        let mut state = self.state.lock();
+        out.chunks_mut(4096).zip((first..).step_by(4096 / SECTOR as usize)).all(|(page, sector)| {
+            let outcome = state.ask(&self.serial, request::IN, sector, page);
+            outcome == Ok(Outcome::Done)
+        })
+    }
+}
+
+/// What the configuration of a disk with these features says of erasing.
+fn what_can_be_erased(transport: &PciTransport, features: Features) -> Erase {
+    let word = |offset: u64| transport.read_config_space(offset as usize).unwrap_or(0_u32);
+    // Ranges are sent one by one.
+    let most = |feature, sectors, ranges| {
+        if features.contains(feature) && word(ranges) > 0 { word(sectors) } else { 0 }
+    };
+    Erase {
+        discard: most(Features::DISCARD, config::MAX_DISCARD_SECTORS, config::MAX_DISCARD_SEG),
+        alignment: word(config::DISCARD_SECTOR_ALIGNMENT),
+        zero: most(
+            Features::WRITE_ZEROES,
+            config::MAX_WRITE_ZEROES_SECTORS,
+            config::MAX_WRITE_ZEROES_SEG,
+        ),
+        may_unmap: word(config::WRITE_ZEROES_MAY_UNMAP) & 0xff != 0,
     }
 }
 
@@ -383,15 +535,16 @@ impl<'a> Pieces<'a> {
         // SAFETY: the page of headers is the disk's, the runs are promised by who sends the work; what
         // becomes of the slices, `State` says.
         unsafe {
-            pieces.push_readable(piece(header, HEADER));
+            let has_range = matches!(work.kind, Kind::Discard | Kind::Zero | Kind::ZeroAndUnmap);
+            pieces.push_readable(piece(header, if has_range { HEADER + RANGE } else { HEADER }));
             for run in work.runs.iter().take(PIECES) {
                 let slice = piece(run.start, run.len as usize);
                 match work.kind {
-                    Kind::Write => pieces.push_readable(slice),
-                    Kind::Read | Kind::Flush => pieces.push_writable(slice),
+                    Kind::Read => pieces.push_writable(slice),
+                    _ => pieces.push_readable(slice),
                 }
             }
-            pieces.push_writable(piece(header.offset(HEADER as u64), 1));
+            pieces.push_writable(piece(header.offset(ANSWER as u64), 1));
         }
         pieces
     }

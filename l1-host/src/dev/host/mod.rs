@@ -2,43 +2,67 @@
 //! May: alloc. Context: boot; run-loop, irq-off. Input: the machine's devices.
 //!
 //! `pci` finds them and has them interrupt, `hal` is what the crate `virtio-drivers` wants of L1,
-//! `disk` sends requests and takes the answers, `uplink` sends and receives frames. A device that misbehaves
-//! costs itself: requests of its disk fail, frames by its card are lost, and the log says why.
+//! `disk` sends requests and takes the answers, `find` says which of them a guest means; `uplink` sends and
+//! receives frames. A device that misbehaves costs itself: requests of its disk fail, frames by its card are
+//! lost, and the log says why.
 
 mod disk;
+mod find;
 mod hal;
 mod pci;
 mod uplink;
 
 pub use disk::{Disk, Outcome, PIECES, Refused, Run, Ticket, Work};
+pub use find::{Extent, Missing};
 pub use uplink::Uplink;
 
 use crate::{
-    dev::{Rest, switch::Mac, virtio::disk as guest_disk},
+    dev::{
+        Rest,
+        gpt::{self, Table, Wrong},
+        switch::Mac,
+        virtio::{disk as guest_disk, slots},
+    },
     hw::{apic::vector, percpu::Cpu},
-    log,
+    log, sched,
 };
 use alloc::{boxed::Box, format, string::String, vec::Vec};
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering::{Relaxed, SeqCst},
+};
+use disk::Answers;
+use pv_abi::bundle;
 use spin::Once;
 use virtio_drivers::transport::DeviceType;
 
-static DISKS: Once<Vec<Box<Disk>>> = Once::new();
+/// A disk, and what was on it at the start: guests cannot move each other's partitions.
+#[derive(Debug)]
+struct Known {
+    disk: Box<Disk>,
+    table: Result<Table, Wrong>,
+}
+
+static DISKS: Once<Vec<Known>> = Once::new();
 static UPLINKS: Once<Vec<Box<Uplink>>> = Once::new();
+/// [`look`] will be called.
+static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// Finds the machine's disks; they interrupt `cpu`.
 pub fn start_disks(cpu: &Cpu) {
+    let (kind, vector) = (DeviceType::Block, vector::DISK);
     DISKS.call_once(|| {
-        pci::each(
-            "disk",
-            DeviceType::Block,
-            cpu.apic_id,
-            vector::DISK,
-            |place, transport, route| {
-                let disk = Disk::new(transport, route)?;
-                log!("disk {} at {place}: {} sectors", disk.serial(), disk.sectors());
-                Ok(disk)
-            },
-        )
+        pci::each("disk", kind, cpu.apic_id, vector, |place, transport, route| {
+            let disk = Disk::new(place, transport, route)?;
+            log!("disk {} at {place}: {} sectors", disk.serial(), disk.sectors());
+            let table = gpt::read(&*disk);
+            match &table {
+                Ok(table) => log!("disk {}: {} partitions", disk.serial(), table.partitions.len()),
+                Err(Wrong::Absent) => {}
+                Err(wrong) => tell(disk.serial(), wrong),
+            }
+            Ok(Known { disk, table })
+        })
     });
 }
 
@@ -71,18 +95,28 @@ pub fn receive() -> Rest {
     rest
 }
 
-/// The disk with this serial.
-#[must_use]
-pub fn find(serial: &str) -> Option<&'static Disk> {
-    DISKS.get()?.iter().map(|disk| &**disk).find(|disk| disk.serial() == serial)
+/// What `wanted` means on this machine.
+///
+/// # Errors
+/// [`Missing`].
+pub fn find(wanted: &bundle::Disk) -> Result<Extent, Missing> {
+    find::find(DISKS.get().map_or(&[], |disks| disks), wanted)
 }
 
 /// Takes all answers that are there, and gives them to who asked.
 pub fn service() {
-    for disk in DISKS.get().into_iter().flatten() {
-        for (ticket, outcome) in disk.take_answers() {
+    for disk in all() {
+        let Answers { ended, room } = disk.take_answers();
+        for (ticket, outcome) in &ended {
             if let Some(vm) = ticket.vm.upgrade() {
-                guest_disk::complete(&vm, &ticket, outcome);
+                guest_disk::complete(&vm, ticket, *outcome);
+            }
+        }
+        // Those that had to wait come first, else they might wait for ever.
+        let waited = room.iter().map(|waiter| (&waiter.vm, waiter.slot));
+        for (vm, slot) in waited.chain(ended.iter().map(|(ticket, _)| (&ticket.vm, ticket.slot))) {
+            if let Some(vm) = vm.upgrade() {
+                slots::serve(&vm, slot);
             }
         }
     }
@@ -95,6 +129,26 @@ pub fn tell_uplinks() {
         let text: String = counts.map(|(name, value)| format!(" {name} {value}")).collect();
         log!("network card {:02x?}:{text}", uplink.mac());
     }
+}
+
+/// Has [`look`] called, if that is not settled.
+fn watch() {
+    if !WATCHED.load(Relaxed) && !WATCHED.swap(true, SeqCst) {
+        sched::look_at_disks_later();
+    }
+}
+
+/// Looks whether disks answer as long as requests are under way: one that is dead interrupts nobody.
+pub fn look() {
+    WATCHED.store(false, SeqCst);
+    service();
+    if all().any(Disk::is_busy) {
+        watch();
+    }
+}
+
+fn all() -> impl Iterator<Item = &'static Disk> {
+    DISKS.get().into_iter().flatten().map(|known| &*known.disk)
 }
 
 fn tell(serial: &str, what: &dyn core::fmt::Display) {

@@ -72,6 +72,11 @@ fn open(
     Ok((transport, Box::new(route)))
 }
 
+/// Keeps the device at `place` from memory for ever.
+pub fn keep_off_the_bus(place: DeviceFunction) {
+    PciRoot::new(Configuration).set_command(place, Command::empty());
+}
+
 fn map_registers(root: &mut PciRoot<Configuration>, place: DeviceFunction) -> Result<(), String> {
     for index in 0..6 {
         if let Some((start, len)) = bar(root, place, index) {

@@ -166,7 +166,7 @@ mod tests {
         let start = frame.len() as u16;
         // Ports, a sequence number that wraps, acknowledged, CWR ACK PSH FIN.
         frame.extend([0, 80, 1, 2, 0xff, 0xff, 0xff, 0x00, 1, 2, 3, 4]);
-        frame.extend([((20 + options) / 4 << 4) as u8, 0x99, 1, 0, 0xaa, 0xbb, 0, 0]);
+        frame.extend([((20 + options) * 4) as u8, 0x99, 1, 0, 0xaa, 0xbb, 0, 0]);
         frame.extend(vec![1; options]);
         frame.extend((0..data).map(|at| (at * 31 + at / 251) as u8));
         (frame, Partial { start, offset: CHECKSUM })

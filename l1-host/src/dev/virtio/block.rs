@@ -9,8 +9,8 @@ use super::{
 use arrayvec::ArrayVec;
 use pv_abi::virtio::{
     block::{
-        self, HEADER, NAME, SECTOR, answer,
-        feature::{BLK_SIZE, FLUSH, RO, SEG_MAX, SIZE_MAX},
+        self, HEADER, NAME, RANGE, SECTOR, UNMAP, answer, config,
+        feature::{BLK_SIZE, DISCARD, FLUSH, RO, SEG_MAX, SIZE_MAX, WRITE_ZEROES},
         request,
     },
     feature::{INDIRECT_DESC, VERSION_1},
@@ -29,12 +29,29 @@ const CONFIG_WORDS: usize = 15;
 /// A disk as its guest knows it.
 #[derive(Clone, Debug)]
 pub struct Geometry {
-    /// Its sectors.
+    /// Its first sector on the machine's disk.
+    pub first: u64,
+    /// Its sectors, all of which the machine's disk has.
     pub sectors: u64,
     /// Whether it may be written.
     pub access: Access,
     /// Its name, padded with zeros.
     pub name: [u8; NAME],
+    /// What it may be asked to throw away.
+    pub erase: Erase,
+}
+
+/// What of a disk can be erased.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Erase {
+    /// Sectors of a request to discard at most; 0 if there are no such requests.
+    pub discard: u32,
+    /// Sectors that the disk can only discard together.
+    pub alignment: u32,
+    /// Sectors of a request to zero at most; 0 if there are no such requests.
+    pub zero: u32,
+    /// Whether the disk may give up the room of what is zeroed.
+    pub may_unmap: bool,
 }
 
 /// Whether a disk may be written.
@@ -55,6 +72,12 @@ pub enum Kind {
     Write,
     /// What was written outlives the machine.
     Flush,
+    /// What is there is not needed any more.
+    Discard,
+    /// Zeros are to be read, whose room the disk keeps.
+    Zero,
+    /// Zeros are to be read, whose room it need not keep.
+    ZeroAndUnmap,
 }
 
 /// A request to be passed on to the machine's disk.
@@ -62,12 +85,14 @@ pub enum Kind {
 pub struct Transfer {
     /// What it does.
     pub kind: Kind,
-    /// Where on the disk.
+    /// Where on the machine's disk.
     pub sector: u64,
     /// Where in guest memory.
     pub data: ArrayVec<Buffer, MOST>,
     /// How much data.
     pub bytes: u64,
+    /// How much of the disk, where no data says so.
+    pub sectors: u32,
 }
 
 /// A request, looked at.
@@ -88,16 +113,31 @@ impl Geometry {
     /// What the register block says of it.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        let mut config = [0; CONFIG_WORDS];
-        config[0] = self.sectors as u32;
-        config[1] = (self.sectors >> 32) as u32;
-        config[2] = SEGMENT;
-        config[3] = SEGMENTS;
-        config[5] = SECTOR as u32;
-        let read_only = if self.access == Access::Read { RO } else { 0 };
-        let features =
-            VERSION_1 | INDIRECT_DESC | SIZE_MAX | SEG_MAX | BLK_SIZE | FLUSH | read_only;
-        Identity { device: block::DEVICE, features, queues: 1, config: config.into() }
+        let mut words = [0; CONFIG_WORDS];
+        let mut features = VERSION_1 | INDIRECT_DESC | SIZE_MAX | SEG_MAX | BLK_SIZE | FLUSH;
+        let mut put = |offset: u64, value: u32| words[offset as usize / 4] = value;
+        put(config::CAPACITY, self.sectors as u32);
+        put(config::CAPACITY + 4, (self.sectors >> 32) as u32);
+        put(config::SIZE_MAX, SEGMENT);
+        put(config::SEG_MAX, SEGMENTS);
+        put(config::BLK_SIZE, SECTOR as u32);
+        let Erase { discard, alignment, zero, may_unmap } = self.erase;
+        if discard > 0 {
+            features |= DISCARD;
+            put(config::MAX_DISCARD_SECTORS, discard);
+            put(config::MAX_DISCARD_SEG, 1);
+            put(config::DISCARD_SECTOR_ALIGNMENT, alignment);
+        }
+        if zero > 0 {
+            features |= WRITE_ZEROES;
+            put(config::MAX_WRITE_ZEROES_SECTORS, zero);
+            put(config::MAX_WRITE_ZEROES_SEG, 1);
+            put(config::WRITE_ZEROES_MAY_UNMAP, may_unmap.into());
+        }
+        if self.access == Access::Read {
+            features |= RO;
+        }
+        Identity { device: block::DEVICE, features, queues: 1, config: words.into() }
     }
 
     /// Looks at the request in `chain`; with it, where its answer goes. GET_ID is done at once.
@@ -135,7 +175,20 @@ impl Geometry {
                 sector: 0,
                 data: ArrayVec::new(),
                 bytes: 0,
+                sectors: 0,
             }),
+            request::DISCARD if self.erase.discard > 0 => {
+                self.erase(memory, to_read, self.erase.discard, |flags| {
+                    (flags == 0).then_some(Kind::Discard)
+                })
+            }
+            request::WRITE_ZEROES if self.erase.zero > 0 => {
+                self.erase(memory, to_read, self.erase.zero, |flags| match flags {
+                    0 => Some(Kind::Zero),
+                    UNMAP => Some(Kind::ZeroAndUnmap),
+                    _ => None,
+                })
+            }
             request::GET_ID => self.tell_name(memory, &to_write),
             _ => Request::Done(answer::UNSUPP, 0),
         };
@@ -151,7 +204,36 @@ impl Geometry {
         match (fine, bytes) {
             (false, _) => Request::Done(answer::IOERR, 0),
             (true, 0) => Request::Done(answer::OK, 0),
-            (true, _) => Request::Transfer(Transfer { kind, sector, data, bytes }),
+            (true, _) => {
+                let sector = self.first + sector;
+                Request::Transfer(Transfer { kind, sector, data, bytes, sectors: 0 })
+            }
+        }
+    }
+
+    /// A request about the one range in `data`, of `most` sectors; `kind` knows it by its flags.
+    fn erase(
+        &self,
+        memory: &impl DeviceMemory,
+        mut data: ArrayVec<Buffer, MOST>,
+        most: u32,
+        kind: impl FnOnce(u32) -> Option<Kind>,
+    ) -> Request {
+        let mut range = [0; RANGE];
+        if !matches!(take(memory, &mut data, &mut range), Taken::All) || !data.is_empty() {
+            return Request::Done(answer::IOERR, 0);
+        }
+        let word = u128::from_le_bytes(range);
+        let (sector, sectors, flags) = (word as u64, (word >> 64) as u32, (word >> 96) as u32);
+        let Some(kind) = kind(flags) else { return Request::Done(answer::UNSUPP, 0) };
+        let end = sector.checked_add(sectors.into());
+        match (sectors <= most && end.is_some_and(|end| end <= self.sectors), sectors) {
+            (false, _) => Request::Done(answer::IOERR, 0),
+            (true, 0) => Request::Done(answer::OK, 0),
+            (true, _) => {
+                let (data, sector) = (ArrayVec::new(), self.first + sector);
+                Request::Transfer(Transfer { kind, sector, data, bytes: 0, sectors })
+            }
         }
     }
 
@@ -209,7 +291,9 @@ mod tests {
     fn disk(access: Access) -> Geometry {
         let mut name = [0; NAME];
         name[..4].copy_from_slice(b"disk");
-        Geometry { sectors: 100, access, name }
+        let erase = Erase { discard: 50, alignment: 8, zero: 20, may_unmap: true };
+        let erase = if access == Access::Write { erase } else { Erase::default() };
+        Geometry { first: 0, sectors: 100, access, name, erase }
     }
 
     fn buffers(list: &[(u64, u32)]) -> ArrayVec<Buffer, MOST> {
@@ -242,7 +326,8 @@ mod tests {
         for (kind, number) in [(Kind::Read, 0), (Kind::Write, 1)] {
             let (readable, writable): (&[_], &[_]) =
                 if kind == Kind::Read { (&[], &data) } else { (&data, &[]) };
-            let transfer = Transfer { kind, sector: 97, data: buffers(&data), bytes: 1536 };
+            let data = buffers(&data);
+            let transfer = Transfer { kind, sector: 97, data, bytes: 1536, sectors: 0 };
             let request = ask(&disk, &ram, (number, 97), readable, writable);
             assert_eq!(request, Ok((Request::Transfer(transfer), 0x200)));
             let past = ask(&disk, &ram, (number, 98), readable, writable);
@@ -253,7 +338,7 @@ mod tests {
         let odd = ask(&disk, &ram, (0, 0), &[], &[(0x1000, 511)]);
         assert_eq!(odd, done(answer::IOERR));
         assert_eq!(ask(&disk, &ram, (0, 100), &[], &[]), done(answer::OK), "nothing, at the end");
-        assert_eq!(ask(&disk, &ram, (11, 0), &[], &[]), done(answer::UNSUPP));
+        assert_eq!(ask(&disk, &ram, (12, 0), &[], &[]), done(answer::UNSUPP));
         let flush = ask(&disk, &ram, (4, 9), &[], &[]).unwrap().0;
         assert!(matches!(flush, Request::Transfer(Transfer { kind: Kind::Flush, bytes: 0, .. })));
     }
@@ -262,7 +347,82 @@ mod tests {
     fn a_disk_that_may_only_be_read_refuses_writes() {
         let (disk, ram) = (disk(Access::Read), Ram::new(0x4000));
         assert_eq!(ask(&disk, &ram, (1, 0), &[(0x1000, 512)], &[]), done(answer::IOERR));
+        assert_eq!(ask(&disk, &ram, (11, 0), &[(0x1000, 16)], &[]), done(answer::UNSUPP));
         assert_ne!(disk.identity().features & RO, 0);
+    }
+
+    /// What is asked of a part of a disk never reaches its neighbours.
+    #[test]
+    fn a_part_is_not_left() {
+        let (whole, ram) = (disk(Access::Write), Ram::new(0x4000));
+        let part = Geometry { first: 1000, sectors: 10, ..whole };
+        let range = |sector: u64, sectors: u64| {
+            let range = u128::from(sectors) << 64 | u128::from(sector);
+            assert!(ram.write(0x3000, &range.to_le_bytes()));
+        };
+        let places = |request| match request {
+            Ok((Request::Transfer(Transfer { sector, bytes, sectors, .. }), _)) => {
+                Some(sector..sector + bytes / 512 + u64::from(sectors))
+            }
+            Ok((Request::Done(answer::IOERR, 0), _)) => None,
+            other => panic!("{other:?}"),
+        };
+        for (sector, sectors, fits) in [
+            (0, 1, true),
+            (9, 1, true),
+            (0, 10, true),
+            (10, 1, false),
+            (9, 2, false),
+            (0, 11, false),
+            (u64::MAX, 1, false),
+            // Sectors of the whole disk that would be others of the part, if they wrapped.
+            (u64::MAX - 999, 1, false),
+            (u64::MAX - 990, 1, false),
+            (1000, 1, false),
+        ] {
+            let expected = fits.then(|| 1000 + sector..1000 + sector + sectors);
+            let data = [(0x1000, 512 * sectors as u32)];
+            range(sector, sectors);
+            for (kind, readable, writable) in [
+                (0, &[][..], &data[..]),
+                (1, &data, &[]),
+                (11, &[(0x3000, 16)], &[]),
+                (13, &[(0x3000, 16)], &[]),
+            ] {
+                let asked = ask(&part, &ram, (kind, sector), readable, writable);
+                assert_eq!(places(asked), expected, "{kind} {sector} {sectors}");
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_are_erased() {
+        let (disk, ram) = (disk(Access::Write), Ram::new(0x4000));
+        let words = disk.identity().config;
+        assert_eq!((&words[9..13], words[13], words[14]), (&[50, 1, 8, 20][..], 1, 1));
+        let erase = |kind: u32, sector: u64, sectors: u32, flags: u32| {
+            let range = u128::from(flags) << 96 | u128::from(sectors) << 64 | u128::from(sector);
+            assert!(ram.write(0x1000, &range.to_le_bytes()));
+            ask(&disk, &ram, (kind, 0), &[(0x1000, 7), (0x1007, 9)], &[])
+        };
+        let transfer = |kind, sector, sectors| {
+            let data = ArrayVec::new();
+            Ok((Request::Transfer(Transfer { kind, sector, data, bytes: 0, sectors }), 0x200))
+        };
+        assert_eq!(erase(11, 50, 50, 0), transfer(Kind::Discard, 50, 50));
+        assert_eq!(erase(13, 80, 20, 0), transfer(Kind::Zero, 80, 20));
+        assert_eq!(erase(13, 0, 1, 1), transfer(Kind::ZeroAndUnmap, 0, 1));
+        assert_eq!(erase(11, 100, 0, 0), done(answer::OK), "nothing, at the end");
+        for (kind, sector, sectors) in
+            [(11, 51, 50), (11, 0, 51), (13, 0, 21), (13, 81, 20), (11, u64::MAX, 1)]
+        {
+            assert_eq!(erase(kind, sector, sectors, 0), done(answer::IOERR), "{kind} {sector}");
+        }
+        assert_eq!(erase(11, 0, 1, 1), done(answer::UNSUPP));
+        assert_eq!(erase(13, 0, 1, 2), done(answer::UNSUPP));
+        for buffers in [&[(0x1000, 15)][..], &[(0x1000, 32)], &[(0x10_0000, 16)]] {
+            assert_eq!(ask(&disk, &ram, (11, 0), buffers, &[]), done(answer::IOERR));
+        }
     }
 
     #[test]

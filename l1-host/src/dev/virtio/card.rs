@@ -125,11 +125,11 @@ impl Card {
             }
             effort += 1 + taken.unwrap_or(0) / PER_EFFORT;
             let mut front = front.lock();
-            front.end();
             if let Some(queue) = front.queue(TRANSMIT) {
                 let used = queue.push_used(&**vm, head, 0);
                 front.used(vm, TRANSMIT, used);
             }
+            front.end(vm);
         }
         Rest::More
     }

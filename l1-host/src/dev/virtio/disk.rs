@@ -3,13 +3,14 @@
 
 use super::{
     DeviceMemory,
-    block::{Access, Geometry, Kind, Request, Transfer},
+    block::{Access, Erase, Geometry, Kind, Request, Transfer},
     front::Front,
     queue::{Broken, Chain},
-    slots::{Device, Function},
+    slots::Device,
 };
 use crate::{
-    dev::host::{self, Outcome, Refused, Run, Ticket, Work},
+    abi_flaw::{Flaw, planted},
+    dev::host::{self, Extent, Missing, Outcome, Refused, Run, Ticket, Work},
     vm::Vm,
 };
 use alloc::{sync::Arc, vec::Vec};
@@ -39,20 +40,21 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The disk that the guest is to have, and its front; `None` if the machine lacks it.
-    #[must_use]
-    pub fn new(wanted: &bundle::Disk) -> Option<(Self, Front)> {
-        let disk = host::find(&wanted.serial)?;
+    /// The disk that the guest is to have, and its front.
+    ///
+    /// # Errors
+    /// [`Missing`].
+    pub fn new(wanted: &bundle::Disk) -> Result<(Self, Front), Missing> {
+        let Extent { disk, first, sectors, access } = host::find(wanted)?;
         let mut name = [0; NAME];
         for (to, from) in name.iter_mut().zip(wanted.name.bytes()) {
             *to = from;
         }
-        let read_only = wanted.read_only || disk.access() == Access::Read;
-        let access = if read_only { Access::Read } else { Access::Write };
-        let geometry = Geometry { sectors: disk.sectors(), access, name };
+        let erase = if access == Access::Read { Erase::default() } else { disk.erase() };
+        let geometry = Geometry { first, sectors, access, name, erase };
         let slot = usize::from(wanted.slot);
         let front = Front::new(slot, geometry.identity());
-        Some((Self { slot, geometry, disk }, front))
+        Ok((Self { slot, geometry, disk }, front))
     }
 
     /// Takes what the driver has made available, as long as there is room for it.
@@ -73,7 +75,7 @@ impl Disk {
             let Ok((request, answer)) = self.geometry.request(&**vm, &chain) else {
                 return front.stop(vm, &"a request has no header, or no room for the answer");
             };
-            match self.begin(vm, front, request, &chain, answer) {
+            match self.begin(vm, request, &chain, answer) {
                 Begun::UnderWay => front.begin(),
                 Begun::Done(code, written) => {
                     tell(vm, front, (chain.head, answer), code, written);
@@ -88,63 +90,51 @@ impl Disk {
         }
     }
 
-    fn begin(
-        &self,
-        vm: &Arc<Vm>,
-        front: &Front,
-        request: Request,
-        chain: &Chain,
-        answer: u64,
-    ) -> Begun {
+    fn begin(&self, vm: &Arc<Vm>, request: Request, chain: &Chain, answer: u64) -> Begun {
         let transfer = match request {
             Request::Done(code, written) => return Begun::Done(code, written),
             Request::Transfer(transfer) => transfer,
         };
-        if transfer.kind == Kind::Flush && !self.disk.has_cache() {
+        let flushed = !self.disk.has_cache() || planted(Flaw::FlushIgnored);
+        if transfer.kind == Kind::Flush && flushed {
             return Begun::Done(answer::OK, 0);
         }
         let failed = Begun::Done(answer::IOERR, 0);
         let Some((runs, pages)) = pinned(vm, &transfer) else { return failed };
-        let Transfer { kind, sector, bytes, .. } = transfer;
+        let Transfer { kind, sector, bytes, sectors, .. } = transfer;
         let written = if kind == Kind::Read { bytes as u32 } else { 0 };
         let vm_again = Arc::downgrade(vm);
         let ticket =
             Ticket { vm: vm_again, slot: self.slot, head: chain.head, answer, written, pages };
-        match self.disk.send(Work { kind, sector, runs }, ticket) {
+        match self.disk.send(Work { kind, sector, runs, sectors }, ticket) {
             Ok(()) => Begun::UnderWay,
             Err((why, ticket)) => {
                 unpin(vm, &ticket.pages);
-                // With none under way, nothing would ever bring it back.
                 match why {
-                    Refused::Full if front.under_way() > 0 => Begun::NoRoom,
-                    _ => failed,
+                    Refused::Full => Begun::NoRoom,
+                    Refused::Failed => failed,
                 }
             }
         }
     }
 }
 
-/// The answer to a request has come.
-pub fn complete(vm: &Arc<Vm>, ticket: &Ticket, outcome: Outcome) {
-    let Some(Device { front, function: Function::Disk(disk), .. }) =
-        vm.devices.device(ticket.slot as u64)
-    else {
-        return;
-    };
+/// The answer to a request has come. [`super::slots::serve`] is to follow.
+pub fn complete(vm: &Vm, ticket: &Ticket, outcome: Outcome) {
+    let Some(Device { front, .. }) = vm.devices.device(ticket.slot as u64) else { return };
     let mut front = front.lock();
     if ticket.written > 0 {
         // Whether it succeeded or not: it may have written.
         ticket.pages.iter().for_each(|&gfn| vm.wrote(gfn));
     }
     unpin(vm, &ticket.pages);
-    front.end();
     let (code, written) = match outcome {
         Outcome::Done => (answer::OK, ticket.written),
         Outcome::Failed => (answer::IOERR, 0),
     };
     // Nothing comes of it if the device was reset meanwhile.
     tell(vm, &mut front, (ticket.head, ticket.answer), code, written);
-    disk.serve(vm, &mut front);
+    front.end(vm);
 }
 
 /// Answers a request, and interrupts. Nothing comes of it if the device is being reset: the queue may be a

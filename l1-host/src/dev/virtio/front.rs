@@ -5,7 +5,7 @@ use super::{
     queue::{Broken, Queue},
     registers::{Identity, Registers},
 };
-use crate::{log, vm::Vm};
+use crate::{guests, log, vm::Vm};
 use core::fmt::Display;
 use pv_abi::virtio::interrupt;
 
@@ -17,8 +17,20 @@ pub struct Front {
     slot: usize,
     route: Route,
     under_way: u32,
-    /// Who waits for what is under way; until then nothing new is begun.
-    resets: u32,
+    stage: Stage,
+    /// vCPUs that wait until it has been reset, by bits.
+    waiting: u32,
+}
+
+/// Whether a device may begin something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It may.
+    Open,
+    /// It was reset, and something of before is under way.
+    Resetting,
+    /// Its guest has ended.
+    Ended,
 }
 
 /// Where interrupts go.
@@ -42,7 +54,8 @@ impl Front {
     #[must_use]
     pub fn new(slot: usize, identity: Identity) -> Self {
         let registers = Registers::new(identity);
-        Self { registers, slot, route: Route::Line, under_way: 0, resets: 0 }
+        let (route, stage) = (Route::Line, Stage::Open);
+        Self { registers, slot, route, under_way: 0, stage, waiting: 0 }
     }
 
     /// Sets where its interrupts go.
@@ -50,20 +63,31 @@ impl Front {
         self.route = route;
     }
 
-    /// Forgets what the driver has set. [`Self::end_reset`] must follow, when nothing is under way.
-    pub fn begin_reset(&mut self, vm: &Vm) {
+    /// Forgets what the driver has set.
+    pub fn reset(&mut self, vm: &Vm) {
         self.registers.reset();
-        self.resets += 1;
+        if self.under_way > 0 && self.stage == Stage::Open {
+            self.stage = Stage::Resetting;
+        }
         self.show_line(vm);
     }
 
-    /// True, once, if nothing is under way any more.
-    pub fn end_reset(&mut self) -> bool {
-        let ended = self.under_way == 0;
-        if ended {
-            self.resets -= 1;
-        }
-        ended
+    /// True if it was reset, and uses the guest's memory still.
+    #[must_use]
+    pub fn is_resetting(&self) -> bool {
+        self.stage == Stage::Resetting
+    }
+
+    /// vCPU `vcpu` is kicked when the device has been reset.
+    pub fn wait(&mut self, vcpu: usize) {
+        self.waiting |= 1 << vcpu;
+    }
+
+    /// Its guest has ended: it begins nothing any more. True if nothing is under way; if not,
+    /// [`guests::look_again`] tells when that is so.
+    pub fn close(&mut self) -> bool {
+        self.stage = Stage::Ended;
+        self.under_way == 0
     }
 
     /// Something is under way that uses the guest's memory: nothing is reset before it has ended.
@@ -71,9 +95,20 @@ impl Front {
         self.under_way += 1;
     }
 
-    /// It has ended.
-    pub fn end(&mut self) {
+    /// It has ended, and been told of.
+    pub fn end(&mut self, vm: &Vm) {
         self.under_way -= 1;
+        match self.stage {
+            Stage::Resetting if self.under_way == 0 => {
+                self.stage = Stage::Open;
+                let waiting = core::mem::take(&mut self.waiting);
+                (0..vm.vcpus)
+                    .filter(|vcpu| waiting & 1 << vcpu != 0)
+                    .for_each(|vcpu| vm.kick(vcpu));
+            }
+            Stage::Ended if self.under_way == 0 => guests::look_again(),
+            _ => {}
+        }
     }
 
     /// How much is under way.
@@ -84,7 +119,7 @@ impl Front {
 
     /// Queue `number`, if it is to be served.
     pub fn queue(&mut self, number: usize) -> Option<&mut Queue> {
-        if self.resets > 0 { None } else { self.registers.queue(number) }
+        if self.stage == Stage::Open { self.registers.queue(number) } else { None }
     }
 
     /// Interrupts if the driver wants to hear of what was used in `queue`; stops if that could not be

@@ -11,13 +11,12 @@ use super::{
     registers::{Asked, read_empty},
 };
 use crate::{
-    dev::{Rest, host},
+    dev::{Rest, host::Missing},
     vm::Vm,
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::{
     fmt,
-    hint::spin_loop,
     sync::atomic::{
         AtomicBool,
         Ordering::{AcqRel, Acquire, Release},
@@ -57,39 +56,52 @@ pub enum Function {
     Card(Box<Card>),
 }
 
-/// The machine lacks what a guest's device is to be.
+/// The guest cannot have a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// The disk for this slot.
-    Disk(u8),
+pub enum NoDevice {
+    /// The disk for this slot, and why.
+    Disk(u8, Missing),
     /// The network for the card in this slot.
     Network(u8),
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for NoDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Disk(slot) => write!(f, "the disk of slot {slot}"),
-            Self::Network(slot) => write!(f, "what the network of slot {slot} goes out by"),
+            Self::Disk(slot, why) => write!(f, "the disk of slot {slot}: {why}"),
+            Self::Network(slot) => write!(
+                f,
+                "the machine lacks what the network of slot {slot} goes out by, or L1 cannot use it: its \
+                 log says more"
+            ),
         }
     }
+}
+
+/// What came of a write to a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is done.
+    Done,
+    /// It is done when [`Slots::is_reset`] says so; the vCPU is kicked then.
+    Resetting,
 }
 
 impl Slots {
     /// The devices of `guest`.
     ///
     /// # Errors
-    /// [`Missing`].
-    pub fn new(guest: &Guest) -> Result<Self, Missing> {
+    /// [`NoDevice`].
+    pub fn new(guest: &Guest) -> Result<Self, NoDevice> {
         let mut slots: Vec<_> = (0..SLOTS).map(|_| None).collect();
         for wanted in &guest.disks {
-            let missing = Missing::Disk(wanted.slot);
-            let slot = slots.get_mut(usize::from(wanted.slot)).ok_or(missing)?;
-            let (disk, front) = Disk::new(wanted).ok_or(missing)?;
+            let missing = |why| NoDevice::Disk(wanted.slot, why);
+            let slot = slots.get_mut(usize::from(wanted.slot)).ok_or(missing(Missing::Disk))?;
+            let (disk, front) = Disk::new(wanted).map_err(missing)?;
             *slot = Some(Device::new(front, Function::Disk(disk)));
         }
         for wanted in &guest.cards {
-            let missing = Missing::Network(wanted.slot);
+            let missing = NoDevice::Network(wanted.slot);
             let slot = slots.get_mut(usize::from(wanted.slot)).ok_or(missing)?;
             let (card, front) = Card::new(wanted).ok_or(missing)?;
             *slot = Some(Device::new(front, Function::Card(Box::new(card))));
@@ -155,27 +167,29 @@ impl Slots {
         true
     }
 
-    /// Waits until no device uses the memory of `vm`, whose devices these are, any more; nothing new is
-    /// begun.
-    pub fn quiesce(&self, vm: &Vm) {
+    /// True if the device in `slot`, which was reset, uses no memory any more. If not, vCPU `vcpu` is
+    /// kicked when that is so.
+    pub fn is_reset(&self, slot: u64, vcpu: usize) -> bool {
+        let Some(device) = self.device(slot) else { return true };
+        let mut front = device.front.lock();
+        let resetting = front.is_resetting();
+        if resetting {
+            front.wait(vcpu);
+        }
+        !resetting
+    }
+
+    /// The VM has ended: nothing new is begun. True if no device uses its memory any more; if not,
+    /// [`guests::look_again`] tells when one has let go.
+    pub fn end(&self) -> bool {
         self.cards().for_each(Card::unplug);
-        self.devices.iter().flatten().for_each(|device| device.reset(vm));
+        self.devices.iter().flatten().fold(true, |all, device| all & device.front.lock().close())
     }
 }
 
 impl Device {
     fn new(front: Front, function: Function) -> Self {
         Self { front: Mutex::new(front), function, unfinished: AtomicBool::new(false) }
-    }
-
-    /// Forgets what the driver has set, and waits for what is under way. A disk that does not answer is
-    /// given up in the end ([`host::Disk::take_answers`]), and so are its requests.
-    fn reset(&self, vm: &Vm) {
-        self.front.lock().begin_reset(vm);
-        while !self.front.lock().end_reset() {
-            host::service();
-            spin_loop();
-        }
     }
 
     /// There is something new in `queue`.
@@ -221,12 +235,11 @@ pub fn locate(gpa: u64) -> Option<(u64, u64)> {
     Some((at / STRIDE, at % STRIDE))
 }
 
-/// Writes the register at `offset` of `slot`; false if there is no such register.
-pub fn write(vm: &Arc<Vm>, slot: u64, offset: u64, value: u32) -> bool {
-    let Some(device) = vm.devices.device(slot) else { return false };
+/// Writes the register at `offset` of `slot`; `None` if there is no such register.
+pub fn write(vm: &Arc<Vm>, slot: u64, offset: u64, value: u32) -> Option<Written> {
+    let device = vm.devices.device(slot)?;
     let mut front = device.front.lock();
-    let Some(asked) = front.registers.write(offset, value) else { return false };
-    match asked {
+    match front.registers.write(offset, value)? {
         Asked::Nothing => {}
         Asked::Acknowledge => front.show_line(vm),
         Asked::Started => {
@@ -239,14 +252,26 @@ pub fn write(vm: &Arc<Vm>, slot: u64, offset: u64, value: u32) -> bool {
             device.notified(vm, queue);
         }
         Asked::Reset => {
-            drop(front);
-            device.reset(vm);
+            front.reset(vm);
+            if front.is_resetting() {
+                return Some(Written::Resetting);
+            }
         }
     }
-    true
+    Some(Written::Done)
 }
 
 /// There is something new in `queue` of `slot`; false if there is no such queue.
 pub fn notify(vm: &Arc<Vm>, slot: u64, queue: u64) -> bool {
-    u32::try_from(queue).is_ok_and(|queue| write(vm, slot, mmio::QUEUE_NOTIFY, queue))
+    let queue = u32::try_from(queue).ok();
+    queue.and_then(|queue| write(vm, slot, mmio::QUEUE_NOTIFY, queue)).is_some()
+}
+
+/// The disk in `slot` may go on with what its driver has made available.
+pub fn serve(vm: &Arc<Vm>, slot: usize) {
+    if let Some(Device { front, function: Function::Disk(disk), .. }) =
+        vm.devices.device(slot as u64)
+    {
+        disk.serve(vm, &mut front.lock());
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    blk::device::Discard,
     guest_memory::fake::Ram,
     virtio::fake::{Seen, Served},
 };
@@ -14,8 +15,14 @@ const FIRST_LENT: u32 = 3;
 const PAGES: u32 = 80;
 const GRANTS: Grants = Grants { table: 0, entries: 512, ram_pages: PAGES as u64 };
 const RING_GRANT: u32 = 511;
-const PROPERTIES: Properties =
-    Properties { sectors: 64, block: 512, segments: 32, read_only: false, flush: true };
+const PROPERTIES: Properties = Properties {
+    sectors: 64,
+    block: 512,
+    segments: 32,
+    read_only: false,
+    flush: true,
+    discard: Some(Discard { most: 40, alignment: 8 }),
+};
 
 /// Kernel and device around a connection.
 struct World {
@@ -85,6 +92,14 @@ impl World {
         let kind = self.ram.load32(header).unwrap();
         let mut at = self.ram.load32(header + 8).unwrap() as usize * 512;
         for &(gpa, len, writes) in &chain[1..chain.len() - 1] {
+            if kind == virtio::DISCARD {
+                let mut range = [0; RANGE];
+                self.ram.read(gpa, &mut range[..len]).unwrap();
+                let range = u128::from_le_bytes(range);
+                let (first, sectors) = (range as u64 as usize, (range >> 64) as usize);
+                self.disk[512 * first..512 * (first + sectors)].fill(0xdd);
+                continue;
+            }
             assert_eq!(writes, kind == virtio::IN);
             if writes {
                 self.ram.write(gpa, &self.disk[at..at + len]).unwrap();
@@ -205,6 +220,38 @@ fn a_flush_is_passed_on() {
     assert_eq!(world.flushes, 1);
     let mut plain = World::with(Properties { flush: false, ..PROPERTIES });
     assert_eq!(plain.status([3, 0, 0, 0], 0, &[]), status::EOPNOTSUPP);
+}
+
+/// Linux goes on after a failed flush as if nothing had happened.
+#[test]
+fn nothing_is_written_after_a_failed_flush() {
+    let mut world = World::new();
+    let write = ([op::WRITE, 1, 0, 0], 1, &[(FIRST_LENT, 0, 0)]);
+    assert_eq!(world.status(write.0, write.1, write.2), status::OKAY);
+    world.status = answer::IOERR;
+    assert_eq!(world.status([op::FLUSH, 0, 0, 0], 0, &[]), status::ERROR);
+    world.status = answer::OK;
+    assert_eq!(world.status(write.0, write.1, write.2), status::ERROR);
+    assert_eq!(world.status([op::FLUSH, 0, 0, 0], 0, &[]), status::ERROR);
+    let read = world.status([op::READ, 1, 0, 0], 1, &[(FIRST_LENT, 0, 0)]);
+    assert_eq!(read, status::OKAY, "what is there can be read");
+}
+
+#[test]
+fn discards_are_passed_on() {
+    let mut world = World::new();
+    let mut discard = |sector: u64, sectors: u32| {
+        // The number of sectors is where a segment's grant would be.
+        world.status([op::DISCARD, 0, 0, 0], sector, &[(sectors, 0, 0)])
+    };
+    assert_eq!(discard(10, 40), status::OKAY);
+    assert_eq!(discard(10, 41), status::ERROR, "too many");
+    assert_eq!(discard(25, 40), status::ERROR, "past the end");
+    assert_eq!(discard(u64::MAX, 1), status::ERROR);
+    let discarded = world.disk.chunks(512).map(|sector| sector.iter().all(|&byte| byte == 0xdd));
+    assert!(discarded.eq((0..64).map(|sector| (10..50).contains(&sector))));
+    world.connection.properties.read_only = true;
+    assert_eq!(world.status([op::DISCARD, 0, 0, 0], 0, &[(1, 0, 0)]), status::ERROR);
 }
 
 #[test]

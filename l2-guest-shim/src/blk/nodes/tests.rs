@@ -4,8 +4,14 @@ use super::*;
 use crate::xenbus::fake::Talk;
 use pv_abi::ext::devices::SLOTS;
 
-const PROPERTIES: Properties =
-    Properties { sectors: 2048, block: 512, segments: 64, read_only: true, flush: true };
+const PROPERTIES: Properties = Properties {
+    sectors: 2048,
+    block: 512,
+    segments: 64,
+    read_only: true,
+    flush: true,
+    discard: None,
+};
 
 fn talk() -> Talk<Asked> {
     let mut store = Box::new(Store::new());
@@ -116,7 +122,13 @@ fn what_it_says_must_make_sense() {
 #[test]
 fn disks_in_every_slot_fit() {
     let mut store = Box::new(Store::new());
-    let most = Properties { sectors: u64::MAX, block: u32::MAX, read_only: false, ..PROPERTIES };
+    let most = Properties {
+        sectors: u64::MAX,
+        block: u32::MAX,
+        read_only: false,
+        discard: Some(Discard { most: u32::MAX, alignment: u32::MAX }),
+        ..PROPERTIES
+    };
     for index in 0..SLOTS as u32 {
         place(&backend(index), &mut store, &most).unwrap();
     }

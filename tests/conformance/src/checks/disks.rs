@@ -12,6 +12,10 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use pv_abi::{
     ext::{Features, call, devices},
     hypercall::{EINVAL, IRQ_HALT},
+    virtio::block::{
+        config,
+        feature::{DISCARD, RO, WRITE_ZEROES},
+    },
 };
 
 pub const GROUP: Group = Group {
@@ -31,6 +35,9 @@ pub const GROUP: Group = Group {
         check("wakes", "VIO-4 VIO-6", wakes),
         check("broken_rings", "VIO-5", broken_rings),
         check("private_pages", "VIO-5", private_pages),
+        check("erase", "BLK-4", erase),
+        check("machine_errors", "BLK-2 BLK-5", machine_errors),
+        check("machine_disk_dies", "BLK-5 VIO-6", machine_disk_dies),
         check("several_at_once", "VIO-6 BLK-3", several_at_once),
         check("reset", "VIO-6", reset),
     ],
@@ -40,8 +47,6 @@ const SECTOR: u64 = 512;
 const OK: u64 = 0;
 const IOERR: u64 = 1;
 const UNSUPP: u64 = 2;
-/// A feature of disks: it may only be read.
-const RO: u64 = 1 << 5;
 
 /// Skips a check without a disk in `slot`.
 fn needed(slot: u64) -> Verdict {
@@ -240,6 +245,110 @@ fn refused() -> Verdict {
         equal("answer", disk.ask(what, buffers)?, answer).case(name)?;
     }
     equal("Status", disk.status(), 15)
+}
+
+/// Ranges are discarded and zeroed, and nothing beside them.
+fn erase() -> Verdict {
+    const SEED: u64 = 0xe4a5_0000;
+    needed(0)?;
+    write(0, register::DEVICE_FEATURES_SEL, 0);
+    let offered = read(0, register::DEVICE_FEATURES) & (DISCARD | WRITE_ZEROES);
+    if offered != DISCARD | WRITE_ZEROES {
+        return skip("the machine's disk discards nothing");
+    }
+    let word = |offset: u64| read(0, register::CONFIG + offset);
+    let most = [word(config::MAX_DISCARD_SECTORS), word(config::MAX_WRITE_ZEROES_SECTORS)];
+    holds("ranges have a length", most[0] > 0 && most[1] > 0)?;
+    equal("max_discard_seg", word(config::MAX_DISCARD_SEG), 1)?;
+    equal("max_write_zeroes_seg", word(config::MAX_WRITE_ZEROES_SEG), 1)?;
+    let mut disk = Disk::start(0, offered)?;
+    let (data, range, sectors) = (paging::frame(DATA), paging::frame(DATA + 1), disk.sectors());
+    let bytes = 8 * SECTOR;
+    fill(data, bytes, SEED);
+    equal("write", disk.ask((kind::OUT, 56), &[(data, bytes as u32, false)])?, OK)?;
+    let mut ask = |kind, sector: u64, sectors: u64, flags: u64, len| {
+        paging::word(range).store(sector, Relaxed);
+        paging::word(range + 8).store(flags << 32 | sectors, Relaxed);
+        disk.ask((kind, 0), &[(range, len, false)])
+    };
+    for (name, kind, sector, count, flags, len, answer) in [
+        ("zeros", kind::WRITE_ZEROES, 58, 2, 0, 16, OK),
+        ("zeros that need no room", kind::WRITE_ZEROES, 60, 1, 1, 16, OK),
+        ("discard", kind::DISCARD, 62, 1, 0, 16, OK),
+        ("nothing", kind::DISCARD, sectors, 0, 0, 16, OK),
+        ("past the end", kind::DISCARD, sectors, 1, 0, 16, IOERR),
+        ("across the end", kind::WRITE_ZEROES, sectors - 1, 2, 0, 16, IOERR),
+        ("far past the end", kind::DISCARD, u64::MAX, 1, 0, 16, IOERR),
+        ("half a range", kind::DISCARD, 62, 1, 0, 8, IOERR),
+        ("two ranges", kind::DISCARD, 62, 1, 0, 32, IOERR),
+        ("a flag that discards have not", kind::DISCARD, 56, 1, 1, 16, UNSUPP),
+        ("no such flag", kind::WRITE_ZEROES, 56, 1, 2, 16, UNSUPP),
+    ] {
+        equal("answer", ask(kind, sector, count, flags, len)?, answer).case(name)?;
+    }
+    equal("read", disk.ask((kind::IN, 56), &[(data, bytes as u32, true)])?, OK)?;
+    for at in (0..bytes).step_by(8) {
+        // What was discarded reads as anything.
+        match at / SECTOR {
+            2..=4 => equal("zero", paging::word(data + at).load(Relaxed), 0)?,
+            6 => {}
+            _ => equal("data", paging::word(data + at).load(Relaxed), SEED ^ at)?,
+        }
+    }
+    Ok(())
+}
+
+/// The machine's disk fails sectors 100 (to be read), 101 (to be written) and flushes, if it has the name
+/// that says so: the request fails, and nothing else does.
+fn machine_errors() -> Verdict {
+    let mut disk = start()?;
+    let data = paging::frame(DATA);
+    if !has_name(&mut disk, *b"failing\0")? {
+        return skip("the disk is not one that fails");
+    }
+    let sector = SECTOR as u32;
+    for (name, what, written, answer) in [
+        ("a sector that cannot be read", (kind::IN, 100), true, IOERR),
+        ("another", (kind::IN, 101), true, OK),
+        ("a sector that cannot be written", (kind::OUT, 101), false, IOERR),
+        ("another", (kind::OUT, 100), false, OK),
+        ("a sector that cannot be read, again", (kind::IN, 100), true, IOERR),
+    ] {
+        equal("answer", disk.ask(what, &[(data, sector, written)])?, answer).case(name)?;
+    }
+    equal("flush", disk.ask((kind::FLUSH, 0), &[])?, IOERR)?;
+    equal("read", disk.ask((kind::IN, 0), &[(data, sector, true)])?, OK)?;
+    equal("Status", disk.status(), 15)
+}
+
+fn has_name(disk: &mut Disk, name: [u8; 8]) -> Result<bool, crate::tap::Wrong> {
+    let data = paging::frame(DATA);
+    equal("name", disk.ask((kind::GET_ID, 0), &[(data, 20, true)])?, OK)?;
+    Ok(paging::word(data).load(Relaxed) == u64::from_le_bytes(name))
+}
+
+/// The machine's disk stops to answer, if it has the name that says so: a reset waits until that is
+/// noticed, and then all requests fail.
+fn machine_disk_dies() -> Verdict {
+    let mut disk = start()?;
+    if !has_name(&mut disk, *b"dying\0\0\0")? {
+        return skip("the disk is not one that dies");
+    }
+    let buffer = [(paging::frame(DATA), 8192, true)];
+    for number in 0..5 {
+        disk.begin(3 * number, (kind::IN, 0), &buffer)?;
+    }
+    let before = abi::tsc();
+    equal("reset", write(0, register::STATUS, 0), 0)?;
+    equal("Status", disk.status(), 0)?;
+    let seconds = (abi::tsc() - before) / clock::tsc_hz();
+    holds("the reset has waited for 25 to 40 seconds", (25..40).contains(&seconds))?;
+    let mut disk = start()?;
+    for what in [(kind::IN, 0), (kind::OUT, 0)] {
+        let data = (paging::frame(DATA), SECTOR as u32, what.0 == kind::IN);
+        equal("answer", disk.ask(what, &[data])?, IOERR)?;
+    }
+    equal("flush", disk.ask((kind::FLUSH, 0), &[])?, IOERR)
 }
 
 /// A disk that may only be read says so, and stays as it is.

@@ -43,7 +43,7 @@ mod vector_state;
 pub use segments::{descriptor, look};
 
 use crate::{
-    abi, clock, counters, die, extension, leaks, measure, paging, second, talk,
+    abi, clock, counters, die, durable, extension, leaks, measure, paging, second, talk,
     tap::{self, Verdict},
     ways,
 };
@@ -162,7 +162,7 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     let options = match Options::parse(cmdline) {
         Ok(options) => options,
         Err(word) => stop(format_args!(
-            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, ways=, leave=, look=, live=, talk=, flood=, outside"
+            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, durable, ways=, leave=, look=, live=, talk=, flood=, outside"
         )),
     };
     let selection = &options.selection;
@@ -184,6 +184,7 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
         Task::List => list(selection),
         Task::Measure => measure::run(),
         Task::Ways(rounds) => ways::run(rounds),
+        Task::Durable => durable::write(),
         Task::Leave(rounds) => leaks::leave(rounds),
         Task::Look(rounds) => leaks::look_for(rounds),
         Task::Live(seconds) => leaks::live(boot.memory, seconds),
