@@ -50,14 +50,15 @@ fn is_well(console: &mut Session<'_>) {
     assert_eq!((status, found.as_str()), (1, ""));
 }
 
-/// The clock on the wall, as the guest shows it, is ours, which is half a second later or earlier, and
-/// as much later as it took a busy machine to start QEMU.
+/// The clock on the wall, as the guest shows it, is ours. It is never ahead by more than half a second, by
+/// which the tool rounds. It is behind by the time that it takes to start QEMU, and by the ticks that the
+/// kernel misses before it looks at Xen's clock: nothing, or a minute if the machine is very busy.
 fn tells_the_time(console: &mut Session<'_>) {
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let before = now();
     let seen: u64 = console.succeed("date +%s").trim().parse().expect("seconds");
     let after = now();
-    assert!((before - 5..=after + 1).contains(&seen), "{before} <= {seen} <= {after}");
+    assert!((before - 60..=after + 1).contains(&seen), "{before} <= {seen} <= {after}");
 }
 
 /// A port of this machine that nobody has.
