@@ -87,11 +87,14 @@ pub fn first(
     processors: &Processors,
 ) -> Result<&'static Cpu, NoMemory> {
     let devices = [LocalApic::physical_base(), apic::IO_APIC];
-    // The low megabyte stays readable: firmware tables are there.
-    let ram = core::iter::once(0..0x10_0000)
-        .chain(info.given.usable.iter().cloned())
-        .chain(info.given.module.iter().cloned());
-    let root = paging::build_root(&info.layout, ram, &devices, features)?;
+    // The low megabyte stays readable: firmware tables are there. A loader may have put the module into
+    // RAM that it calls usable, or not.
+    let mut ram = info.given.usable.clone();
+    ram.add(0..0x10_0000);
+    if let Some(module) = &info.given.module {
+        ram.add(module.start & !0xfff..module.end.next_multiple_of(4096));
+    }
+    let root = paging::build_root(&info.layout, ram.iter().cloned(), &devices, features)?;
     let mut areas = Vec::new();
     for index in 0..processors.len().max(1) {
         areas.push(area_frames()?);

@@ -79,6 +79,9 @@ impl Tree {
     ///
     /// # Errors
     /// [`NoMemory`].
+    ///
+    /// # Panics
+    /// The address lies in a larger page that is mapped already.
     pub fn map(&self, address: u64, to: Hpa, level: u8, flags: u64) -> Result<(), NoMemory> {
         let mut table: &Frame = frame(self.table);
         for above in (level + 1..=self.level).rev() {
@@ -87,7 +90,9 @@ impl Tree {
                 let next = take_zeroed().ok_or(NoMemory)?;
                 slot.store(next.0 | self.link, Relaxed);
             }
-            table = frame(Hpa(slot.load(Relaxed) & ADDRESS));
+            let entry = slot.load(Relaxed);
+            assert!(entry & PS == 0, "{address:#x} is mapped twice");
+            table = frame(Hpa(entry & ADDRESS));
         }
         let size = if level > 1 { PS } else { 0 };
         table[index(address, level)].store(to.0 | flags | size | P | A, Relaxed);
