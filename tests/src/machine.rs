@@ -95,7 +95,8 @@ impl Qemu {
         }
         let file = image.display();
         match self.drive {
-            Drive::Cd => command.arg("-cdrom").arg(image),
+            // Before disks that look as if they could be booted.
+            Drive::Cd => command.args(["-boot", "d", "-cdrom"]).arg(image),
             Drive::Disk(format) => {
                 command.args(["-drive", &format!("file={file},format={format},snapshot=on")])
             }

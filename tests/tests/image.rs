@@ -41,6 +41,10 @@ fn boots(name: &str, firmware: Firmware, drive: Drive, cpus: u32) {
     let mut guest = machine.boot(&folder, &folder.path(name));
     guest.expect_shell();
     assert_eq!(guest.succeed("uname -r").trim_end(), Kernel::Cloud.release());
+    // What was packed has come through whole: loaders put it where L1 might write.
+    let packed = Command::new("sh").args(["-c", "md5sum <\"$(command -v busybox)\""]).output();
+    let packed = String::from_utf8(packed.expect("md5sum").stdout).expect("text");
+    assert_eq!(guest.succeed("md5sum </bin/busybox"), packed);
     // The image does not know when it is started; the machine's clock does.
     let date: u64 = guest.succeed("date +%s").trim().parse().expect("seconds");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
