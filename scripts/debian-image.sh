@@ -4,7 +4,7 @@
 #
 # scripts/debian-image.sh [--release bookworm|trixie]
 #
-# MIRROR=URL  the Debian mirror that packages come from, now and in the system itself
+# MIRROR=URL  the Debian mirror that packages come from, now and in the system itself; a Debian takes its own
 #
 # Needs what setup.sh --debian installs. Root builds by chroot; another user needs sub-ids and user
 # namespaces (mmdebstrap's mode "unshare"), or fakechroot.
@@ -16,7 +16,6 @@ cd "$(dirname "$0")/.."
 size=8G
 # MiB that building takes in cache/ and in the place of temporary files.
 room=2600
-mirror=${MIRROR:-http://deb.debian.org/debian}
 # By whose account it is a system to work with: init, its bus and sessions; kernel and ramdisk; network.
 packages=systemd-sysv,udev,dbus,libpam-systemd,linux-image-cloud-amd64,initramfs-tools,zstd,kmod
 packages=$packages,e2fsprogs,procps,less,nano,iproute2,systemd-resolved,openssh-server,ca-certificates
@@ -24,6 +23,13 @@ packages=$packages,e2fsprogs,procps,less,nano,iproute2,systemd-resolved,openssh-
 fail() {
     echo "$0: $*" >&2
     exit 1
+}
+
+# own_mirror: where this machine's packages come from, if it is a Debian.
+own_mirror() {
+    # shellcheck disable=SC2016 # it is apt-get that expands
+    apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        awk '$1 == "Debian" && $2 ~ "/debian/?$" { sub("/$", "", $2); print $2; exit }'
 }
 
 release=bookworm
@@ -47,6 +53,9 @@ if [ -e "$image" ]; then
     exit
 fi
 
+mirror=${MIRROR:-$(own_mirror)}
+[ -n "$mirror" ] ||
+    fail "apt knows no Debian mirror here: name one by MIRROR=URL, or run apt-get update on a Debian"
 for program in mmdebstrap fakeroot mke2fs ssh-keygen; do
     # Debian 12 has some in /sbin, where users do not look.
     PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null ||

@@ -456,7 +456,8 @@ fn both_interrupt() -> Verdict {
 /// A queue that is not well-formed stops its device, and no other.
 fn broken() -> Verdict {
     let page = paging::frame(100);
-    let ways: [(&'static str, &dyn Fn(&mut Card)); 5] = [
+    type Way<'a> = (&'static str, &'a dyn Fn(&mut Card));
+    let ways: [Way<'_>; 5] = [
         ("an index past the queue", &|card| card.transmit.offer(SIZE)),
         ("a loop", &|card| {
             card.transmit.describe(0, page, 100, NEXT, 0);
