@@ -17,7 +17,7 @@ const MOST: &[(&str, u64)] = &[
     ("fill_page", 640),
     ("reflected_page_fault", 490),
     ("absent_page_behind_one_just_mapped", 60),
-    ("reflected_undefined_opcode", 255),
+    ("reflected_undefined_opcode", 260),
     ("end_of_interrupt", 310),
     ("self_ipi", 475),
     ("self_ipi_handled", 800),
