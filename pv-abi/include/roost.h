@@ -60,6 +60,9 @@
 // call::DEVICE_READ to call::DEVICE_VECTOR: virtio devices and their calls.
 #define ROOST_FEATURE_DEVICES 0x1000u
 
+// A page fault of user mode may come without L1, by what L1 saw of the tables when it was left.
+#define ROOST_FEATURE_EARLY_FAULTS 0x2000u
+
 // Base of the KVM leaves; C1 guests look for the signature exactly here.
 #define ROOST_CPUID_KVM_BASE 0x40000000u
 
@@ -614,7 +617,7 @@
 // Events delivered.
 #define ROOST_COUNTER_EVENTS 0x1001ull
 
-// CR3 writes by L1 and switcher at exits (two each).
+// CR3 writes by L1 and switcher: two at an exit, one at a direct switch and at an early fault.
 #define ROOST_COUNTER_CR3_WRITES 0x1002ull
 
 // Shadow entries filled.
@@ -625,6 +628,9 @@
 
 // Switches between the guest's modes that never entered L1.
 #define ROOST_COUNTER_DIRECT_SWITCHES 0x1005ull
+
+// Page faults that were delivered without L1.
+#define ROOST_COUNTER_EARLY_FAULTS 0x1006ull
 
 // "RoostNat".
 #define ROOST_BOOT_MAGIC 0x74614e74736f6f52ull
