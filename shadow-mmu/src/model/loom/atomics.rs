@@ -120,6 +120,10 @@ impl Entries {
     pub fn live(&self) -> impl Iterator<Item = (usize, &AtomicU64)> {
         LIVE.into_iter().zip(&self.0)
     }
+
+    pub fn get(&self, index: usize) -> Option<&AtomicU64> {
+        (index < 512).then(|| &self[index])
+    }
 }
 
 impl Index<usize> for Entries {
