@@ -133,10 +133,8 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             let root = self.env.table(vcpu.roots.filter(|_| self.is_legal(gva))?.umod);
             let upper = Spte(root.0[gva.index(4)].load(Acquire));
             let lower = self.follow::<2>(self.follow::<3>(upper, gva)?, gva)?;
-            let key = lower.is_link().then(|| self.pages.get(self.env.id(lower.hpa())).key())?;
-            let table = self.env.table_at(key.gfn())?;
-            let entry = GuestPte(table.0[gva.index(1)].load(Relaxed));
-            Some(!key.role().contains(Role::DIRECT) && !entry.present())
+            let table = self.env.table_at(self.pages.get(self.linked_table(lower)?).gfn())?;
+            Some(!GuestPte(table.0[gva.index(1)].load(Relaxed)).present())
         };
         look().unwrap_or(false)
     }

@@ -320,7 +320,7 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// The table that `entry` links, if that shadows one of the guest's. What stands for a large page
     /// goes with its link.
     #[inline(always)]
-    fn linked_table(&self, entry: Spte) -> Option<PageId> {
+    pub(crate) fn linked_table(&self, entry: Spte) -> Option<PageId> {
         let table = entry.is_link().then(|| self.env.id(entry.hpa()))?;
         (!self.pages.get(table).role().contains(Role::DIRECT)).then_some(table)
     }

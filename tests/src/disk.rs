@@ -7,17 +7,22 @@ use std::{
     process::{Command, Output},
 };
 
+/// The driver of stock kernels for disks, a module.
+pub const DRIVER: &str = "drivers/block/xen-blkfront";
+
 /// Runs a program of the host's; distributions keep some where users do not look.
 ///
 /// # Panics
-/// It fails.
+/// It is not there, or fails.
 pub fn host(program: &str, arguments: &[&str]) -> Output {
     let path = std::env::var("PATH").unwrap_or_default();
     let output = Command::new(program)
         .args(arguments)
         .env("PATH", format!("{path}:/usr/sbin:/sbin"))
         .output()
-        .unwrap_or_else(|error| panic!("{program} (package e2fsprogs): {error}"));
+        .unwrap_or_else(|error| {
+            panic!("{program} (scripts/setup.sh --tests installs it): {error}")
+        });
     assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
     output
 }
@@ -68,21 +73,7 @@ pub fn check(image: &Path) {
 /// It cannot be, or is not so.
 #[must_use]
 pub fn ramdisk(folder: &Folder, kernel: Kernel) -> PathBuf {
-    ramdisk_of(folder, kernel, &[])
-}
-
-/// The same with more words for `roost initrd`.
-///
-/// # Panics
-/// It cannot be made.
-#[must_use]
-pub fn ramdisk_of(folder: &Folder, kernel: Kernel, words: &[&str]) -> PathBuf {
-    let driver = folder.module(kernel, "drivers/block/xen-blkfront").expect("a module");
-    let add = format!("{driver}=/{driver}");
-    let usual = ["initrd", "--output", "disk.cpio", "--busybox", "--add", &add];
-    let said = folder.roost(&[&usual[..], words].concat());
-    assert_eq!(said.status, 0, "{said:?}");
-    folder.path("disk.cpio")
+    folder.busybox_with(kernel, DRIVER, &[])
 }
 
 /// Loads the driver of [`ramdisk`] and waits for the first disk.

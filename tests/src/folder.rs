@@ -127,23 +127,21 @@ impl Folder {
         self.ramdisk("msrs.cpio", &["--init", &program.to_string_lossy(), "--add", &add])
     }
 
-    /// A ramdisk with a busybox that gives a shell, the module that `kernel` has from `place`, and `files`
-    /// of this folder, all in its root.
+    /// A ramdisk with a busybox that gives a shell and, in its root, the module that `kernel` has from
+    /// `place`; `words` are more for `roost initrd`.
     ///
     /// # Panics
     /// The kernel has no such module.
     #[must_use]
-    pub fn busybox_with(&self, kernel: Kernel, place: &str, files: &[&str]) -> PathBuf {
+    pub fn busybox_with(&self, kernel: Kernel, place: &str, words: &[&str]) -> PathBuf {
         let module = self.module(kernel, place).unwrap_or_else(|| panic!("{place} is built in"));
-        let files = files.iter().copied().chain([module.as_str()]);
-        let add: Vec<_> = files.map(|file| format!("{file}=/{file}")).collect();
-        let add = add.iter().flat_map(|file| ["--add", file]);
-        let arguments: Vec<_> = ["--busybox"].into_iter().chain(add).collect();
-        self.ramdisk(&format!("{kernel:?}.cpio"), &arguments)
+        let add = format!("{module}=/{module}");
+        let usual = ["--busybox", "--add", &add];
+        self.ramdisk(&format!("{kernel:?}.cpio"), &[&usual[..], words].concat())
     }
 
     /// Unpacks a module of `kernel`'s into the folder: its name there; `None` if it is built in.
-    pub(crate) fn module(&self, kernel: Kernel, place: &str) -> Option<String> {
+    fn module(&self, kernel: Kernel, place: &str) -> Option<String> {
         let packed = kernel.module(place)?;
         let unpacker = match packed.extension().and_then(|end| end.to_str()) {
             Some("xz") => "xz",

@@ -1,28 +1,23 @@
 //! A Debian with systemd on a disk: it comes up, is reached over the network, installs a package, keeps
 //! what is written over a restart, and goes down.
 
-use roost_tests::{built, folder::Folder, session::Session};
+use roost_tests::{
+    built,
+    disk::{check, host, text},
+    folder::Folder,
+    session::Session,
+};
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::Path,
-    process::{Command, Output},
     thread,
     time::{Duration, SystemTime},
 };
 
 /// Starting it takes an emulator 45 seconds of CPU time, of which a busy machine may give it little.
 const PATIENCE: Duration = Duration::from_secs(1200);
-
-fn host(program: &str, arguments: &[&str]) -> Output {
-    let path = std::env::var("PATH").unwrap_or_default();
-    Command::new(program)
-        .args(arguments)
-        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
-        .output()
-        .unwrap_or_else(|error| panic!("{program} (package e2fsprogs): {error}"))
-}
 
 /// Logs in as a person does, and makes the shell one that the session can talk to.
 fn log_in(console: &mut Session<'_>) {
@@ -101,30 +96,17 @@ fn answer(mut caller: TcpStream, folder: &Path) -> Option<()> {
 /// What a command prints in the guest, over ssh.
 fn ssh(port: u16, command: &str) -> String {
     let key = built::debian("id_ed25519");
-    let key = key.to_str().expect("a name that is text");
     let port = port.to_string();
-    let said = host(
-        "ssh",
-        &[
-            "-p",
-            &port,
-            "-i",
-            key,
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "UserKnownHostsFile=/dev/null",
-            "-o",
-            "LogLevel=ERROR",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "ConnectTimeout=300",
-            "root@127.0.0.1",
-            command,
-        ],
-    );
-    assert!(said.status.success(), "ssh {command}: {said:?}");
+    let options = [
+        "StrictHostKeyChecking=no",
+        "UserKnownHostsFile=/dev/null",
+        "LogLevel=ERROR",
+        "BatchMode=yes",
+        "ConnectTimeout=300",
+    ];
+    let options = options.iter().flat_map(|option| ["-o", option]);
+    let whom = ["-p", &port, "-i", text(&key), "root@127.0.0.1", command];
+    let said = host("ssh", &options.chain(whom).collect::<Vec<_>>());
     String::from_utf8(said.stdout).expect("text")
 }
 
@@ -170,13 +152,5 @@ fn debian_restarts_and_keeps_its_files() {
     let ended = console.end();
     ended.assert_powered_off();
     assert_eq!(ended.log.matches("asked for a restart").count(), 1, "{}", ended.log);
-    is_clean(&folder.path("disk.img"));
-}
-
-/// The file system was unmounted, and nothing is wrong with it.
-fn is_clean(image: &Path) {
-    let image = image.to_str().expect("names of temporary files are text");
-    let said = host("e2fsck", &["-f", "-n", image]);
-    let text = String::from_utf8_lossy(&said.stdout);
-    assert!(said.status.success() && !text.contains("recover"), "{text}");
+    check(&folder.path("disk.img"));
 }

@@ -3,7 +3,7 @@
 
 use roost_tests::{
     built::Kernel,
-    disk::{check, debugfs, host, ramdisk_of, text},
+    disk::{DRIVER, check, debugfs, host, text},
     folder::Folder,
     gpt::{self, SECTOR},
     machine::{Drive, Firmware, Qemu, assert_powered_off},
@@ -58,7 +58,7 @@ fn system(folder: &Folder) -> PathBuf {
     let kernel = Kernel::Cloud;
     let release = kernel.release();
     folder.file("init", INIT.as_bytes());
-    let initrd = ramdisk_of(folder, kernel, &["--init", "init"]);
+    let initrd = folder.busybox_with(kernel, DRIVER, &["--init", "init"]);
     file(&format!("boot/vmlinuz-{release}"), &fs::read(kernel.file()).expect("the kernel"));
     file(&format!("boot/initrd.img-{release}"), &fs::read(initrd).expect("the ramdisk"));
     file("boot/grub/grub.cfg", b"");

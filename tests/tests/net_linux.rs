@@ -23,7 +23,7 @@ const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip addr add $ip/$
 fn ramdisk(folder: &Folder, kernel: Kernel) -> PathBuf {
     let script = folder.file("dhcp.sh", SCRIPT.as_bytes());
     fs::set_permissions(script, fs::Permissions::from_mode(0o755)).expect("temporary file");
-    folder.busybox_with(kernel, "drivers/net/xen-netfront", &["dhcp.sh"])
+    folder.busybox_with(kernel, "drivers/net/xen-netfront", &["--add", "dhcp.sh=/dhcp.sh"])
 }
 
 /// Bytes without a pattern that a lost or repeated packet would keep.
