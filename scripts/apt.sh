@@ -47,6 +47,8 @@ update_lists() {
 install() {
     quietly "Installing $*" as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get -qy -o Dpkg::Use-Pty=0 install --no-install-recommends "$@"
+    # It takes away what conflicts.
+    sed -n 's/^Removing \([^ ]*\) .*/apt removed \1, which conflicts with what was installed/p' cache/apt.log >&2
 }
 
 # candidate PACKAGE: the version apt would install; nothing if there is none.

@@ -49,42 +49,48 @@ new_enough() {
     [ "${minor:-0}" -ge "$oldest_rust_minor" ]
 }
 
-missing=
-command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
-static_busybox || missing="$missing busybox-static"
-command -v gcc >/dev/null || missing="$missing gcc"
-[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
-command -v ld.lld >/dev/null || missing="$missing lld"
-[ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 # need FILE PACKAGE: the package is missing if the file is.
 need() {
     [ -e "$1" ] || missing="$missing $2"
 }
-if [ "$tests" = yes ]; then
-    need /usr/bin/grub-mkrescue grub-common
-    need /usr/lib/grub/i386-pc/moddep.lst grub-pc-bin
-    need /usr/lib/grub/x86_64-efi/moddep.lst grub-efi-amd64-bin
-    need /usr/bin/xorriso xorriso
-    need /usr/bin/mformat mtools
-    need /usr/bin/qemu-img qemu-utils
-    need /usr/bin/xz xz-utils
-    # Debian 12 has them in /sbin, which may or may not be the same.
-    [ -e /sbin/debugfs ] || need /usr/sbin/debugfs e2fsprogs
-    need /usr/share/ovmf/OVMF.fd ovmf
-    need /usr/bin/bochs bochs
-    need /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so bochs-term
-    need /usr/share/bochs/BIOS-bochs-latest bochsbios
-    need /usr/share/bochs/VGABIOS-lgpl-latest vgabios
-fi
-if [ "$debian" = yes ]; then
-    need /usr/bin/mmdebstrap mmdebstrap
-    need /usr/bin/fakeroot fakeroot
-    need /usr/bin/ssh-keygen openssh-client
-    need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
-    [ -e /sbin/mke2fs ] || need /usr/sbin/mke2fs e2fsprogs
-    # Another user than root builds in a user namespace.
-    [ "$(id -u)" -eq 0 ] || need /usr/bin/newuidmap uidmap
-fi
+
+# find_missing: sets missing to the packages of what is not there, Rust's aside.
+find_missing() {
+    missing=
+    command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
+    static_busybox || missing="$missing busybox-static"
+    command -v gcc >/dev/null || missing="$missing gcc"
+    [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+    command -v ld.lld >/dev/null || missing="$missing lld"
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+    if [ "$tests" = yes ]; then
+        need /usr/bin/grub-mkrescue grub-common
+        need /usr/lib/grub/i386-pc/moddep.lst grub-pc-bin
+        need /usr/lib/grub/x86_64-efi/moddep.lst grub-efi-amd64-bin
+        need /usr/bin/xorriso xorriso
+        need /usr/bin/mformat mtools
+        need /usr/bin/qemu-img qemu-utils
+        need /usr/bin/xz xz-utils
+        # Debian 12 has them in /sbin, which may or may not be the same.
+        [ -e /sbin/debugfs ] || need /usr/sbin/debugfs e2fsprogs
+        need /usr/share/ovmf/OVMF.fd ovmf
+        need /usr/bin/bochs bochs
+        need /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so bochs-term
+        need /usr/share/bochs/BIOS-bochs-latest bochsbios
+        need /usr/share/bochs/VGABIOS-lgpl-latest vgabios
+    fi
+    if [ "$debian" = yes ]; then
+        need /usr/bin/mmdebstrap mmdebstrap
+        need /usr/bin/fakeroot fakeroot
+        need /usr/bin/ssh-keygen openssh-client
+        need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+        [ -e /sbin/mke2fs ] || need /usr/sbin/mke2fs e2fsprogs
+        # Another user than root builds in a user namespace.
+        [ "$(id -u)" -eq 0 ] || need /usr/bin/newuidmap uidmap
+    fi
+}
+
+find_missing
 rust_missing=
 use_rust || rust_missing=yes
 [ -n "$missing$rust_missing" ] || exit 0
@@ -109,4 +115,8 @@ if [ -n "$rust_missing" ]; then
 fi
 # shellcheck disable=SC2086 # a list of words
 install $missing
+# Those that conflict with one of them are gone, such as another version's tools for disks.
+find_missing
+# shellcheck disable=SC2086 # a list of words
+[ -z "$missing" ] || install $missing
 need_rust

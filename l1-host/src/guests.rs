@@ -233,9 +233,10 @@ fn bury_one(cpu: &Cpu, vm: Arc<Vm>) {
         vcpu.report_registers();
     }
     diagnostics::ended(cpu, trace(), id.0, guest, &vm, &stop, &vcpus);
-    let violations = roots::check(&vm);
-    if violations != 0 {
-        report!("L1 failed: {violations} entries of guest roots are not on the allow-list");
+    let found = roots::check(&vm);
+    log!("{found}");
+    if found.violations != 0 {
+        report!("L1 failed: {} entries of guest roots are not on the allow-list", found.violations);
         exit::machine(bundle::exit::L1_FAILED);
     }
     let (exits, mut counters) = sum(&vcpus);

@@ -36,6 +36,7 @@ pub mod memory;
 pub mod mitigations;
 #[cfg(target_os = "none")]
 mod panic;
+pub mod rate;
 pub mod sched;
 pub mod stats;
 pub mod trace;

@@ -167,6 +167,17 @@ fn no_death_is_forgotten() {
     assert_eq!(cases, tried);
 }
 
+/// A guest logs ten times as much as it may, and is told of in a line.
+#[test]
+fn the_log_is_not_flooded() {
+    let folder = Folder::new();
+    let ended = hostile(&folder, "only=storm.log n=1000000").to_end();
+    assert!(assert_unharmed(&ended).has_passed("storm.log"));
+    let lines = ended.log.lines().filter(|line| line.contains("gggggggg")).count();
+    assert!((100..1000).contains(&lines), "{lines} of 5000 lines");
+    assert!(ended.log.contains(" lines not logged: there are too many"), "{}", ended.log);
+}
+
 /// A seed repeats a run to the last number.
 #[test]
 fn a_seed_repeats_itself() {

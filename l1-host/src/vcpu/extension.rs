@@ -7,7 +7,7 @@ use crate::{
     console,
     dev::virtio::slots,
     hw::percpu::Cpu,
-    log, sched,
+    sched,
     vm::{
         owner::{Owner, Refused},
         roots,
@@ -67,7 +67,7 @@ impl Vcpu {
                 0
             }
             call::LOG => self.with_bytes(first, second, |bytes| {
-                log!("{}: {}", self.vm.name, printable(bytes));
+                self.vm.log(format_args!("{}: {}", self.vm.name, printable(bytes)));
             }),
             call::SHUTDOWN => return Err(self.shutdown(first, second)),
             call::LOAD_LDT if need(Features::DESCRIPTORS) => self.load_ldt(cpu, Gva(first), second),
@@ -79,7 +79,11 @@ impl Vcpu {
                 0
             }
             call::READ_COUNTER => self.counter(cpu, first).unwrap_or(EINVAL),
-            call::CHECK_ROOTS => roots::check(&self.vm),
+            call::CHECK_ROOTS => {
+                let found = roots::check(&self.vm);
+                self.vm.log(format_args!("{found}"));
+                found.violations
+            }
             call::SHARE if need(Features::PRIVATE) => self.convert(first, second, Owner::Shared),
             call::UNSHARE if need(Features::PRIVATE) => self.convert(first, second, Owner::Private),
             call::TAKE_IRQ if need(Features::AUTO_EOI) => self.take_interrupt(),

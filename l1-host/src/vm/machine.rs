@@ -2,20 +2,28 @@
 //! May: nothing. Context: any.
 
 use super::{
-    build::HeapShare, console::Console, env::VmEnv, lifecycle::End, owner::Owners,
-    vm_window::VmWindow, window::SwitcherWindow,
+    build::HeapShare, console::Console, env::VmEnv, lifecycle::End, log_share::LogShare,
+    owner::Owners, vm_window::VmWindow, window::SwitcherWindow,
 };
 use crate::{
     abi_flaw::{Flaw, planted},
+    boot,
     dev::{
         bus::{Bus, NativeBus},
         virtio::slots::Slots,
     },
-    memory,
+    hw::cpu,
+    log, memory,
     vcpu::remote::Remote,
 };
-use alloc::{string::String, sync::Arc};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use alloc::{
+    string::{String, ToString},
+    sync::Arc,
+};
+use core::{
+    fmt,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
 use pv_abi::{
     addr::Gfn,
     bundle::Guest,
@@ -78,6 +86,7 @@ pub struct Vm {
     /// Its virtio devices.
     pub devices: Slots,
     pub(super) end: End,
+    log_share: Mutex<LogShare>,
     /// Last, for it goes last: its memory is that of all the others.
     _heap: HeapShare,
     features: AtomicU32,
@@ -102,6 +111,7 @@ impl Vm {
             Kind::Stock(_) => Features::VM_WINDOW,
             Kind::Native => Features::empty(),
         };
+        let hz = boot::cpu(0).map_or(1, |cpu| cpu.clock.tsc_hz);
         Self {
             id: NUMBERS.fetch_add(1, Relaxed),
             name: guest.name.clone(),
@@ -119,10 +129,21 @@ impl Vm {
             }),
             devices,
             end: End::default(),
+            log_share: Mutex::new(LogShare::new(hz, cpu::tsc())),
             _heap: heap,
             features: AtomicU32::new(features.bits()),
             reflect: [AtomicU64::new(0), AtomicU64::new(0)],
         }
+    }
+
+    /// Logs a line that the guest can cause as often as it likes; not, if it has done so too often.
+    pub fn log(&self, line: fmt::Arguments<'_>) {
+        let line = line.to_string();
+        let Some(dropped) = self.log_share.lock().take(line.len(), cpu::tsc()) else { return };
+        if dropped > 0 {
+            log!("guest '{}': {dropped} lines not logged: there are too many", self.name);
+        }
+        log!("{line}");
     }
 
     /// What all CPUs see of its vCPUs.

@@ -1,5 +1,6 @@
 //! Virtual machines.
 
+pub mod log_share;
 pub mod owner;
 pub mod ram;
 

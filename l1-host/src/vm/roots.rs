@@ -7,25 +7,37 @@ use crate::{
     log,
     memory::paging::bits::{ADDRESS, NX, P, PS, U, W},
 };
-use core::sync::atomic::Ordering::Relaxed;
+use core::{fmt, sync::atomic::Ordering::Relaxed};
 use pv_abi::{addr::Hpa, ext::window};
 use switcher::layout::{self, Access};
 
 /// What a walk has seen.
 #[derive(Debug, Default)]
-struct Tally {
+pub struct Tally {
     roots: u64,
     guest_leaves: u64,
     window_leaves: u64,
-    violations: u64,
+    /// Entries that no root may have.
+    pub violations: u64,
 }
 
-/// Checks all live roots of `vm`; returns the number of violations.
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { roots, guest_leaves, window_leaves, violations } = self;
+        write!(
+            f,
+            "root check: {roots} roots, {guest_leaves} guest leaves, {window_leaves} window leaves, \
+             {violations} violations"
+        )
+    }
+}
+
+/// Checks all live roots of `vm`.
 ///
 /// The rules: a leaf in the switcher window is on the switcher's allow-list, supervisor-only and
 /// no more permissive than the list says. Every other leaf is a user leaf of a frame that the VM
 /// owns; slots 264 to 271 appear in supervisor roots only. Every other slot of L1's is empty.
-pub fn check(vm: &Vm) -> u64 {
+pub fn check(vm: &Vm) -> Tally {
     let mut tally = Tally::default();
     vm.mmu.for_each_root(|table, user_mode| {
         tally.roots += 1;
@@ -45,14 +57,7 @@ pub fn check(vm: &Vm) -> u64 {
             }
         }
     });
-    log!(
-        "root check: {} roots, {} guest leaves, {} window leaves, {} violations",
-        tally.roots,
-        tally.guest_leaves,
-        tally.window_leaves,
-        tally.violations
-    );
-    tally.violations
+    tally
 }
 
 fn walk(vm: &Vm, table: Hpa, level: u8, base: u64, user: bool, tally: &mut Tally) {

@@ -6,7 +6,6 @@
 //! | [`frame`] | a frame, and what its sender has left to others: its checksum, its division into segments |
 //! | [`segment`] | dividing a frame where the receiver does not take it whole |
 //! | [`guard`] | whether a card may send a frame: whose address it bears |
-//! | [`rate`] | how much a card may send, and is sent |
 //! | [`counts`] | what came of frames |
 //! | `network` | the cards of a network, and its way out |
 //!
@@ -18,7 +17,6 @@ pub mod frame;
 pub mod guard;
 #[cfg(target_os = "none")]
 pub mod network;
-pub mod rate;
 pub mod segment;
 
 /// An Ethernet address.

@@ -21,11 +21,11 @@ use crate::{
             frame::Frame,
             guard::Guard,
             network::{self, Network},
-            rate::Bucket,
             segment::LONGEST_SEGMENT,
         },
     },
     hw::cpu,
+    rate::Bucket,
     vm::Vm,
 };
 use alloc::{boxed::Box, sync::Arc};

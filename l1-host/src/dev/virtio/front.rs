@@ -5,7 +5,7 @@ use super::{
     queue::{Broken, Queue},
     registers::{Identity, Registers},
 };
-use crate::{guests, log, vm::Vm};
+use crate::{guests, vm::Vm};
 use core::fmt::Display;
 use pv_abi::virtio::interrupt;
 
@@ -135,7 +135,7 @@ impl Front {
 
     /// The driver has broken the rules: nothing more happens until it resets the device.
     pub fn stop(&mut self, vm: &Vm, why: &dyn Display) {
-        log!("guest '{}': the device in slot {} stops: {why}", vm.name, self.slot);
+        vm.log(format_args!("guest '{}': the device in slot {} stops: {why}", vm.name, self.slot));
         self.registers.stop();
         self.interrupt(vm, interrupt::CONFIG);
     }

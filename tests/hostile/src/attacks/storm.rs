@@ -13,6 +13,7 @@ use crate::{
 use hostile::values;
 use pv_abi::{
     event::{BP, INT80},
+    ext::call,
     hypercall as nr,
     msr::{arch, x2apic},
     pvcs::offset,
@@ -27,12 +28,16 @@ pub const GROUP: Group = Group {
         attack("window", "HC-4 EVT-9 INS-11 RET-3", 30, window),
         attack("apic", "DEV-1 MSR-21", 20, apic),
         attack("fast_timer", "DEV-5", 1, fast_timer),
+        attack("log", "XHC-5", 5, log),
     ],
 };
 
 const DEADLINE: u64 = 2 << 17;
 const PERIODIC: u64 = 1 << 17;
 const VECTOR: u64 = 0x41;
+
+/// The longest line for L1's log.
+const LINE: u64 = 1024;
 
 /// Requests by both registers, of every vector; as many as there are at once.
 fn self_ipi(rounds: &mut Rounds) -> Verdict {
@@ -167,5 +172,15 @@ fn fast_timer(rounds: &mut Rounds) -> Verdict {
         abi::quiet();
     }
     holds!(SEEN.interrupts() >= rounds.count / 8, "too few interrupts");
+    Ok(())
+}
+
+/// Long lines for L1's log, one after another, more than anybody wants to keep.
+fn log(rounds: &mut Rounds) -> Verdict {
+    memory::reset_pages(|| 0x6767_6767_6767_6767);
+    let gpa = memory::own_pages().data_frame(0);
+    while let Some(round) = rounds.next() {
+        same!(abi::call(call::LOG, [gpa, LINE, 0, 0]), LINE, "round {round}: LOG");
+    }
     Ok(())
 }

@@ -202,7 +202,7 @@ impl Pages {
         }
     }
 
-    const fn data_frame(self, page: usize) -> u64 {
+    pub const fn data_frame(self, page: usize) -> u64 {
         self.frame + PAGE * (1 + page as u64)
     }
 }

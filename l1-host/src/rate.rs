@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_slow_one_takes_the_longest_frame() {
-        assert!(Bucket::new(1, HZ, 0).take(super::super::LONGEST, 0));
+        assert!(Bucket::new(1, HZ, 0).take(crate::dev::switch::LONGEST, 0));
     }
 
     proptest! {
