@@ -6,8 +6,10 @@ use super::{
     registers::{Identity, Registers},
 };
 use crate::{guests, log, vm::Vm};
-use core::fmt::Display;
 use pv_abi::virtio::interrupt;
+
+/// Lines that the log has at most about devices of one slot that stop.
+const LOGGED: u64 = 16;
 
 /// A device, as its driver sees it.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct Front {
     stage: Stage,
     /// vCPUs that wait until it has been reset, by bits.
     waiting: u32,
+    /// How often it has stopped, by [`Broken::ALL`].
+    stops: [u64; Broken::ALL.len()],
 }
 
 /// Whether a device may begin something.
@@ -55,7 +59,8 @@ impl Front {
     pub fn new(slot: usize, identity: Identity) -> Self {
         let registers = Registers::new(identity);
         let (route, stage) = (Route::Line, Stage::Open);
-        Self { registers, slot, route, under_way: 0, stage, waiting: 0 }
+        let stops = [0; Broken::ALL.len()];
+        Self { registers, slot, route, under_way: 0, stage, waiting: 0, stops }
     }
 
     /// Sets where its interrupts go.
@@ -129,15 +134,27 @@ impl Front {
         match result.and_then(|()| queue.wants_interrupt(vm)) {
             Ok(true) => self.interrupt(vm, interrupt::USED),
             Ok(false) => {}
-            Err(broken) => self.stop(vm, &broken),
+            Err(broken) => self.stop(vm, broken),
         }
     }
 
     /// The driver has broken the rules: nothing more happens until it resets the device.
-    pub fn stop(&mut self, vm: &Vm, why: &dyn Display) {
-        log!("guest '{}': the device in slot {} stops: {why}", vm.name, self.slot);
+    pub fn stop(&mut self, vm: &Vm, why: Broken) {
+        self.stops[why as usize] += 1;
+        let stops: u64 = self.stops.iter().sum();
+        // A driver can do so again and again, and the log is everybody's.
+        if stops <= LOGGED {
+            let last = if stops == LOGGED { "; from now on, this is counted only" } else { "" };
+            log!("guest '{}': the device in slot {} stops: {why}{last}", vm.name, self.slot);
+        }
         self.registers.stop();
         self.interrupt(vm, interrupt::CONFIG);
+    }
+
+    /// How often it has stopped, by reasons that there were.
+    pub fn stops(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let counted = Broken::ALL.iter().map(|&(why, name)| (name, self.stops[why as usize]));
+        counted.filter(|(_, count)| *count > 0)
     }
 
     fn interrupt(&mut self, vm: &Vm, why: u32) {
