@@ -63,7 +63,11 @@ impl Devices {
             card.start(0)?;
             let ring = card.ring(net::RECEIVE as u64);
             for index in 0..ROOM {
-                describe(ring.table(), index.into(), Descriptor::new(buffer(index), 2048).to_write());
+                describe(
+                    ring.table(),
+                    index.into(),
+                    Descriptor::new(buffer(index), 2048).to_write(),
+                );
                 ring.offer(index);
             }
         }
@@ -102,7 +106,8 @@ impl Devices {
             let fine = (header + 14..=header + LONGEST).contains(&len);
             holds!(fine, "a frame of {len} bytes with its header");
             let at = buffer(index as u16) + header;
-            let halves = |at: u64| (0..3).fold(0, |sum, n| sum | u64::from(half(at + 2 * n)) << (16 * n));
+            let halves =
+                |at: u64| (0..3).fold(0, |sum, n| sum | u64::from(half(at + 2 * n)) << (16 * n));
             let (to, from) = (halves(at), halves(at + 6));
             holds!(to == own || to & 1 != 0, "a frame for {to:#x}, who is another");
             holds!(from != own && from & 1 == 0, "a frame from {from:#x}");

@@ -90,8 +90,10 @@ impl Chain {
     /// Gives it a flaw.
     pub fn spoil(&mut self, random: &mut Random, device: &Device, flaw: Flaw) {
         fuzzed(2);
-        let indirect =
-            Descriptor { flags: INDIRECT, ..Descriptor::new(device.indirect(), 16 * self.len as u32) };
+        let indirect = Descriptor {
+            flags: INDIRECT,
+            ..Descriptor::new(device.indirect(), 16 * self.len as u32)
+        };
         let at = random.below(self.len as u64) as usize;
         let beyond = |random: &mut Random, end: u16| end + random.below((!0 - end).into()) as u16;
         match flaw {

@@ -48,10 +48,7 @@ pub const GROUP: Group = Group {
 
 /// Makes an attack while all that is not an attack's own memory is kept from devices: what they would do
 /// there, they must not.
-pub(super) fn shielded(
-    rounds: &mut Rounds,
-    body: impl FnOnce(&mut Rounds) -> Verdict,
-) -> Verdict {
+pub(super) fn shielded(rounds: &mut Rounds, body: impl FnOnce(&mut Rounds) -> Verdict) -> Verdict {
     let enabled = abi::call1(call::ENABLE, (Features::PRIVATE | Features::DEVICES).bits().into());
     same!(enabled, 0, "ENABLE");
     let pages = memory::frame(0) / 4096;
@@ -71,7 +68,7 @@ pub(super) fn shielded(
 pub(super) fn address(random: &mut Random) -> u64 {
     let near = random.below(4096);
     match random.below(10) {
-        0..4 => memory::frame(random.below(DATA + 16)) + near & !(random.pick(&[0, 15, 511, 4095])),
+        0..4 => memory::frame(random.below(DATA + 16)) + (near & !random.pick(&[0, 15, 511, 4095])),
         // Across the end of memory, and behind it.
         4 => memory::memory() + near - 2048,
         // What is private: code, canaries, tables, the PVCS.
@@ -305,13 +302,11 @@ fn set_up_one(random: &mut Random, device: Device) -> Verdict<SetUp> {
         same!(answer, if there { 0 } else { EINVAL }, "DOORBELL of queue {queue}");
     }
     // One in use stays as it is, whatever is written.
-    if random.once_in(2) {
+    if is_ready && random.once_in(2) {
         let parts = core::array::from_fn(|_| address(random));
         fuzzed(5);
         ring.set_up(size, parts)?;
-        if is_ready {
-            same!(read(device.slot, mmio::QUEUE_READY), 1, "QueueReady, once more");
-        }
+        same!(read(device.slot, mmio::QUEUE_READY), 1, "QueueReady, once more");
         write(device.slot, mmio::QUEUE_NOTIFY, number);
     }
     // The available ring's index is looked at first; of frames to come it is not, but a flag is set.

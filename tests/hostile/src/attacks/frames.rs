@@ -102,7 +102,8 @@ fn send(random: &mut Random, card: &Device, to: u64, kind: Sent) -> Outcome {
         Sent::Header => {
             // The checksum's place, far beyond the end; or segments of what is no TCP.
             let gso = random.pick(&[1, 2, 3, 4, 5, 0x81, 0xff]) << 8;
-            let sum = [1, 0, 0, LENGTH as u16 + random.below(1 << 15) as u16, random.bits() as u16, 0];
+            let sum =
+                [1, 0, 0, LENGTH as u16 + random.below(1 << 15) as u16, random.bits() as u16, 0];
             let size = random.bits() as u16;
             header = if random.once_in(2) { sum } else { [1 | gso, 0, size, 0, 0, 0] };
         }
@@ -117,8 +118,7 @@ fn send(random: &mut Random, card: &Device, to: u64, kind: Sent) -> Outcome {
     let all = HEADER as u32 + len;
     let cut = cut.min(all - 1);
     let at = card.headers();
-    let mut parts =
-        [Descriptor::new(at, cut), Descriptor::new(at + u64::from(cut), all - cut)];
+    let mut parts = [Descriptor::new(at, cut), Descriptor::new(at + u64::from(cut), all - cut)];
     let part = random.below(2) as usize;
     match kind {
         Sent::Direction => parts[part] = parts[part].to_write(),
