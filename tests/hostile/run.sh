@@ -55,9 +55,10 @@ trap 'rm -rf "$folder"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+truncate -s 1M "$folder/disk.img"
 # shellcheck disable=SC2086 # options with their values, or nothing
 { "$roost" run --accel tcg --cpus "$cpus" $clock $cpu --kernel "$images/hostile" \
-    --vcpus "$vcpus" --memory "$memory" --timeout "$limit" --l1-log "$folder/log" --append "$*" </dev/null 2>"$folder/errors" ||
+    --disk "$folder/disk.img" --net lan --net lan --vcpus "$vcpus" --memory "$memory" --timeout "$limit" --l1-log "$folder/log" --append "$*" </dev/null 2>"$folder/errors" ||
     echo "$?" >"$folder/status"; } | sed -u 's/\r//' | tee "$folder/report"
 
 if [ -n "$json" ]; then

@@ -1,19 +1,45 @@
 //! A guest that attacks L1 by whatever a guest can do comes to nothing, and dies of it at most.
 
-use roost_tests::{built, folder::Folder, outcome::Ended, run::Run, tap::Report};
-use std::{collections::BTreeSet, env};
+use roost_tests::{
+    built,
+    folder::Folder,
+    gpt::{self, SECTOR},
+    outcome::Ended,
+    run::Run,
+    tap::Report,
+};
+use std::{collections::BTreeSet, env, fs};
 
 /// Attacks of a run.
 const COUNT: &str = "1000000";
 /// With it, ten million.
 const THOROUGH: &str = "ROOST_TESTS_N";
 
-/// A run of the hostile guest. Time goes by instructions: it repeats itself exactly.
+/// The disk that victim and hostile guest have partitions of, and these: the victim's, the other's.
+const DISK_BYTES: usize = 4 << 20;
+const PARTITIONS: [gpt::Partition<'_>; 2] = [("victim", 2048, 3071), ("hostile", 3072, 4095)];
+
+/// A run of the hostile guest. Time goes by instructions: it repeats itself exactly, but for what waits for
+/// a disk.
 fn hostile<'a>(folder: &'a Folder, words: &str) -> Run<'a> {
-    folder.run(&built::hostile()).memory("64M").vcpus(2).flag("--icount").append(words)
+    with_devices(folder, folder.run(&built::hostile())).flag("--icount").append(words)
 }
 
-/// A run beside a victim, which has a fifth of the CPU's time.
+/// Gives the guest a disk, two network cards on one network, and two vCPUs.
+fn with_devices<'a>(folder: &'a Folder, run: Run<'a>) -> Run<'a> {
+    folder.file("disk.img", &[0; 1 << 20]);
+    let run = run.memory("64M").vcpus(2).option("--disk", "disk.img");
+    run.option("--net", "lan").option("--net", "lan")
+}
+
+/// The disk of [`beside_a_victim`] at first.
+fn shared_disk() -> Vec<u8> {
+    let mut disk = vec![0xa5; DISK_BYTES];
+    gpt::partition(&mut disk, [0xd1; 16], &PARTITIONS);
+    disk
+}
+
+/// A run beside a victim, which has a fifth of the CPU's time, and a part of the same disk.
 fn beside_a_victim<'a>(folder: &'a Folder, words: &str) -> Run<'a> {
     let guest = |name: &str, words: &str, more: &str| {
         let kernel = built::hostile();
@@ -23,8 +49,13 @@ fn beside_a_victim<'a>(folder: &'a Folder, words: &str) -> Run<'a> {
              memory = \"64M\"\n{more}\n"
         )
     };
-    let victim = guest("victim", "victim=3", "weight = 25");
-    let hostile = guest("hostile", words, "vcpus = 2");
+    let devices = |partition: u32, cards: usize| {
+        let card = "[[guest.net]]\nnetwork = \"lan\"\n".repeat(cards);
+        format!("[[guest.disk]]\nfile = \"disk.img\"\npartition = {partition}\n{card}")
+    };
+    folder.file("disk.img", &shared_disk());
+    let victim = guest("victim", "victim=3", &format!("weight = 25\n{}", devices(1, 1)));
+    let hostile = guest("hostile", words, &format!("vcpus = 2\n{}", devices(2, 2)));
     let text = format!("console = \"prefix\"\n{victim}{hostile}");
     let config = folder.file("roost.toml", text.as_bytes());
     folder.run_config(&config).flag("--icount")
@@ -48,6 +79,48 @@ fn assert_victim_unharmed(ended: &Ended) {
     };
     assert!(number("longest gap ") < 1_000_000, "{said}");
     assert!(number("us, ") > 100_000, "the others hardly ran beside it: {said}");
+    assert!(number("MiB\n# victim: ") > 0, "it has not looked at its disk: {said}");
+    assert!(number("looks at its disk, ") > 100, "it has seen no frames: {said}");
+}
+
+/// What of the disk is nobody's is what it was, and the hostile guest has written its own part.
+fn assert_disk_unharmed(folder: &Folder) {
+    let (before, after) = (shared_disk(), fs::read(folder.path("disk.img")).expect("the disk"));
+    let [first, second] = PARTITIONS.map(|(_, first, _)| first as usize * SECTOR);
+    let end = (PARTITIONS[1].2 as usize + 1) * SECTOR;
+    assert!(before[..first] == after[..first], "what is before both parts has changed");
+    assert!(before[end..] == after[end..], "what is behind both parts has changed");
+    assert!(before[second..end] != after[second..end], "nothing was written");
+}
+
+/// Every reason to stop a device, or to lose a frame, has come up, and the log was spared.
+fn assert_refusals(ended: &Ended, least: u64) {
+    let stats = ended.guests.iter().find(|stats| stats.name() == "hostile").expect("its counters");
+    for why in [
+        "virtio_stop_ring",
+        "virtio_stop_overrun",
+        "virtio_stop_index",
+        "virtio_stop_too_long",
+        "virtio_stop_indirect",
+        "virtio_stop_order",
+        "virtio_stop_buffer",
+        "virtio_stop_direction",
+        "virtio_stop_unanswerable",
+        "net_tx_malformed",
+        "net_tx_spoofed",
+        "net_rx_no_buffer",
+    ] {
+        assert!(stats.counter(why) >= least, "{why}: {stats:?}");
+    }
+    assert!(ended.log.contains("the device in slot"), "{}", ended.log);
+    let len = ended.log.len();
+    assert!(len < 1 << 20, "{len} bytes of log");
+}
+
+/// All that was fuzzed of devices.
+fn fuzzed_items(said: &str) -> u64 {
+    let counts = said.lines().filter_map(|line| line.split_once(" fuzzed items:"));
+    counts.map(|(_, count)| count.trim_end().parse::<u64>().expect("a number")).sum()
 }
 
 /// No attack went wrong, the guest is itself, and L1 is sound.
@@ -75,6 +148,9 @@ fn all_attacks() {
     let ended = beside_a_victim(&folder, &words).limit(limit).to_end();
     let report = assert_passed(&ended, &said_by(&ended, "hostile"));
     assert_victim_unharmed(&ended);
+    assert_disk_unharmed(&folder);
+    assert_refusals(&ended, 100);
+    assert!(fuzzed_items(&said_by(&ended, "hostile")) > 1_000_000, "{}", ended.said.out);
     assert!(report.skipped.is_empty(), "{report:?}");
     assert!(report.passed.len() > 60, "{report:?}");
     assert!(ended.log.matches("root check: ").count() > 10, "{}", ended.log);
@@ -84,9 +160,11 @@ fn all_attacks() {
 #[test]
 fn two_at_once() {
     let folder = Folder::new();
-    let run = folder.run(&built::hostile()).memory("64M").vcpus(2).cpus(2);
-    let report = assert_unharmed(&run.append("only=smp n=40000 seed=3").limit(600).to_end());
+    let run = with_devices(&folder, folder.run(&built::hostile())).cpus(2);
+    let run = run.append("only=smp,devices n=40000 seed=3").limit(600);
+    let report = assert_unharmed(&run.to_end());
     assert!(report.has_passed("smp.flushes"), "{report:?}");
+    assert!(report.has_passed("devices.rewritten"), "{report:?}");
 }
 
 /// Another start, on a CPU without FSGSBASE, SMEP, XSAVE and large pages of 1 GiB.

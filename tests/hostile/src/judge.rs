@@ -8,6 +8,7 @@ use crate::{
         counters::{Counters, Reason},
         memory, second,
         trial::{self, SEEN},
+        virtio,
     },
 };
 use core::fmt::Write;
@@ -100,6 +101,7 @@ pub struct Group {
 pub fn make(tally: &mut Tally, group: &str, attack: &Attack, seed: u64, count: u64) {
     SEEN.reset();
     second::reset();
+    virtio::reset_items();
     let mut rounds = Rounds::new(seed, count);
     let start = abi::tsc();
     let verdict = (attack.run)(&mut rounds);
@@ -122,7 +124,7 @@ fn effect(rounds: &Rounds, counted: &Counters) -> Verdict {
     same!(rounds.made, rounds.count, "rounds made");
     holds!(rounds.count > 0, "no rounds");
     holds!(
-        counted.exits() + counted.direct_switches() >= rounds.count / 2,
+        counted.exits() + counted.direct_switches() + virtio::items() >= rounds.count / 2,
         "{} rounds entered the hypervisor {} times",
         rounds.count,
         counted.exits()
@@ -152,6 +154,9 @@ fn summary(group: &str, name: &str, rounds: &Rounds, counted: &Counters, ticks: 
     let _ = write!(out, " syscalls:{} interrupts:{}", SEEN.syscalls(), SEEN.interrupts());
     if second::made() > 0 {
         let _ = write!(out, " rounds of the second vCPU:{}", second::made());
+    }
+    if virtio::items() > 0 {
+        let _ = write!(out, " fuzzed items:{}", virtio::items());
     }
     println!();
     let _ = write!(out, "#  ");

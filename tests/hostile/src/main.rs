@@ -34,6 +34,8 @@ mod judge;
 mod runtime;
 #[cfg(target_os = "none")]
 mod victim;
+#[cfg(target_os = "none")]
+mod victim_devices;
 
 #[cfg(target_os = "none")]
 use suite::println;

@@ -9,6 +9,7 @@ use crate::{
         registers::Registers,
         trial::{Interrupts, Mode, Trial, Way, code},
     },
+    victim_devices::{self, Devices},
 };
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use pv_abi::{
@@ -16,7 +17,12 @@ use pv_abi::{
     ext::{NativeBoot, shutdown},
     msr::{KVM_STEAL_TIME, arch, x2apic},
 };
-use suite::{holds, random::Random, same, verdict::Verdict};
+use suite::{
+    holds,
+    random::Random,
+    same,
+    verdict::{Verdict, Wrong},
+};
 
 /// Bytes that are looked at between two looks at the clock.
 const STRIDE: u64 = 64 << 10;
@@ -40,7 +46,7 @@ struct Clock {
 
 /// The frame with the steal time: version and nanoseconds.
 const fn steal_frame() -> u64 {
-    memory::frame(0)
+    memory::frame(victim_devices::FRAMES)
 }
 
 /// Nanoseconds for which others had the CPU.
@@ -103,7 +109,7 @@ const fn value(at: u64) -> u64 {
 
 /// All memory that nothing else is in.
 fn watched() -> core::ops::Range<u64> {
-    memory::frame(1)..memory::memory()
+    memory::frame(victim_devices::FRAMES + 1)..memory::memory()
 }
 
 fn look_at_memory(from: u64) -> Verdict {
@@ -127,6 +133,10 @@ pub fn watch(boot: &NativeBoot, seconds: u64) -> ! {
     memory::reset_pages(|| 0);
     let image = memory::image_hash();
     watched().step_by(8).for_each(|at| memory::word(at).store(value(at), Relaxed));
+    let mut devices = match Devices::start() {
+        Ok(devices) => devices,
+        Err(wrong) => harmed(&wrong),
+    };
     let mut clock = Clock::new(boot.tsc_hz);
     let mut random = Random::new(1);
     let end = clock.last.saturating_add(seconds.saturating_mul(clock.hz));
@@ -142,6 +152,7 @@ pub fn watch(boot: &NativeBoot, seconds: u64) -> ! {
                 verdict = verdict.and_then(|()| clock.nap()).and_then(|()| clock.look());
                 // Its code page has another program now.
                 memory::write_code(&[]);
+                verdict = verdict.and_then(|()| devices.look(&mut random));
             }
             if verdict.is_err() {
                 break 'end verdict;
@@ -162,12 +173,15 @@ pub fn watch(boot: &NativeBoot, seconds: u64) -> ! {
         clock.micros(clock.longest),
         clock.stolen / 1000,
     );
+    devices.tell();
     match verdict {
         Ok(()) => println!("# victim: unharmed"),
-        Err(wrong) => {
-            println!("Bail out! the victim was harmed\n{wrong}");
-            abi::shutdown(shutdown::CRASH)
-        }
+        Err(wrong) => harmed(&wrong),
     }
     abi::shutdown(shutdown::POWEROFF)
+}
+
+fn harmed(wrong: &Wrong) -> ! {
+    println!("Bail out! the victim was harmed\n{wrong}");
+    abi::shutdown(shutdown::CRASH)
 }

@@ -3,7 +3,7 @@
 
 use super::{
     DeviceMemory,
-    queue::{Buffer, Chain, MOST},
+    queue::{Broken, Buffer, Chain, MOST},
     registers::Identity,
 };
 use arrayvec::ArrayVec;
@@ -105,10 +105,6 @@ pub enum Request {
     Done(u8, u32),
 }
 
-/// A chain with no room for the header, or for the answer: there is nobody to tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unanswerable;
-
 impl Geometry {
     /// What the register block says of it.
     #[must_use]
@@ -143,15 +139,15 @@ impl Geometry {
     /// Looks at the request in `chain`; with it, where its answer goes. GET_ID is done at once.
     ///
     /// # Errors
-    /// [`Unanswerable`].
+    /// [`Broken::Unanswerable`].
     pub fn request(
         &self,
         memory: &impl DeviceMemory,
         chain: &Chain,
-    ) -> Result<(Request, u64), Unanswerable> {
+    ) -> Result<(Request, u64), Broken> {
         let mut to_read = chain.readable.clone();
         let mut to_write = chain.writable.clone();
-        let last = to_write.last_mut().ok_or(Unanswerable)?;
+        let last = to_write.last_mut().ok_or(Broken::Unanswerable)?;
         last.len -= 1;
         let answer = last.gpa + u64::from(last.len);
         if last.len == 0 {
@@ -161,7 +157,7 @@ impl Geometry {
         let reached = match take(memory, &mut to_read, &mut header) {
             Taken::All => true,
             Taken::OutOfReach => false,
-            Taken::TooShort => return Err(Unanswerable),
+            Taken::TooShort => return Err(Broken::Unanswerable),
         };
         let word = u128::from_le_bytes(header);
         let (kind, sector) = (word as u32, (word >> 64) as u64);
@@ -307,7 +303,7 @@ mod tests {
         (kind, sector): (u32, u64),
         readable: &[(u64, u32)],
         writable: &[(u64, u32)],
-    ) -> Result<(Request, u64), Unanswerable> {
+    ) -> Result<(Request, u64), Broken> {
         let header = u128::from(sector) << 64 | u128::from(kind);
         assert!(ram.write(HEADER_AT, &header.to_le_bytes()));
         let readable = buffers(&[&[(HEADER_AT, 16)], readable].concat());
@@ -315,7 +311,7 @@ mod tests {
         disk.request(ram, &Chain { head: 0, readable, writable })
     }
 
-    fn done(answer: u8) -> Result<(Request, u64), Unanswerable> {
+    fn done(answer: u8) -> Result<(Request, u64), Broken> {
         Ok((Request::Done(answer, 0), 0x200))
     }
 
@@ -441,9 +437,9 @@ mod tests {
             let (readable, writable) = (buffers(readable), buffers(writable));
             disk.request(&ram, &Chain { head: 0, readable, writable })
         };
-        assert_eq!(chain(&[(0x100, 15)], &[(0x200, 1)]), Err(Unanswerable));
-        assert_eq!(chain(&[(0x100, 16)], &[]), Err(Unanswerable));
-        assert_eq!(chain(&[], &[]), Err(Unanswerable));
+        assert_eq!(chain(&[(0x100, 15)], &[(0x200, 1)]), Err(Broken::Unanswerable));
+        assert_eq!(chain(&[(0x100, 16)], &[]), Err(Broken::Unanswerable));
+        assert_eq!(chain(&[], &[]), Err(Broken::Unanswerable));
         let away = chain(&[(0x10_0000, 16)], &[(0x200, 1)]);
         assert_eq!(away, done(answer::IOERR), "a header where no memory is");
     }
@@ -470,7 +466,7 @@ mod tests {
             let asked = disk.request(&ram, &chain);
             let data = total.checked_sub(16);
             match (asked, data) {
-                (Err(Unanswerable), None) => {}
+                (Err(Broken::Unanswerable), None) => {}
                 (Ok((request, 0x1004)), Some(bytes)) => {
                     let fine = bytes % 512 == 0 && sector + bytes / 512 <= 100;
                     match request {

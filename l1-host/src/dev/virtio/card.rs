@@ -107,7 +107,7 @@ impl Card {
         if let Some(queue) = front.queue(RECEIVE)
             && let Err(broken) = queue.silence(vm)
         {
-            front.stop(vm, &broken);
+            front.stop(vm, broken);
         }
     }
 
@@ -150,7 +150,7 @@ impl Card {
         match popped {
             Ok(taken) => taken.inspect(|_| front.begin()),
             Err(broken) => {
-                front.stop(vm, &broken);
+                front.stop(vm, broken);
                 None
             }
         }
@@ -227,7 +227,7 @@ impl Card {
                 put
             }
             Err(broken) => {
-                front.stop(vm, &broken);
+                front.stop(vm, broken);
                 Err(Lost::NoBuffer)
             }
         }

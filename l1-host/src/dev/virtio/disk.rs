@@ -65,15 +65,16 @@ impl Disk {
             }
             let Some(queue) = front.queue(QUEUE) else { return };
             if done == AT_ONCE {
-                return front.stop(vm, &"the driver sends more than it could wait for");
+                return front.stop(vm, Broken::Endless);
             }
             let chain = match queue.pop(&**vm) {
                 Ok(Some(chain)) => chain,
                 Ok(None) => return,
-                Err(broken) => return front.stop(vm, &broken),
+                Err(broken) => return front.stop(vm, broken),
             };
-            let Ok((request, answer)) = self.geometry.request(&**vm, &chain) else {
-                return front.stop(vm, &"a request has no header, or no room for the answer");
+            let (request, answer) = match self.geometry.request(&**vm, &chain) {
+                Ok(request) => request,
+                Err(broken) => return front.stop(vm, broken),
             };
             match self.begin(vm, request, &chain, answer) {
                 Begun::UnderWay => front.begin(),

@@ -6,7 +6,6 @@ use super::{
     registers::{Identity, Registers},
 };
 use crate::{guests, vm::Vm};
-use core::fmt::Display;
 use pv_abi::virtio::interrupt;
 
 /// A device, as its driver sees it.
@@ -20,6 +19,8 @@ pub struct Front {
     stage: Stage,
     /// vCPUs that wait until it has been reset, by bits.
     waiting: u32,
+    /// How often it has stopped, by [`Broken::ALL`].
+    stops: [u64; Broken::ALL.len()],
 }
 
 /// Whether a device may begin something.
@@ -55,7 +56,8 @@ impl Front {
     pub fn new(slot: usize, identity: Identity) -> Self {
         let registers = Registers::new(identity);
         let (route, stage) = (Route::Line, Stage::Open);
-        Self { registers, slot, route, under_way: 0, stage, waiting: 0 }
+        let stops = [0; Broken::ALL.len()];
+        Self { registers, slot, route, under_way: 0, stage, waiting: 0, stops }
     }
 
     /// Sets where its interrupts go.
@@ -129,15 +131,22 @@ impl Front {
         match result.and_then(|()| queue.wants_interrupt(vm)) {
             Ok(true) => self.interrupt(vm, interrupt::USED),
             Ok(false) => {}
-            Err(broken) => self.stop(vm, &broken),
+            Err(broken) => self.stop(vm, broken),
         }
     }
 
     /// The driver has broken the rules: nothing more happens until it resets the device.
-    pub fn stop(&mut self, vm: &Vm, why: &dyn Display) {
+    pub fn stop(&mut self, vm: &Vm, why: Broken) {
+        self.stops[why as usize] += 1;
         vm.log(format_args!("guest '{}': the device in slot {} stops: {why}", vm.name, self.slot));
         self.registers.stop();
         self.interrupt(vm, interrupt::CONFIG);
+    }
+
+    /// How often it has stopped, by reasons that there were.
+    pub fn stops(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let counted = Broken::ALL.iter().map(|&(why, name)| (name, self.stops[why as usize]));
+        counted.filter(|(_, count)| *count > 0)
     }
 
     fn interrupt(&mut self, vm: &Vm, why: u32) {

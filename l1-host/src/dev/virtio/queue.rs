@@ -66,6 +66,26 @@ pub enum Broken {
     Buffer,
     /// A buffer to read is in a queue for those to write, or the other way round.
     Direction,
+    /// A chain without room for what every request has: there is nobody to tell.
+    Unanswerable,
+    /// More comes than a driver could wait for.
+    Endless,
+}
+
+impl Broken {
+    /// All, with the names that statistics use.
+    pub const ALL: [(Self, &'static str); 10] = [
+        (Self::Ring, "virtio_stop_ring"),
+        (Self::Overrun, "virtio_stop_overrun"),
+        (Self::Index, "virtio_stop_index"),
+        (Self::TooLong, "virtio_stop_too_long"),
+        (Self::Indirect, "virtio_stop_indirect"),
+        (Self::Order, "virtio_stop_order"),
+        (Self::Buffer, "virtio_stop_buffer"),
+        (Self::Direction, "virtio_stop_direction"),
+        (Self::Unanswerable, "virtio_stop_unanswerable"),
+        (Self::Endless, "virtio_stop_endless"),
+    ];
 }
 
 impl core::fmt::Display for Broken {
@@ -79,6 +99,8 @@ impl core::fmt::Display for Broken {
             Self::Order => "a buffer to read follows one to write",
             Self::Buffer => "a buffer is empty, or goes past the last address",
             Self::Direction => "a buffer is in the wrong queue",
+            Self::Unanswerable => "a request has no header, or no room for the answer",
+            Self::Endless => "the driver sends more than it could wait for",
         })
     }
 }

@@ -8,6 +8,8 @@ use crate::{
 };
 use proptest::prelude::*;
 
+mod hostile;
+
 /// Pages: the grant table, the ring, the queue, then those to be lent.
 const RING: u64 = 0x1000;
 const QUEUE: u64 = 0x2000;

@@ -2,14 +2,19 @@
 
 mod bases;
 mod calls;
+mod chain;
+mod devices;
 mod flags;
+mod frames;
 mod fuzz;
 mod interrupts;
 mod memory_limit;
 mod modes;
 mod msrs;
 mod pvcs;
+mod requests;
 mod rewrite;
+mod rings_smp;
 mod selectors;
 mod smp;
 mod smp_memory;
@@ -45,6 +50,7 @@ const GROUPS: &[Group] = &[
     memory_limit::GROUP,
     spin::GROUP,
     // What these enable stays enabled.
+    devices::GROUP,
     smp::GROUP,
     msrs::GROUP,
     calls::GROUP,

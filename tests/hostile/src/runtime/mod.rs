@@ -8,5 +8,6 @@ pub mod memory;
 pub mod piece;
 pub mod second;
 pub mod trial;
+pub mod virtio;
 
 pub use suite::native::registers;

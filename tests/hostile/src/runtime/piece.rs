@@ -53,6 +53,9 @@ pieces! {
     irq_halt: "mov eax, 0x17088202" "syscall" "int3";
     jump: "jmp rbx";
     load: "mov rax, [rbx]" "int3";
+    load_16: "mov ax, [rbx]" "int3";
+    load_32: "mov eax, [rbx]" "int3";
+    load_8: "mov al, [rbx]" "int3";
     loads: "mov ds, eax" "mov es, eax" "mov fs, eax" "mov gs, eax" "int3";
     locked: "lock add [rbx], eax";
     mov_ss: "mov ss, eax" "ud2";
@@ -74,6 +77,9 @@ pieces! {
     sti_cli: "sti" "nop" "cli" "sti" "cli" "int3";
     sti_syscall: "sti" "syscall" "int3";
     store: "mov [rbx], rax" "int3";
+    store_16: "mov [rbx], ax" "int3";
+    store_32: "mov [rbx], eax" "int3";
+    store_8: "mov [rbx], al" "int3";
     stores: "2: inc qword ptr [rbx]" "dec ecx" "jnz 2b" "int3";
     swapgs: "swapgs" "int3";
     syscall: "syscall";
