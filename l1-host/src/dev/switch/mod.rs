@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`frame`] | a frame, and what its sender has left to others: its checksum, its division into segments |
 //! | [`segment`] | dividing a frame where the receiver does not take it whole |
+//! | [`merge`] | joining segments into a frame for a receiver that takes it whole |
 //! | [`guard`] | whether a card may send a frame: whose address it bears |
 //! | [`rate`] | how much a card may send, and is sent |
 //! | [`counts`] | what came of frames |
@@ -16,6 +17,7 @@
 pub mod counts;
 pub mod frame;
 pub mod guard;
+pub mod merge;
 #[cfg(target_os = "none")]
 pub mod network;
 pub mod rate;
