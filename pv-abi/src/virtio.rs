@@ -163,6 +163,9 @@ pub mod net {
         pub const HOST_TSO6: u64 = 1 << 12;
         pub const MRG_RXBUF: u64 = 1 << 15;
         pub const STATUS: u64 = 1 << 16;
+        /// L1's own, with [`MRG_RXBUF`]: of a frame to come that is still to be divided, the second buffer
+        /// comes back empty, and is one of NUM_BUFFERS. Xen's front ends are told of the division there.
+        pub const SPACER: u64 = 1 << 51;
     }
 
     /// The configuration space: offsets in it.

@@ -121,6 +121,7 @@ fn a_guest_reaches_the_outside_and_is_reached() {
         let ended = session.end();
         ended.assert_powered_off();
         assert!(ended.said.out.contains("ok 1 "), "{}", ended.said.out);
+        assert_eq!(ended.guests[0].counter("net_rx_long"), 0, "it does not take such packets");
     }
 }
 

@@ -6,12 +6,17 @@ use pv_abi::virtio::{
     feature::VERSION_1,
     net::{
         DEVICE, config,
-        feature::{CSUM, GUEST_CSUM, HOST_TSO4, HOST_TSO6, MAC, MRG_RXBUF, MTU},
+        feature::{
+            CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MAC, MRG_RXBUF, MTU,
+            SPACER,
+        },
     },
 };
 
 /// Features that are of use here.
-pub const WANTED: u64 = NEEDED | GUEST_CSUM | HOST_TSO4 | HOST_TSO6 | MTU;
+pub const WANTED: u64 = NEEDED | GUEST_CSUM | LONG | HOST_TSO4 | HOST_TSO6 | MTU;
+/// Long segments of IPv4 and IPv6 come whole, with a place for what is to be said of them.
+const LONG: u64 = GUEST_TSO4 | GUEST_TSO6 | SPACER;
 /// Features without which a front end cannot be served: it leaves checksums to the card whatever is
 /// said, and has more buffers than a queue has entries for pairs.
 const NEEDED: u64 = VERSION_1 | CSUM | MAC | MRG_RXBUF;
@@ -27,6 +32,8 @@ pub struct Properties {
     pub tso4: bool,
     /// Likewise of IPv6.
     pub tso6: bool,
+    /// It leaves a place for what is to be said of long segments to come: without, they cannot be passed on.
+    pub spacer: bool,
 }
 
 /// The card behind `registers`, if one is there that can be used.
@@ -42,7 +49,13 @@ pub fn find(registers: &impl Registers) -> Option<Properties> {
     // The configuration is read by words; this is the upper half of one.
     let mtu = (word(registers, config::MTU & !3) >> 16) as u16;
     let mtu = has(MTU).then_some(mtu);
-    Some(Properties { mac: [a, b, c, d, e, f], mtu, tso4: has(HOST_TSO4), tso6: has(HOST_TSO6) })
+    Some(Properties {
+        mac: [a, b, c, d, e, f],
+        mtu,
+        tso4: has(HOST_TSO4),
+        tso6: has(HOST_TSO6),
+        spacer: has(SPACER),
+    })
 }
 
 #[cfg(test)]
@@ -56,10 +69,13 @@ mod tests {
     fn a_card_is_found() {
         let card = Device::new(DEVICE, CSUM | MAC | MRG_RXBUF | MTU | HOST_TSO4, &WORDS);
         let mac = [0x52, 0x11, 2, 0x33, 0x44, 0x77];
-        let properties = Properties { mac, mtu: Some(1500), tso4: true, tso6: false };
+        let properties =
+            Properties { mac, mtu: Some(1500), tso4: true, tso6: false, spacer: false };
         assert_eq!(find(&card), Some(properties));
         let plain = Device::new(DEVICE, CSUM | MAC | MRG_RXBUF, &WORDS);
         assert_eq!(find(&plain), Some(Properties { mtu: None, tso4: false, ..properties }));
+        let spaced = Device::new(DEVICE, CSUM | MAC | MRG_RXBUF | MTU | HOST_TSO4 | SPACER, &WORDS);
+        assert_eq!(find(&spaced), Some(Properties { spacer: true, ..properties }));
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub mod received {
     pub const DATA_VALIDATED: u16 = 1;
     pub const CSUM_BLANK: u16 = 2;
     pub const MORE_DATA: u16 = 4;
+    pub const EXTRA_INFO: u16 = 8;
 }
 
 /// A piece of a frame to be sent.
@@ -100,12 +101,28 @@ pub enum Extra {
     Bad,
 }
 
+/// Kinds of extra infos.
+const GSO: u8 = 1;
+const HASH: u8 = 4;
+
+impl Segmentation {
+    /// The bytes of an extra info that says so of a frame received. It takes the place of a buffer, and no
+    /// other follows.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; RECEIVED] {
+        let [low, high] = self.size.to_le_bytes();
+        let protocol = match self.protocol {
+            Protocol::V4 => 1,
+            Protocol::V6 => 2,
+        };
+        [GSO, 0, low, high, protocol, 0, 0, 0]
+    }
+}
+
 impl Extra {
     /// Understands one; true if another follows.
     #[must_use]
     pub const fn parse(bytes: &[u8; SENT]) -> (Self, bool) {
-        const GSO: u8 = 1;
-        const HASH: u8 = 4;
         const MORE: u8 = 1;
         let [kind, flags, low, high, protocol, ..] = *bytes;
         let size = u16::from_le_bytes([low, high]);
@@ -195,6 +212,9 @@ mod tests {
             raw[..5].copy_from_slice(&bytes);
             assert_eq!(Extra::parse(&raw), expected, "{bytes:?}");
         }
+        let told = |protocol| Segmentation { size: 1448, protocol }.bytes();
+        assert_eq!(told(Protocol::V4), [1, 0, 0xa8, 5, 1, 0, 0, 0]);
+        assert_eq!(told(Protocol::V6), [1, 0, 0xa8, 5, 2, 0, 0, 0]);
     }
 
     #[test]

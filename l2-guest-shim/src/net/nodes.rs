@@ -1,7 +1,7 @@
 //! What the store says of a network card, and what its front end says there.
 //! May: nothing. Context: shim. Input: guest-controlled nodes.
 
-use super::device::Properties;
+use super::{device::Properties, transmit::Cuts};
 use crate::{
     store::{Error, Store},
     xenbus::{Backend, Front},
@@ -19,7 +19,7 @@ pub const fn backend(index: u32) -> Backend {
 /// # Errors
 /// [`Error::NoSpace`].
 pub fn place(backend: &Backend, store: &mut Store, properties: &Properties) -> Result<(), Error> {
-    let Properties { mac, mtu, tso4, tso6 } = *properties;
+    let Properties { mac, mtu, tso4, tso6, .. } = *properties;
     let [a, b, c, d, e, f] = mac;
     backend.place(store)?;
     let mut front = |name: &str, value: fmt::Arguments<'_>| backend.place_front(store, name, value);
@@ -66,6 +66,8 @@ pub struct Asked {
     pub receive: Ring,
     /// See [`Blank`].
     pub blank: Blank,
+    /// Long segments of IPv4 that it takes whole, and of IPv6.
+    pub long: Cuts,
 }
 
 /// What `front` wants to use; `None` if it does not say so, or cannot have frames put into its pages.
@@ -77,7 +79,12 @@ pub fn asked(front: &Front<'_>) -> Option<Asked> {
     let receive = Ring { ring: front.number("/rx-ring-ref")?, port: port("/event-channel-rx")? };
     let refused = front.number("/feature-no-csum-offload") == Some(1);
     let blank = if refused { Blank::Refused } else { Blank::Taken };
-    copies.then_some(Asked { transmit, receive, blank })
+    let says = |name| front.number(name) == Some(1);
+    // They need more than a page, and have no checksums.
+    let may = !refused && says("/feature-sg");
+    let v4 = may && says("/feature-gso-tcpv4");
+    let v6 = may && says("/feature-gso-tcpv6") && says("/feature-ipv6-csum-offload");
+    copies.then_some(Asked { transmit, receive, blank, long: Cuts { v4, v6 } })
 }
 
 #[cfg(test)]
@@ -91,6 +98,7 @@ mod tests {
         mtu: Some(1500),
         tso4: true,
         tso6: false,
+        spacer: true,
     };
 
     fn talk() -> Talk<Asked> {
@@ -154,6 +162,26 @@ mod tests {
             talk.state(1);
             assert_eq!(talk.is(), "2");
         }
+    }
+
+    #[test]
+    fn long_segments_are_taken_by_who_says_so() {
+        let long = |said: &[&str]| {
+            let mut talk = talk();
+            let all = ["tx-ring-ref", "rx-ring-ref", "event-channel", "request-rx-copy"];
+            for name in all.iter().chain(said) {
+                talk.write(&format!("/{name}"), "1");
+            }
+            talk.state(4);
+            talk.asked.wanted.unwrap().long
+        };
+        let (gso4, gso6, sum6) =
+            ("feature-gso-tcpv4", "feature-gso-tcpv6", "feature-ipv6-csum-offload");
+        assert_eq!(long(&["feature-sg", gso4]), Cuts { v4: true, v6: false });
+        assert_eq!(long(&["feature-sg", gso4, gso6, sum6]), Cuts { v4: true, v6: true });
+        assert_eq!(long(&["feature-sg", gso6]), Cuts::default(), "no checksums are left to it");
+        assert_eq!(long(&[gso4]), Cuts::default(), "they do not fit a page");
+        assert_eq!(long(&["feature-sg", gso4, "feature-no-csum-offload"]), Cuts::default());
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //!
 //! The device writes into the granted pages themselves, its own header before the first bytes of a frame.
 //! Front ends expect responses in the order of their requests. So does the device use buffers; one that
-//! did not, or a kernel that makes it look so, ends the connection.
+//! did not, or a kernel that makes it look so, ends the connection. How a long frame is to be divided stands
+//! in the response to its second buffer, which the device leaves empty for that.
 
 use super::netif::{
-    Filled, PAGE, RECEIVED, Room,
-    received::{CSUM_BLANK, DATA_VALIDATED, MORE_DATA},
+    Filled, PAGE, Protocol, RECEIVED, Room, Segmentation,
+    received::{CSUM_BLANK, DATA_VALIDATED, EXTRA_INFO, MORE_DATA},
     status,
 };
 use crate::{
@@ -70,6 +71,8 @@ pub struct Receive {
     next: u8,
     /// Buffers to come that belong to the frame of the last one answered.
     left: u16,
+    /// What the next of them says of the frame, which is none of its data.
+    extra: Option<Segmentation>,
     broken: bool,
 }
 
@@ -86,6 +89,7 @@ impl Receive {
             places: [Place { id: 0, lent: None }; ENTRIES],
             next: 0,
             left: 0,
+            extra: None,
             broken: false,
         })
     }
@@ -162,14 +166,23 @@ impl Receive {
         while let Some(oldest) = self.oldest()
             && let Place { id, lent: None } = self.places[oldest]
         {
-            let filled = Filled { id, offset: 0, flags: self.more(), status: status::ERROR };
-            self.ring.respond(memory, &filled.bytes());
+            // What is to be said of a frame needs no page.
+            let response = match self.extra.take() {
+                Some(extra) => extra.bytes(),
+                None => Filled { id, offset: 0, flags: self.more(), status: status::ERROR }.bytes(),
+            };
+            self.ring.respond(memory, &response);
         }
     }
 
-    /// The flag that says whether the frame goes on.
+    /// The flags that say whether the frame goes on.
     const fn more(&self) -> u16 {
-        if self.left > 0 { MORE_DATA } else { 0 }
+        match (self.left, self.extra) {
+            (0, _) => 0,
+            (_, None) => MORE_DATA,
+            (1, Some(_)) => EXTRA_INFO,
+            (_, Some(_)) => EXTRA_INFO | MORE_DATA,
+        }
     }
 
     /// Answers the buffer that the device is done with; `None` if it is not its turn.
@@ -177,6 +190,15 @@ impl Receive {
         let place = &mut self.places[self.oldest()?];
         let lent = place.lent.take_if(|lent| lent.head == head)?;
         let id = place.id;
+        self.queue.release(head);
+        if self.left > 0
+            && let Some(extra) = self.extra.take()
+        {
+            self.left -= 1;
+            self.grants.end(memory, lent.grant, Access::Write);
+            self.ring.respond(memory, &extra.bytes());
+            return Some(());
+        }
         let (mut offset, mut flags) = (0, 0);
         if self.left == 0 {
             offset = HEADER as u16;
@@ -187,11 +209,11 @@ impl Receive {
             }
             let [.., low, high] = bytes;
             self.left = u16::from_le_bytes([low, high]).max(1);
+            self.extra = segmentation(&bytes).filter(|_| self.left > 1);
             flags = checksum(bytes[header::FLAGS]);
         }
         self.left -= 1;
         self.grants.end(memory, lent.grant, Access::Write);
-        self.queue.release(head);
         let size = written.checked_sub(offset.into()).filter(|&size| size > 0);
         let size = size.filter(|size| size + u32::from(offset) <= PAGE.into());
         let status = size.map_or(status::ERROR, |size| size as i16);
@@ -202,6 +224,16 @@ impl Receive {
 }
 
 const _: () = assert!(header::NUM_BUFFERS == HEADER - 2);
+
+/// How a frame with this header is to be divided.
+const fn segmentation(bytes: &[u8; HEADER]) -> Option<Segmentation> {
+    let size = u16::from_le_bytes([bytes[header::GSO_SIZE], bytes[header::GSO_SIZE + 1]]);
+    match bytes[header::GSO_TYPE] {
+        header::GSO_TCPV4 => Some(Segmentation { size, protocol: Protocol::V4 }),
+        header::GSO_TCPV6 => Some(Segmentation { size, protocol: Protocol::V6 }),
+        _ => None,
+    }
+}
 
 /// What the front end is told of a frame's checksum.
 const fn checksum(flags: u8) -> u16 {

@@ -24,7 +24,10 @@ use crate::{
 use pv_abi::{
     PAGE_SIZE,
     ext::devices::SLOTS,
-    virtio::net::{RECEIVE, TRANSMIT, feature::GUEST_CSUM},
+    virtio::net::{
+        RECEIVE, TRANSMIT,
+        feature::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6},
+    },
 };
 use spin::Mutex;
 
@@ -95,7 +98,10 @@ impl Attached {
         let connection = Connection::new(&Guest, grants(), cuts, asked, pages)?;
         let queues = connection.setups();
         self.used = Some(Used { connection, transmit_port, receive_port });
-        let without = if asked.blank == Blank::Refused { GUEST_CSUM } else { 0 };
+        let unless = |taken, features| if taken { 0 } else { features };
+        let without = unless(asked.blank == Blank::Taken, GUEST_CSUM)
+            | unless(asked.long.v4 && self.properties.spacer, GUEST_TSO4)
+            | unless(asked.long.v6 && self.properties.spacer, GUEST_TSO6);
         let started = start(&self.slot, WANTED & !without, &queues)
             .filter(|()| self.slot.interrupt_by(CARD_VECTOR, vcpu));
         if started.is_none() {

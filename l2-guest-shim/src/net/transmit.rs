@@ -39,7 +39,7 @@ pub const SIZE: u64 = HEADERS + (FRAMES * HEADER) as u64;
 /// Buffers of a frame: header and pieces.
 const BUFFERS: usize = 1 + PIECES;
 
-/// What long segments the device cuts.
+/// What long segments the device cuts, or a front end takes whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cuts {
     /// Those of IPv4.

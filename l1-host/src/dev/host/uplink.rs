@@ -10,7 +10,8 @@ use crate::{
         switch::{
             ETHERNET, Mac,
             counts::{Counts, Lost},
-            frame::{Frame, Offload},
+            frame::{Completed, Frame, Offload},
+            merge::Merger,
             network,
         },
     },
@@ -61,7 +62,7 @@ pub struct Uplink {
     mac: Mac,
     state: Mutex<State>,
     /// One at a time takes frames, so that they keep their order.
-    receiving: Mutex<()>,
+    receiving: Mutex<Merger>,
     /// What came of its frames.
     pub counts: Counts,
 }
@@ -71,6 +72,8 @@ struct State {
     transport: PciTransport,
     receive: Ring,
     transmit: Ring,
+    /// The device was given frames and not told.
+    untold: bool,
     failed: bool,
 }
 
@@ -119,11 +122,11 @@ impl Uplink {
         if receive.queue.should_notify() {
             transport.notify(RECEIVE as u16);
         }
-        let state = State { transport, receive, transmit, failed: false };
+        let state = State { transport, receive, transmit, untold: false, failed: false };
         Ok(Box::new(Self {
             mac,
             state: Mutex::new(state),
-            receiving: Mutex::new(()),
+            receiving: Mutex::default(),
             counts: Counts::default(),
         }))
     }
@@ -134,34 +137,33 @@ impl Uplink {
         self.mac
     }
 
-    /// Sends `frame`, or its segments, or loses them.
-    pub fn send(&self, frame: &mut Frame<'_>) {
-        frame.divide(|frame| {
-            frame.complete_checksum();
-            self.send_one(frame.bytes);
-        });
-    }
-
-    fn send_one(&self, bytes: &[u8]) {
-        if bytes.len() > BUFFER - HEADER {
+    /// Sends `frame`, or its segments, or loses them. The device need not begin before [`Self::tell`].
+    pub fn send(&self, frame: &Frame<'_>) {
+        let frames = frame.completed();
+        if frames.longest() > BUFFER - HEADER {
             return self.counts.lost(Lost::TooLong);
         }
         let mut state = self.state.lock();
-        if state.failed {
-            return self.counts.lost(Lost::Nobody);
+        for number in 0..frames.count() {
+            match state.send(&frames, number) {
+                Ok(Ok(len)) => self.counts.sent(len),
+                Ok(Err(lost)) => self.counts.lost(lost),
+                Err(why) => state.fail(self.mac, why),
+            }
         }
-        match state.send(bytes) {
-            Ok(Ok(())) => self.counts.sent(bytes.len()),
-            Ok(Err(lost)) => self.counts.lost(lost),
-            Err(why) => state.fail(self.mac, why),
-        }
+    }
+
+    /// Has the device send what it was given, if it has not been told.
+    pub fn tell(&self) {
+        self.state.lock().tell();
     }
 
     /// Takes frames that have come, and gives them to the network. While there are more it does not
     /// interrupt.
     pub fn receive(&self) -> Rest {
-        let _one = self.receiving.lock();
-        let rest = self.receive_some();
+        let mut merger = self.receiving.lock();
+        let rest = self.receive_some(&mut merger);
+        self.pass_on(&mut merger);
         let mut state = self.state.lock();
         if rest == Rest::More {
             state.receive.queue.set_dev_notify(false);
@@ -172,18 +174,15 @@ impl Uplink {
         rest
     }
 
-    fn receive_some(&self) -> Rest {
+    fn receive_some(&self, merger: &mut Merger) -> Rest {
         for _ in 0..AT_ONCE {
             let Some((buffer, at, len)) = self.take() else { return Rest::Nothing };
             // SAFETY: the device has given the buffer back, and nobody else has its number.
             let bytes = unsafe { piece(at, BUFFER) };
-            if let Some(frame) = bytes.get_mut(HEADER..len)
-                && let Some(mut frame) = Frame::new(frame, Offload::default(), &mut [])
-            {
-                self.counts.received(frame.bytes.len());
-                network::arrived(self, &mut frame);
-            } else {
-                self.counts.lost(Lost::Malformed);
+            let frame = bytes.get_mut(HEADER..len);
+            match frame.and_then(|frame| Frame::new(frame, Offload::default(), &mut [])) {
+                Some(frame) => self.arrived(merger, frame),
+                None => self.counts.lost(Lost::Malformed),
             }
             let mut state = self.state.lock();
             if let Err(why) = state.give_back(buffer) {
@@ -191,6 +190,26 @@ impl Uplink {
             }
         }
         Rest::More
+    }
+
+    /// A frame has come: it waits for those that follow it, or is given to the network.
+    fn arrived(&self, merger: &mut Merger, mut frame: Frame<'_>) {
+        self.counts.received(frame.bytes.len());
+        if merger.extend(frame.bytes) {
+            return;
+        }
+        self.pass_on(merger);
+        let wanted = |version| network::takes_long(self, frame.bytes, version);
+        if !merger.begin(frame.bytes, wanted) {
+            network::arrived(self, &mut frame);
+        }
+    }
+
+    /// Nothing follows what has come.
+    fn pass_on(&self, merger: &mut Merger) {
+        if let Some(mut frame) = merger.take() {
+            network::arrived(self, &mut frame);
+        }
     }
 
     /// A buffer that has come back: its number, where it is, and how much of it was written.
@@ -232,22 +251,33 @@ impl State {
         self.receive.offer(buffer)
     }
 
-    fn send(&mut self, bytes: &[u8]) -> Result<Result<(), Lost>, Broken> {
+    /// Gives the device frame `number` of `frames`, none of which is too long; its bytes.
+    fn send(
+        &mut self,
+        frames: &Completed<'_>,
+        number: usize,
+    ) -> Result<Result<usize, Lost>, Broken> {
+        if self.failed {
+            return Ok(Err(Lost::Nobody));
+        }
         while let Some((buffer, _)) = self.transmit.take(Way::Transmit)? {
             self.transmit.free.push(buffer);
         }
         let Some(buffer) = self.transmit.free.pop() else { return Ok(Err(Lost::NoBuffer)) };
-        let at = self.transmit.at(buffer);
-        let len = HEADER + bytes.len();
-        // SAFETY: the device does not have the buffer, and `bytes` is no part of it.
-        let to = unsafe { piece(at, len) };
+        // SAFETY: the device does not have the buffer, and no frame lies in it.
+        let to = unsafe { piece(self.transmit.at(buffer), BUFFER) };
         to[..HEADER].fill(0);
-        to[HEADER..].copy_from_slice(bytes);
-        self.transmit.add(buffer, len, Way::Transmit)?;
-        if self.transmit.queue.should_notify() {
+        let len = frames.write(number, &mut to[HEADER..]);
+        self.transmit.add(buffer, HEADER + len, Way::Transmit)?;
+        self.untold = true;
+        Ok(Ok(len))
+    }
+
+    fn tell(&mut self) {
+        if core::mem::take(&mut self.untold) && !self.failed && self.transmit.queue.should_notify()
+        {
             self.transport.notify(TRANSMIT as u16);
         }
-        Ok(Ok(()))
     }
 
     /// The card is used no more. A device that was reset uses no memory.

@@ -39,6 +39,7 @@ impl Lost {
 pub struct Counts {
     sent: [AtomicU64; 2],
     received: [AtomicU64; 2],
+    long: [AtomicU64; 2],
     lost: [AtomicU64; Lost::ALL.len()],
 }
 
@@ -53,6 +54,16 @@ impl Counts {
         add(&self.received, bytes);
     }
 
+    /// A frame that was sent is still to be divided.
+    pub fn sent_long(&self) {
+        self.long[0].fetch_add(1, Relaxed);
+    }
+
+    /// A frame that was received is still to be divided.
+    pub fn received_long(&self) {
+        self.long[1].fetch_add(1, Relaxed);
+    }
+
     /// A frame was lost.
     pub fn lost(&self, why: Lost) {
         self.lost[why as usize].fetch_add(1, Relaxed);
@@ -64,8 +75,10 @@ impl Counts {
         let frames = [
             ("net_tx_frames", sent[0]),
             ("net_tx_bytes", sent[1]),
+            ("net_tx_long", load(&self.long[0])),
             ("net_rx_frames", received[0]),
             ("net_rx_bytes", received[1]),
+            ("net_rx_long", load(&self.long[1])),
         ];
         let lost = Lost::ALL.iter().map(|&(why, name)| (name, load(&self.lost[why as usize])));
         frames.into_iter().chain(lost)
@@ -92,10 +105,11 @@ mod tests {
         counts.sent(60);
         counts.sent(40);
         counts.received(7);
+        counts.sent_long();
         for (times, (why, _)) in Lost::ALL.into_iter().enumerate() {
             (0..=times).for_each(|_| counts.lost(why));
         }
         let values: Vec<_> = counts.each().map(|(_, value)| value).collect();
-        assert_eq!(values, [2, 100, 1, 7, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(values, [2, 100, 1, 1, 7, 0, 1, 2, 3, 4, 5, 6, 7]);
     }
 }

@@ -62,6 +62,12 @@ impl<'a> Frame<'a> {
         self.segments().map_or(self.bytes.len(), |segments| segments.longest())
     }
 
+    /// The frames that this is made of, with nothing left undone.
+    #[must_use]
+    pub fn completed(&self) -> Completed<'_> {
+        Completed { bytes: self.bytes, checksum: self.offload.checksum, segments: self.segments() }
+    }
+
     /// Calls `visit` with the frames that this is made of: itself, or its segments.
     pub fn divide(&mut self, mut visit: impl FnMut(&mut Frame<'_>)) {
         let (sum, division) = (self.offload.checksum, self.offload.division);
@@ -81,22 +87,105 @@ impl<'a> Frame<'a> {
     pub fn complete_checksum(&mut self) {
         if let Some(Partial { start, offset }) = self.offload.checksum.take() {
             let part = &mut self.bytes[start.into()..];
-            let sum = match !folded(sum(part)) {
-                // None says that there is no checksum; the two are the same number.
-                0 => 0xffff,
-                sum => sum,
-            };
-            part[offset.into()..][..2].copy_from_slice(&sum.to_be_bytes());
+            let sum = checksum(sum(part));
+            part[offset.into()..][..2].copy_from_slice(&sum);
         }
     }
 }
 
-/// The sum of the 16-bit words in `bytes`; an odd one is followed by zero. No more than 4 GiB of them.
+/// What a frame is for a receiver to which nothing is left: itself, or its segments, with their checksums.
+#[derive(Debug)]
+pub struct Completed<'a> {
+    bytes: &'a [u8],
+    checksum: Option<Partial>,
+    segments: Option<Segments<'a>>,
+}
+
+impl Completed<'_> {
+    /// How many frames there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.segments.map_or(1, |segments| segments.count())
+    }
+
+    /// Bytes of the longest.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.segments.map_or(self.bytes.len(), |segments| segments.longest())
+    }
+
+    /// Writes frame `number` to `out`, which has room for it; how many bytes that are. Each byte of data is
+    /// read once: what is copied is summed up on the way.
+    #[must_use]
+    pub fn write(&self, number: usize, out: &mut [u8]) -> usize {
+        if let Some(segments) = &self.segments {
+            return segments.write_completed(number, out);
+        }
+        let out = &mut out[..self.bytes.len()];
+        match self.checksum {
+            None => out.copy_from_slice(self.bytes),
+            Some(Partial { start, offset }) => {
+                let (head, part) = self.bytes.split_at(start.into());
+                let (out_head, out_part) = out.split_at_mut(start.into());
+                out_head.copy_from_slice(head);
+                let sum = copy_and_sum(part, out_part);
+                out_part[offset.into()..][..2].copy_from_slice(&checksum(sum));
+            }
+        }
+        self.bytes.len()
+    }
+}
+
+/// Bytes of a checksum with this sum.
+#[must_use]
+pub const fn checksum(sum: u64) -> [u8; 2] {
+    match !folded(sum) {
+        // None says that there is no checksum; the two are the same number.
+        0 => [0xff; 2],
+        sum => sum.to_be_bytes(),
+    }
+}
+
+/// The sum of the 16-bit words in `bytes`; an odd one is followed by zero.
 #[must_use]
 pub fn sum(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let last = rest.first().map_or(0, |&byte| u64::from(byte) << 8);
-    last + words.iter().map(|&word| u64::from(u16::from_be_bytes(word))).sum::<u64>()
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut total = words.iter().fold(0, |total, word| added(total, *word));
+    total = added(total, last(rest));
+    digits(total)
+}
+
+/// Copies `from` to `to`, which is as long; what [`sum`] says of it.
+#[must_use]
+pub fn copy_and_sum(from: &[u8], to: &mut [u8]) -> u64 {
+    let (words, rest) = from.as_chunks::<8>();
+    let (to_words, to_rest) = to.as_chunks_mut::<8>();
+    let mut total = 0;
+    for (word, to) in words.iter().zip(to_words) {
+        *to = *word;
+        total = added(total, *word);
+    }
+    to_rest.copy_from_slice(rest);
+    digits(added(total, last(rest)))
+}
+
+/// `total` and four words, in ones' complement of 64 bits. In which order a word's bytes are does not matter
+/// until the end (RFC 1071, 2).
+const fn added(total: u64, words: [u8; 8]) -> u64 {
+    let (sum, carry) = total.overflowing_add(u64::from_le_bytes(words));
+    sum + carry as u64
+}
+
+/// Fewer than 8 bytes, followed by zeros.
+fn last(rest: &[u8]) -> [u8; 8] {
+    let mut word = [0; 8];
+    word[..rest.len()].copy_from_slice(rest);
+    word
+}
+
+/// A sum of words whose bytes were taken the other way round.
+const fn digits(total: u64) -> u64 {
+    folded((total >> 32) + (total & u32::MAX as u64)).swap_bytes() as u64
 }
 
 /// A sum in ones' complement of 16 bits.
@@ -156,6 +245,16 @@ mod tests {
     }
 
     proptest! {
+        /// The sum is RFC 1071's, of any number of bytes, and the copy is whole.
+        #[test]
+        fn sums_are_those_of_words(bytes in prop::collection::vec(any::<u8>(), 0..100), ones in any::<bool>()) {
+            let bytes = if ones { vec![0xff; bytes.len()] } else { bytes };
+            let mut copy = vec![0; bytes.len()];
+            prop_assert_eq!(folded(sum(&bytes)), plain(&bytes));
+            prop_assert_eq!(copy_and_sum(&bytes, &mut copy), sum(&bytes));
+            prop_assert_eq!(copy, bytes);
+        }
+
         /// With the pseudo-header, what was completed sums up to all ones.
         #[test]
         fn completed_checksums_are_right(
@@ -167,7 +266,11 @@ mod tests {
             let place = usize::from(start + offset);
             let pseudo = u16::from_be_bytes([bytes[place], bytes[place + 1]]);
             let before: Vec<_> = bytes.clone();
-            Frame::new(&mut bytes, partial(start, offset), &mut []).unwrap().complete_checksum();
+            let mut frame = Frame::new(&mut bytes, partial(start, offset), &mut []).unwrap();
+            let mut out = vec![0; frame.bytes.len() + 1];
+            prop_assert_eq!(frame.completed().write(0, &mut out), out.len() - 1);
+            frame.complete_checksum();
+            prop_assert_eq!(&out[..out.len() - 1], &*frame.bytes, "both ways are the same");
             let all = [&pseudo.to_be_bytes(), &bytes[start.into()..]].concat();
             prop_assert_eq!(plain(&all), 0xffff);
             bytes[place..place + 2].copy_from_slice(&before[place..place + 2]);

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`frame`] | a frame, and what its sender has left to others: its checksum, its division into segments |
 //! | [`segment`] | dividing a frame where the receiver does not take it whole |
+//! | [`merge`] | joining segments into a frame for a receiver that takes it whole |
 //! | [`guard`] | whether a card may send a frame: whose address it bears |
 //! | [`counts`] | what came of frames |
 //! | `network` | the cards of a network, and its way out |
@@ -15,6 +16,7 @@
 pub mod counts;
 pub mod frame;
 pub mod guard;
+pub mod merge;
 #[cfg(target_os = "none")]
 pub mod network;
 pub mod segment;

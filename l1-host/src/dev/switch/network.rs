@@ -1,7 +1,7 @@
 //! The networks: which cards are on each, and whether it has a way out.
 //! May: guest-memory. Context: boot; run-loop, irq-off. Input: frames that guests and the network send.
 
-use super::{Mac, Target, counts::Lost, frame::Frame, source, target};
+use super::{Mac, Target, counts::Lost, frame::Frame, segment::Version, source, target};
 use crate::{
     abi_flaw::{Flaw, planted},
     dev::{
@@ -48,10 +48,24 @@ pub fn find(name: &str) -> Option<&'static Network> {
     NETWORKS.get()?.iter().find(|network| network.name == name)
 }
 
+/// The network that goes out by `uplink`.
+fn behind(uplink: &Uplink) -> Option<&'static Network> {
+    let mine = |network: &&Network| network.uplink.is_some_and(|own| core::ptr::eq(own, uplink));
+    NETWORKS.get()?.iter().find(mine)
+}
+
+/// True if the card that `frame`, which has come by `uplink`, is for takes long TCP packets of `version`.
+#[must_use]
+pub fn takes_long(uplink: &Uplink, frame: &[u8], version: Version) -> bool {
+    let Target::One(mac) = target(frame) else { return false };
+    let seat = behind(uplink).and_then(|network| network.seat(mac));
+    let vm = seat.and_then(|(vm, slot)| Some((vm.upgrade()?, slot)));
+    vm.is_some_and(|(vm, slot)| card::takes_long(&vm, slot, version))
+}
+
 /// A frame has come by `uplink`.
 pub fn arrived(uplink: &Uplink, frame: &mut Frame<'_>) {
-    let mine = |network: &&Network| network.uplink.is_some_and(|own| core::ptr::eq(own, uplink));
-    if let Some(network) = NETWORKS.get().and_then(|networks| networks.iter().find(mine)) {
+    if let Some(network) = behind(uplink) {
         // Nobody outside sends by the address of a card here.
         let known = network.seat(source(frame.bytes)).is_some();
         let lost = known || network.send(None, frame).is_err();
@@ -125,8 +139,15 @@ impl Network {
         }
     }
 
-    /// Sends it out, unless it has come from there.
-    fn send_out(&self, from: Option<Mac>, frame: &mut Frame<'_>) -> Option<()> {
+    /// What was sent out goes on its way.
+    pub fn sent(&self) {
+        if let Some(uplink) = self.uplink {
+            uplink.tell();
+        }
+    }
+
+    /// Sends it out, unless it has come from there. It may wait until [`Self::sent`].
+    fn send_out(&self, from: Option<Mac>, frame: &Frame<'_>) -> Option<()> {
         from?;
         self.uplink?.send(frame);
         Some(())

@@ -3,7 +3,7 @@
 
 use super::{
     ETHERNET,
-    frame::{Partial, folded, sum},
+    frame::{Partial, checksum, copy_and_sum, folded, sum},
 };
 
 /// Bytes of data in a segment, at least: it bounds how many there are.
@@ -11,16 +11,16 @@ const LEAST: u16 = 128;
 /// Bytes of the longest segment: data as in the longest packet of a card, and headers.
 pub const LONGEST_SEGMENT: usize = 9000 + ETHERNET + 4;
 /// Where a TCP header has its fields, and how long it is at least.
-const SEQUENCE: usize = 4;
-const OFFSET: usize = 12;
-const FLAGS: usize = 13;
-const CHECKSUM: u16 = 16;
-const TCP: usize = 20;
+pub(super) const SEQUENCE: usize = 4;
+pub(super) const OFFSET: usize = 12;
+pub(super) const FLAGS: usize = 13;
+pub(super) const CHECKSUM: u16 = 16;
+pub(super) const TCP: usize = 20;
 /// Flags of the last segment alone, FIN and PSH, and of the first, CWR.
 const LAST_ONLY: u8 = 0x09;
 const FIRST_ONLY: u8 = 0x80;
 /// Number of TCP in IP headers.
-const PROTOCOL: u8 = 6;
+pub(super) const PROTOCOL: u8 = 6;
 
 /// What a packet is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,49 +99,84 @@ impl<'a> Segments<'a> {
     /// that are.
     #[must_use]
     pub fn write(&self, number: usize, out: &mut [u8]) -> usize {
+        let data = self.data_of(number);
+        let (head, rest) = out.split_at_mut(self.data);
+        rest[..data.len()].copy_from_slice(data);
+        self.write_head(number, head, data.len());
+        self.data + data.len()
+    }
+
+    /// The same with its checksum, in as many bytes as it has.
+    #[must_use]
+    pub fn write_completed(&self, number: usize, out: &mut [u8]) -> usize {
+        let data = self.data_of(number);
+        let (head, rest) = out.split_at_mut(self.data);
+        let of_data = copy_and_sum(data, &mut rest[..data.len()]);
+        self.write_head(number, head, data.len());
+        // A header is a whole number of words, so the data's are those of the whole.
+        let tcp = &mut head[self.tcp..];
+        let sum = checksum(sum(tcp) + of_data);
+        tcp[CHECKSUM.into()..][..2].copy_from_slice(&sum);
+        self.data + data.len()
+    }
+
+    fn data_of(&self, number: usize) -> &[u8] {
         let size = usize::from(self.division.size);
         let data = &self.frame[self.data + number * size..];
-        let data = &data[..data.len().min(size)];
-        let len = self.data + data.len();
-        out[..self.data].copy_from_slice(&self.frame[..self.data]);
-        out[self.data..len].copy_from_slice(data);
-        let (ip, rest) = out[ETHERNET..len].split_at_mut(self.tcp - ETHERNET);
-        let pseudo = match self.division.version {
-            Version::V4 => write_v4(ip, rest.len(), number),
-            Version::V6 => write_v6(ip, rest.len()),
-        };
+        &data[..data.len().min(size)]
+    }
+
+    /// Writes the headers of segment `number`, which has `len` bytes of data, to `head`; its checksum is the
+    /// sum of addresses and length.
+    fn write_head(&self, number: usize, head: &mut [u8], len: usize) {
+        let size = usize::from(self.division.size);
+        head.copy_from_slice(&self.frame[..self.data]);
+        let (ip, tcp) = head[ETHERNET..].split_at_mut(self.tcp - ETHERNET);
+        let pseudo = self.division.version.write_length(ip, tcp.len() + len, number);
         let mut sequence = [0; 4];
-        sequence.copy_from_slice(&rest[SEQUENCE..SEQUENCE + 4]);
+        sequence.copy_from_slice(&tcp[SEQUENCE..SEQUENCE + 4]);
         let sequence = u32::from_be_bytes(sequence).wrapping_add((number * size) as u32);
-        rest[SEQUENCE..SEQUENCE + 4].copy_from_slice(&sequence.to_be_bytes());
+        tcp[SEQUENCE..SEQUENCE + 4].copy_from_slice(&sequence.to_be_bytes());
         if number + 1 < self.count() {
-            rest[FLAGS] &= !LAST_ONLY;
+            tcp[FLAGS] &= !LAST_ONLY;
         }
         if number > 0 {
-            rest[FLAGS] &= !FIRST_ONLY;
+            tcp[FLAGS] &= !FIRST_ONLY;
         }
-        let at = usize::from(CHECKSUM);
-        rest[at..at + 2].copy_from_slice(&folded(pseudo).to_be_bytes());
-        len
+        tcp[CHECKSUM.into()..][..2].copy_from_slice(&folded(pseudo).to_be_bytes());
     }
 }
 
-/// Fills in length, identification and checksum; the sum of the pseudo-header of `len` bytes of TCP.
-fn write_v4(ip: &mut [u8], len: usize, number: usize) -> u64 {
-    let total = (ip.len() + len) as u16;
-    ip[2..4].copy_from_slice(&total.to_be_bytes());
-    let id = u16::from_be_bytes([ip[4], ip[5]]).wrapping_add(number as u16);
-    ip[4..6].copy_from_slice(&id.to_be_bytes());
-    ip[10..12].fill(0);
-    let checksum = !folded(sum(ip));
-    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-    sum(&ip[12..20]) + u64::from(PROTOCOL) + len as u64
-}
+impl Version {
+    /// Fills in what a header of IP, `ip`, says of packet `number` with `len` bytes of TCP, counted from the one
+    /// that it is of; the sum of the pseudo-header.
+    pub(super) fn write_length(self, ip: &mut [u8], len: usize, number: usize) -> u64 {
+        match self {
+            Self::V4 => {
+                let total = (ip.len() + len) as u16;
+                ip[2..4].copy_from_slice(&total.to_be_bytes());
+                let id = u16::from_be_bytes([ip[4], ip[5]]).wrapping_add(number as u16);
+                ip[4..6].copy_from_slice(&id.to_be_bytes());
+                ip[10..12].fill(0);
+                let checksum = !folded(sum(ip));
+                ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+            }
+            Self::V6 => {
+                let total = (ip.len() - 40 + len) as u16;
+                ip[4..6].copy_from_slice(&total.to_be_bytes());
+            }
+        }
+        self.pseudo(ip, len)
+    }
 
-fn write_v6(ip: &mut [u8], len: usize) -> u64 {
-    let total = (ip.len() - 40 + len) as u16;
-    ip[4..6].copy_from_slice(&total.to_be_bytes());
-    sum(&ip[8..40]) + u64::from(PROTOCOL) + len as u64
+    /// The sum of the pseudo-header of `len` bytes of TCP behind `ip`.
+    pub(super) fn pseudo(self, ip: &[u8], len: usize) -> u64 {
+        let addresses = match self {
+            Self::V4 => &ip[12..20],
+            Self::V6 => &ip[8..40],
+        };
+        sum(addresses) + u64::from(PROTOCOL) + len as u64
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +231,9 @@ mod tests {
                 let out = &mut out[..len];
                 let offload = Offload { checksum: Some(partial), division: None };
                 Frame::new(out, offload, &mut []).unwrap().complete_checksum();
+                let mut whole = vec![0; len];
+                prop_assert_eq!(segments.write_completed(number, &mut whole), len);
+                prop_assert_eq!(&whole[..], &*out, "both ways are the same");
                 let ip = &out[ETHERNET..tcp];
                 let (length, addresses) = match version {
                     Version::V4 => {

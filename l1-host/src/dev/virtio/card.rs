@@ -8,6 +8,7 @@
 use super::{
     front::Front,
     net::{self, Address, Header, SCRATCH, Spread},
+    queue::Chain,
     slots::{Device, Function},
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
             frame::Frame,
             guard::Guard,
             network::{self, Network},
-            segment::LONGEST_SEGMENT,
+            segment::{LONGEST_SEGMENT, Version},
         },
     },
     hw::cpu,
@@ -31,7 +32,7 @@ use crate::{
 use alloc::{boxed::Box, sync::Arc};
 use pv_abi::{
     bundle,
-    virtio::net::{HEADER, RECEIVE, TRANSMIT, feature::MRG_RXBUF},
+    virtio::net::{HEADER, RECEIVE, TRANSMIT},
 };
 use spin::Mutex;
 
@@ -58,6 +59,8 @@ pub struct Card {
 
 #[derive(Debug)]
 struct Sending {
+    /// Where the frame is in the guest's memory.
+    chain: Box<Chain>,
     /// The frame that is being sent, its header first.
     scratch: Box<[u8]>,
     /// Its segments, one after another.
@@ -81,6 +84,7 @@ impl Card {
             guard: Guard { mac: wanted.mac, ip: wanted.ip },
             network,
             sending: Mutex::new(Sending {
+                chain: Box::default(),
                 scratch: alloc::vec![0; SCRATCH].into(),
                 segment: alloc::vec![0; LONGEST_SEGMENT].into(),
                 bucket: bucket(),
@@ -113,6 +117,12 @@ impl Card {
 
     /// Sends what the driver has made available, or a part of it.
     pub fn send(&self, vm: &Arc<Vm>, front: &Mutex<Front>) -> Rest {
+        let rest = self.send_some(vm, front);
+        self.network.sent();
+        rest
+    }
+
+    fn send_some(&self, vm: &Arc<Vm>, front: &Mutex<Front>) -> Rest {
         let mut sending = self.sending.lock();
         let mut effort = 0;
         while effort < AT_ONCE {
@@ -142,9 +152,12 @@ impl Card {
         sending: &mut Sending,
     ) -> Option<(u16, Option<usize>, u64)> {
         let features = front.registers.accepted();
-        let popped = front.queue(TRANSMIT)?.pop(vm).and_then(|chain| {
-            let Some(chain) = chain else { return Ok(None) };
-            let taken = net::take(vm, &chain, &mut sending.scratch)?;
+        let Sending { scratch, chain, .. } = sending;
+        let popped = front.queue(TRANSMIT)?.pop_into(vm, chain).and_then(|found| {
+            if !found {
+                return Ok(None);
+            }
+            let taken = net::take(vm, chain, scratch)?;
             Ok(Some((chain.head, taken, features)))
         });
         match popped {
@@ -178,6 +191,9 @@ impl Card {
             return Err(Lost::Rate);
         }
         self.counts.sent(len);
+        if frame.offload.division.is_some() {
+            self.counts.sent_long();
+        }
         self.network.send(Some(self.address.mac), &mut frame)
     }
 
@@ -203,7 +219,12 @@ impl Card {
 
     fn receive_one(&self, vm: &Vm, front: &mut Front, frame: &Frame<'_>) {
         match self.try_receive(vm, front, frame) {
-            Ok(()) => self.counts.received(frame.bytes.len()),
+            Ok(()) => {
+                self.counts.received(frame.bytes.len());
+                if frame.offload.division.is_some() {
+                    self.counts.received_long();
+                }
+            }
             Err(why) => self.counts.lost(why),
         }
     }
@@ -215,10 +236,7 @@ impl Card {
         if !passes(&mut self.receiving.lock(), frame.bytes.len()) {
             return Err(Lost::ReceiveRate);
         }
-        let spread = match front.registers.accepted() & MRG_RXBUF {
-            0 => Spread::OneChain,
-            _ => Spread::Chains,
-        };
+        let spread = Spread::of(&frame.offload, front.registers.accepted());
         let header: Header = net::describe(&frame.offload);
         let queue = front.queue(RECEIVE).ok_or(Lost::NoBuffer)?;
         match net::put(vm, queue, spread, &header, frame.bytes) {
@@ -241,6 +259,16 @@ pub fn deliver(vm: &Vm, slot: usize, frame: &mut Frame<'_>) {
     {
         card.receive(vm, front, frame);
     }
+}
+
+/// True if the driver of the card in `slot` of `vm` takes long TCP packets of `version`.
+#[must_use]
+pub fn takes_long(vm: &Vm, slot: usize, version: Version) -> bool {
+    let device = vm.devices.device(slot as u64);
+    device.is_some_and(|device| {
+        let features = device.front.lock().registers.accepted();
+        features & net::for_long(version) == net::for_long(version)
+    })
 }
 
 fn passes(bucket: &mut Option<Bucket>, bytes: usize) -> bool {

@@ -20,7 +20,7 @@ use pv_abi::virtio::{
         self, HEADER,
         feature::{
             CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MAC, MRG_RXBUF, MTU,
-            STATUS,
+            SPACER, STATUS,
         },
         header,
     },
@@ -72,7 +72,8 @@ const OWN: u64 = MAC
     | HOST_TSO4
     | HOST_TSO6
     | GUEST_TSO4
-    | GUEST_TSO6;
+    | GUEST_TSO6
+    | SPACER;
 
 /// A header, as bytes.
 pub type Header = [u8; HEADER];
@@ -128,13 +129,18 @@ pub fn parse(bytes: &Header, features: u64) -> Option<Offload> {
 #[must_use]
 pub fn takes(offload: &Offload, features: u64) -> bool {
     let of_sum = offload.checksum.map_or(0, |_| GUEST_CSUM);
-    let of_division = match offload.division.map(|division| division.version) {
-        None => 0,
-        Some(Version::V4) => GUEST_TSO4,
-        Some(Version::V6) => GUEST_TSO6,
-    };
+    let of_division = offload.division.map_or(0, |division| for_long(division.version));
     let needed = of_sum | of_division;
     features & needed == needed
+}
+
+/// Features that a driver has accepted if it takes long TCP packets of `version`.
+#[must_use]
+pub const fn for_long(version: Version) -> u64 {
+    match version {
+        Version::V4 => GUEST_CSUM | GUEST_TSO4,
+        Version::V6 => GUEST_CSUM | GUEST_TSO6,
+    }
 }
 
 /// The header of a frame of which this is left undone.
@@ -165,6 +171,22 @@ pub enum Spread {
     OneChain,
     /// It may.
     Chains,
+    /// It may, and the second stays empty.
+    Spaced,
+}
+
+impl Spread {
+    /// How a driver that has accepted `features` has a frame of which this is left undone.
+    #[must_use]
+    pub const fn of(offload: &Offload, features: u64) -> Self {
+        if features & MRG_RXBUF == 0 {
+            Self::OneChain
+        } else if features & SPACER != 0 && offload.division.is_some() {
+            Self::Spaced
+        } else {
+            Self::Chains
+        }
+    }
 }
 
 /// Puts a frame into the next chains of `queue`, and gives them back.
@@ -184,17 +206,20 @@ pub fn put(
     let mut writer = Writer { header, frame, done: 0, pieces: 0, count_at: [0; 2] };
     let mut used = ArrayVec::<(u16, u32), CHAINS>::new();
     let mut reached = true;
-    while writer.left() > 0 {
-        let room = used.is_empty() || spread == Spread::Chains;
-        let Some(chain) = trial.pop(memory)?.filter(|_| room && !used.is_full()) else {
+    let mut chain = Chain::default();
+    while writer.left() > 0 || (spread == Spread::Spaced && used.len() == 1) {
+        let room = (used.is_empty() || spread != Spread::OneChain) && !used.is_full();
+        if !room || !trial.pop_into(memory, &mut chain)? {
             return Ok(Err(Lost::NoBuffer));
-        };
+        }
         if !chain.readable.is_empty() {
             return Err(Broken::Direction);
         }
         let before = writer.done;
-        for buffer in &chain.writable {
-            reached &= writer.fill(memory, *buffer);
+        if spread != Spread::Spaced || used.len() != 1 {
+            for buffer in &chain.writable {
+                reached &= writer.fill(memory, *buffer);
+            }
         }
         if writer.pieces > PIECES {
             return Ok(Err(Lost::NoBuffer));
@@ -362,6 +387,40 @@ mod tests {
         lay_out(&ram, &[vec![100]], 0);
         assert_eq!(put_plain(&ram, Spread::Chains, &frame(20)), Err(Broken::Direction));
         assert_eq!(used(&ram), []);
+    }
+
+    #[test]
+    fn the_second_of_a_long_frame_stays_empty() {
+        let division = Some(Division { version: Version::V4, size: 1448 });
+        let long = Offload { checksum: Some(Partial { start: 34, offset: 16 }), division };
+        assert_eq!(Spread::of(&long, SPACER), Spread::OneChain, "nothing without MRG_RXBUF");
+        assert_eq!(Spread::of(&long, MRG_RXBUF), Spread::Chains);
+        assert_eq!(Spread::of(&Offload::default(), MRG_RXBUF | SPACER), Spread::Chains);
+        assert_eq!(Spread::of(&long, MRG_RXBUF | SPACER), Spread::Spaced);
+        for (len, expected) in [
+            (250, &[(0, 100), (1, 0), (2, 100), (3, 62)][..]),
+            (188, &[(0, 100), (1, 0), (2, 100)][..]),
+            (60, &[(0, 72), (1, 0)][..]),
+        ] {
+            let ram = Ram::new(RAM);
+            lay_out(&ram, &[vec![100], vec![100], vec![100], vec![100]], WRITE);
+            let frame = frame(len);
+            let put = put(&ram, &mut queue(), Spread::Spaced, &describe(&long), &frame);
+            assert_eq!(put, Ok(Ok(())));
+            assert_eq!(used(&ram), expected);
+            let bytes = ram.bytes.borrow();
+            let first = DATA as usize;
+            assert_eq!(bytes[first + header::NUM_BUFFERS], expected.len() as u8);
+            let end = 100.min(HEADER + len);
+            assert_eq!(bytes[first + HEADER..first + end], frame[..end - HEADER]);
+            assert!(bytes[first + 100..first + 200].iter().all(|&byte| byte == 0));
+            let rest = &frame[end - HEADER..];
+            assert_eq!(bytes[first + 200..][..rest.len()], *rest);
+        }
+        let ram = Ram::new(RAM);
+        lay_out(&ram, &[vec![100]], WRITE);
+        let put = put(&ram, &mut queue(), Spread::Spaced, &describe(&long), &frame(60));
+        assert_eq!((put, used(&ram)), (Ok(Err(Lost::NoBuffer)), vec![]));
     }
 
     #[test]

@@ -157,10 +157,24 @@ impl Queue {
     /// # Errors
     /// [`Broken`]: the queue cannot be used any more.
     pub fn pop(&mut self, memory: &impl DeviceMemory) -> Result<Option<Chain>, Broken> {
+        let mut chain = Chain::default();
+        Ok(self.pop_into(memory, &mut chain)?.then_some(chain))
+    }
+
+    /// The same into `chain`, whatever it was before; false if there is none. A chain has 8 KiB, which takes
+    /// longer to move than most frames.
+    ///
+    /// # Errors
+    /// [`Broken`]: the queue cannot be used any more.
+    pub fn pop_into(
+        &mut self,
+        memory: &impl DeviceMemory,
+        chain: &mut Chain,
+    ) -> Result<bool, Broken> {
         let available = memory.load16(self.driver + 2).ok_or(Broken::Ring)?;
         let waiting = available.wrapping_sub(self.taken);
         if waiting == 0 {
-            return Ok(None);
+            return Ok(false);
         }
         if waiting > self.size {
             return Err(Broken::Overrun);
@@ -168,10 +182,12 @@ impl Queue {
         // What the driver wrote before it moved the index must not be read before.
         fence(SeqCst);
         let slot = self.driver + 4 + 2 * u64::from(self.taken % self.size);
-        let head = memory.load16(slot).ok_or(Broken::Ring)?;
-        let chain = self.walk(memory, head)?;
+        chain.head = memory.load16(slot).ok_or(Broken::Ring)?;
+        chain.readable.clear();
+        chain.writable.clear();
+        self.walk(memory, chain)?;
         self.taken = self.taken.wrapping_add(1);
-        Ok(Some(chain))
+        Ok(true)
     }
 
     /// Takes back the last [`Self::pop`]: the chain is the next one once more.
@@ -179,11 +195,10 @@ impl Queue {
         self.taken = self.taken.wrapping_sub(1);
     }
 
-    fn walk(&self, memory: &impl DeviceMemory, head: u16) -> Result<Chain, Broken> {
-        let own = Table { at: self.descriptors, len: self.size.into() };
-        let mut chain = Chain { head, ..Chain::default() };
-        let mut table = own;
-        let mut index = head;
+    /// Adds the buffers behind `chain`'s head to it.
+    fn walk(&self, memory: &impl DeviceMemory, chain: &mut Chain) -> Result<(), Broken> {
+        let mut table = Table { at: self.descriptors, len: self.size.into() };
+        let mut index = chain.head;
         let mut indirect = false;
         // Each turn takes a descriptor, and there are no more than this without a loop.
         for _ in 0..self.size {
@@ -204,7 +219,7 @@ impl Queue {
             }
             chain.add(descriptor)?;
             if descriptor.flags & NEXT == 0 {
-                return Ok(chain);
+                return Ok(());
             }
             index = descriptor.next;
         }

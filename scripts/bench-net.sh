@@ -1,0 +1,189 @@
+#!/bin/sh
+# Measures a stock guest's network to the host and back, under Roost and directly on the same emulated machine,
+# and writes docs/net-benchmarks.md. Wall time, so runs come in pairs and medians count; what a guest costs L1
+# is counted, by one run a test.
+#
+# scripts/bench-net.sh [--no-build] [--pairs N] [--tests A,B] [--bytes MIB] [--md FILE]
+#
+# --md  the file whose tables are written anew; - for standard output
+#
+# Tests: tcp_out and tcp_in (iperf3), tcp_rr and udp_rr (sockperf, 64 bytes there and back).
+set -eu
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+roost=$target/tool/roost
+build=yes pairs=5 mebibytes=64 seconds=3 tests=tcp_out,tcp_in,tcp_rr,udp_rr md=docs/net-benchmarks.md
+while [ $# -gt 0 ]; do
+    case $1 in
+        --no-build) build=no && shift ;;
+        --pairs) pairs=${2:?} && shift 2 ;;
+        --tests) tests=${2:?} && shift 2 ;;
+        --bytes) mebibytes=${2:?} && shift 2 ;;
+        --md) md=${2:?} && shift 2 ;;
+        *) echo "$0: unknown option $1; see the head of this file" >&2 && exit 2 ;;
+    esac
+done
+if [ "$build" = yes ]; then
+    scripts/build.sh
+fi
+. scripts/apt.sh
+stock=$(scripts/fetch-kernel.sh)
+folder=$(mktemp -d "${TMPDIR:-/tmp}/roost-bench-XXXXXX")
+servers=
+trap '[ -z "$servers" ] || kill $servers 2>/dev/null; rm -rf "$folder"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+. scripts/kvm-machine.sh
+
+# The programs, of Debian's packages, which need not be installed.
+packages() {
+    rm -rf cache/bench-net.new && mkdir -p cache/bench-net.new
+    (cd cache/bench-net.new && apt-get -q download iperf3 libiperf0 libsctp1 sockperf) || return 1
+    for package in cache/bench-net.new/*.deb; do
+        dpkg-deb -x "$package" cache/bench-net.new/root && rm "$package"
+    done
+    rm -rf cache/bench-net && mv cache/bench-net.new cache/bench-net
+}
+if ! [ -e cache/bench-net/root/usr/bin/sockperf ]; then
+    need_apt "iperf3 and sockperf"
+    quietly "Fetching iperf3 and sockperf" packages
+fi
+programs=$PWD/cache/bench-net/root/usr/bin
+LD_LIBRARY_PATH=$PWD/cache/bench-net/root/usr/lib/x86_64-linux-gnu
+export LD_LIBRARY_PATH
+
+# libraries: words for `roost initrd` that put what the programs need into the ramdisk.
+libraries() {
+    ldd "$programs/iperf3" "$programs/sockperf" | awk '$3 ~ /^\// { print $3 } $1 ~ /^\// && NF == 2 { print $1 }' |
+        sort -u | while read -r library; do
+        case $library in
+            /lib64/*) echo "--add $library=$library:755" ;;
+            /*) echo "--add $library=/lib/$(basename "$library"):755" ;;
+        esac
+    done
+}
+
+# drivers: words that put both cards' drivers and what they need into /modules, in the order to load them.
+drivers() {
+    number=10
+    for module in $(modules virtio_pci virtio_net xen_netfront); do
+        echo "--add $module=/modules/$number-$(basename "$module")"
+        number=$((number + 1))
+    done
+}
+
+# shellcheck disable=SC2046 # lists of words
+"$roost" initrd --busybox --init scripts/bench-net-init.sh $(drivers) $(libraries) \
+    --add "$programs/iperf3=/bin/iperf3:755" --add "$programs/sockperf=/bin/sockperf:755" \
+    --output "$folder/initrd.cpio"
+
+# free_port: a port that nobody listens at.
+free_port() {
+    port=$(($(od -An -N2 -tu2 /dev/urandom) % 20000 + 20000))
+    while grep -q ":$(printf %04X $port) 0\{8\}:0000 0A" /proc/net/tcp; do port=$((port + 1)); done
+    echo $port
+}
+stream=$(free_port) answer=$(free_port)
+"$programs/iperf3" -s -B 127.0.0.1 -p "$stream" >/dev/null 2>&1 &
+servers="$servers $!"
+"$programs/sockperf" server --tcp -i 127.0.0.1 -p "$answer" >/dev/null 2>&1 &
+servers="$servers $!"
+"$programs/sockperf" server -i 127.0.0.1 -p "$answer" >/dev/null 2>&1 &
+servers="$servers $!"
+
+# run KIND TESTS [OPTION...]: the lines with results.
+run() {
+    kind=$1
+    words="quiet panic=-1 net.stream=$stream net.answer=$answer net.bytes=${mebibytes}M net.seconds=$seconds net.tests=$2"
+    shift 2
+    case $kind in
+        roost)
+            timeout 300 "$roost" run --kernel "$stock" --initrd "$folder/initrd.cpio" --memory 256M --net user \
+                --append "console=hvc0 $words" "$@" </dev/null
+            ;;
+        direct)
+            timeout 300 qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 256 -nodefaults -display none -no-reboot \
+                -serial stdio -kernel "$stock" -initrd "$folder/initrd.cpio" -append "console=ttyS0 tsc=reliable no_timer_check $words" \
+                -netdev user,id=net0 -device virtio-net-pci,netdev=net0,disable-legacy=on,romfile= \
+                </dev/null 2>"$folder/errors"
+            ;;
+    esac >"$folder/said" || { cat "$folder/said" >&2 && exit 1; }
+    tr -d '\r' <"$folder/said" | sed -n "s/^@net \([a-z_]*\) \([0-9.]*\) [0-9.]*\$/$kind \1 \2/p"
+}
+
+for pair in $(seq "$pairs"); do
+    echo "bench-net.sh: pair $pair of $pairs" >&2
+    run roost "$tests" && run direct "$tests"
+done >"$folder/results"
+
+# What each test costs L1: its exits, less those of a guest that measures nothing.
+for test in none $(echo "$tests" | tr , ' '); do
+    run roost "$test" --stats=json:"$folder/stats" >"$folder/rate"
+    echo "test $test $(cut -d ' ' -f 3 "$folder/rate")"
+    tr '{' '\n' <"$folder/stats" | awk '
+        name != "" && match($0, /"count":[0-9]+/) { print "exit", name, substr($0, RSTART + 8, RLENGTH - 8) }
+        /"vcpus":/ { exit }
+        { name = ""; if (match($0, /"[a-z0-9_]+":$/)) name = substr($0, RSTART + 1, RLENGTH - 3) }'
+    tr ',{}' '\n' <"$folder/stats" | awk '
+        /"vcpus"/ { exit }
+        /"net_/ { gsub(/[":]+/, " "); print "count", $1, $2 }'
+done >"$folder/counts"
+
+table() {
+    awk -v bytes=$((mebibytes * 1024)) -v seconds=$seconds '
+        function median(key, n, list, i, j, t) {
+            n = split(values[key], list, " ")
+            for (i = 2; i <= n; i++) for (j = i; j > 1 && list[j - 1] + 0 > list[j] + 0; j--) {
+                t = list[j]; list[j] = list[j - 1]; list[j - 1] = t
+            }
+            return n % 2 ? list[(n + 1) / 2] : (list[n / 2] + list[n / 2 + 1]) / 2
+        }
+        FILENAME ~ /results$/ {
+            if (!($2 in seen)) { seen[$2] = 1; tests[++count] = $2 }
+            values[$1, $2] = values[$1, $2] " " $3
+            next
+        }
+        $1 == "test" { test = $2; rate[test] = $3 }
+        $1 == "exit" { exits[test, $2] = $3; if (!($2 in kind)) { kind[$2] = 1; kinds[++all] = $2 } }
+        $1 == "count" { exits[test, $2] = $3 }
+        END {
+            print "| test | unit | Roost | direct | ratio | target |"
+            print "|---|---|---:|---:|---:|---:|"
+            for (n = 1; n <= count; n++) {
+                t = tests[n]; rr = t ~ /_rr$/
+                r = median("roost" SUBSEP t); d = median("direct" SUBSEP t)
+                printf "| `%s` | %s | %.1f | %.1f | %.2f | %.2f |\n", t, rr ? "requests/s" : "MB/s", r, d,
+                    d ? r / d : 0, rr ? 0.65 : 0.7
+            }
+            print ""
+            print "| test | per | exits | of these |"
+            print "|---|---|---:|---|"
+            for (n = 1; n <= count; n++) {
+                t = tests[n]; rr = t ~ /_rr$/
+                per = rr ? rate[t] * seconds : bytes / 1024
+                sum = 0; text = ""
+                for (k = 1; k <= all; k++) {
+                    x = (exits[t, kinds[k]] - exits["none", kinds[k]]) / per
+                    sum += x
+                    if (x >= 0.05) text = text sprintf("%s`%s` %.2f", text == "" ? "" : ", ", kinds[k], x)
+                }
+                printf "| `%s` | %s | %.2f | %s |\n", t, rr ? "request" : "MiB", sum, text
+            }
+            print ""
+            print "| test | frames sent | of these long | frames received | of these long |"
+            print "|---|---:|---:|---:|---:|"
+            for (n = 1; n <= count; n++) {
+                t = tests[n]
+                printf "| `%s` | %d | %d | %d | %d |\n", t, exits[t, "net_tx_frames"], exits[t, "net_tx_long"],
+                    exits[t, "net_rx_frames"], exits[t, "net_rx_long"]
+            }
+        }' "$folder/results" "$folder/counts"
+}
+if [ "$md" = - ]; then
+    table
+else
+    # What stands before the first table is written by hand.
+    sed '/^| test | unit/,$d' "$md" >"$folder/md"
+    table >>"$folder/md"
+    cp "$folder/md" "$md"
+fi
