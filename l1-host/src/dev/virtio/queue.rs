@@ -25,6 +25,8 @@ pub struct Queue {
     /// Chains taken, and chains given back, modulo 2^16.
     taken: u16,
     used: u16,
+    /// The driver was told not to tell.
+    silent: bool,
 }
 
 /// A piece of guest memory that a chain names.
@@ -127,7 +129,7 @@ impl Queue {
             && fits(descriptors, 16, DESCRIPTOR * entries)
             && fits(driver, 2, 6 + 2 * entries)
             && fits(device, 4, 6 + 8 * entries);
-        fine.then_some(Self { size: size as u16, descriptors, driver, device, taken: 0, used: 0 })
+        fine.then_some(Self { size: size as u16, descriptors, driver, device, taken: 0, used: 0, silent: false })
     }
 
     /// Takes the next chain that the driver has made available.
@@ -135,10 +137,22 @@ impl Queue {
     /// # Errors
     /// [`Broken`]: the queue cannot be used any more.
     pub fn pop(&mut self, memory: &impl DeviceMemory) -> Result<Option<Chain>, Broken> {
-        let available = memory.load16(self.driver + 2).ok_or(Broken::Ring)?;
-        let waiting = available.wrapping_sub(self.taken);
+        let mut chain = Chain::default();
+        Ok(self.pop_into(memory, &mut chain)?.then_some(chain))
+    }
+
+    /// The same without a copy of the chain, which is long: true if there is one in `chain` now.
+    ///
+    /// # Errors
+    /// [`Broken`]: the queue cannot be used any more.
+    pub fn pop_into(
+        &mut self,
+        memory: &impl DeviceMemory,
+        chain: &mut Chain,
+    ) -> Result<bool, Broken> {
+        let waiting = self.waiting(memory)?;
         if waiting == 0 {
-            return Ok(None);
+            return Ok(false);
         }
         if waiting > self.size {
             return Err(Broken::Overrun);
@@ -147,9 +161,15 @@ impl Queue {
         fence(SeqCst);
         let slot = self.driver + 4 + 2 * u64::from(self.taken % self.size);
         let head = memory.load16(slot).ok_or(Broken::Ring)?;
-        let chain = self.walk(memory, head)?;
+        self.walk(memory, head, chain)?;
         self.taken = self.taken.wrapping_add(1);
-        Ok(Some(chain))
+        Ok(true)
+    }
+
+    /// How many chains are available.
+    fn waiting(&self, memory: &impl DeviceMemory) -> Result<u16, Broken> {
+        let available = memory.load16(self.driver + 2).ok_or(Broken::Ring)?;
+        Ok(available.wrapping_sub(self.taken))
     }
 
     /// Takes back the last [`Self::pop`]: the chain is the next one once more.
@@ -157,10 +177,16 @@ impl Queue {
         self.taken = self.taken.wrapping_sub(1);
     }
 
-    fn walk(&self, memory: &impl DeviceMemory, head: u16) -> Result<Chain, Broken> {
-        let own = Table { at: self.descriptors, len: self.size.into() };
-        let mut chain = Chain { head, ..Chain::default() };
-        let mut table = own;
+    fn walk(
+        &self,
+        memory: &impl DeviceMemory,
+        head: u16,
+        chain: &mut Chain,
+    ) -> Result<(), Broken> {
+        chain.head = head;
+        chain.readable.clear();
+        chain.writable.clear();
+        let mut table = Table { at: self.descriptors, len: self.size.into() };
         let mut index = head;
         let mut indirect = false;
         // Each turn takes a descriptor, and there are no more than this without a loop.
@@ -182,7 +208,7 @@ impl Queue {
             }
             chain.add(descriptor)?;
             if descriptor.flags & NEXT == 0 {
-                return Ok(chain);
+                return Ok(());
             }
             index = descriptor.next;
         }
@@ -230,8 +256,31 @@ impl Queue {
     ///
     /// # Errors
     /// [`Broken::Ring`].
-    pub fn silence(&self, memory: &impl DeviceMemory) -> Result<(), Broken> {
-        memory.store16(self.device, NO_NOTIFY).then_some(()).ok_or(Broken::Ring)
+    pub fn silence(&mut self, memory: &impl DeviceMemory) -> Result<(), Broken> {
+        if !self.silent {
+            self.set_flags(memory, NO_NOTIFY)?;
+            self.silent = true;
+        }
+        Ok(())
+    }
+
+    /// Takes [`Self::silence`] back. True if something is available that the driver may not have told of.
+    ///
+    /// # Errors
+    /// [`Broken::Ring`].
+    pub fn listen(&mut self, memory: &impl DeviceMemory) -> Result<bool, Broken> {
+        if !self.silent {
+            return Ok(false);
+        }
+        self.set_flags(memory, 0)?;
+        self.silent = false;
+        // The flag is out before the index is looked at; the driver does it the other way round.
+        fence(SeqCst);
+        Ok(self.waiting(memory)? != 0)
+    }
+
+    fn set_flags(&self, memory: &impl DeviceMemory, flags: u16) -> Result<(), Broken> {
+        memory.store16(self.device, flags).then_some(()).ok_or(Broken::Ring)
     }
 
     /// True if the driver wants to hear of what was used.
