@@ -179,12 +179,9 @@ impl Geometry {
             request::IN => self.transfer(Kind::Read, sector, to_write),
             request::OUT if self.access == Access::Read => Request::Done(answer::IOERR, 0),
             request::OUT => self.transfer(Kind::Write, sector, to_read),
-            request::FLUSH => Request::Transfer(Transfer {
-                kind: Kind::Flush,
-                sector: 0,
-                bytes: 0,
-                sectors: 0,
-            }),
+            request::FLUSH => {
+                Request::Transfer(Transfer { kind: Kind::Flush, sector: 0, bytes: 0, sectors: 0 })
+            }
             request::DISCARD if self.erase.discard > 0 => {
                 self.erase(memory, to_read, self.erase.discard, |flags| {
                     (flags == 0).then_some(Kind::Discard)

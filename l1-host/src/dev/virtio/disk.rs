@@ -24,8 +24,9 @@ use pv_abi::{
 /// many as a disk takes.
 const REQUESTS: u32 = 32;
 /// While so many are under way the driver need not tell of more: one of them is soon done, and whoever takes
-/// its answer looks for what else there is. With fewer, a request could wait for long where it need not.
-const ENOUGH: u32 = 4;
+/// its answer looks for what else there is. A smaller number would have requests wait that the disk could do at
+/// the same time, such as the eight that a kernel makes of a megabyte.
+const ENOUGH: u32 = 16;
 /// Pieces of host memory that a request may be made of.
 const PIECES: usize = host::PIECES;
 /// Requests that are answered at once, one after another, at most: a guest whose other vCPU goes on making

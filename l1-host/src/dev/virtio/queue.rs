@@ -129,7 +129,15 @@ impl Queue {
             && fits(descriptors, 16, DESCRIPTOR * entries)
             && fits(driver, 2, 6 + 2 * entries)
             && fits(device, 4, 6 + 8 * entries);
-        fine.then_some(Self { size: size as u16, descriptors, driver, device, taken: 0, used: 0, silent: false })
+        fine.then_some(Self {
+            size: size as u16,
+            descriptors,
+            driver,
+            device,
+            taken: 0,
+            used: 0,
+            silent: false,
+        })
     }
 
     /// Takes the next chain that the driver has made available.
@@ -177,12 +185,7 @@ impl Queue {
         self.taken = self.taken.wrapping_sub(1);
     }
 
-    fn walk(
-        &self,
-        memory: &impl DeviceMemory,
-        head: u16,
-        chain: &mut Chain,
-    ) -> Result<(), Broken> {
+    fn walk(&self, memory: &impl DeviceMemory, head: u16, chain: &mut Chain) -> Result<(), Broken> {
         chain.head = head;
         chain.readable.clear();
         chain.writable.clear();
@@ -369,6 +372,30 @@ mod tests {
         assert_eq!(queue.wants_interrupt(&ram), Ok(true));
         assert!(ram.store16(DRIVER, NO_INTERRUPT));
         assert_eq!(queue.wants_interrupt(&ram), Ok(false));
+    }
+
+    #[test]
+    fn a_driver_that_was_told_not_to_tell_is_looked_after() {
+        let ram = Ram::new(0x8000);
+        put(&ram, TABLE, 0, 0x5000, 16, 0, 0);
+        let mut queue = queue();
+        assert_eq!(queue.listen(&ram), Ok(false));
+        queue.silence(&ram).unwrap();
+        assert_eq!(ram.load16(DEVICE), Some(NO_NOTIFY));
+        // It believes the flag for as long as it is there.
+        offer(&ram, 0, &[0]);
+        assert_eq!(queue.listen(&ram), Ok(true), "it has not told of this one");
+        assert_eq!(ram.load16(DEVICE), Some(0));
+        let mut chain = Chain::default();
+        assert_eq!(queue.pop_into(&ram, &mut chain), Ok(true));
+        assert_eq!(chain.readable[..], [Buffer { gpa: 0x5000, len: 16 }]);
+        queue.silence(&ram).unwrap();
+        assert_eq!(queue.listen(&ram), Ok(false), "there is no more");
+        // What was in it is in it no longer.
+        put(&ram, TABLE, 1, 0x6000, 512, WRITE, 0);
+        offer(&ram, 1, &[1]);
+        assert_eq!(queue.pop_into(&ram, &mut chain), Ok(true));
+        assert_eq!((chain.head, chain.readable.len(), chain.writable.len()), (1, 0, 1));
     }
 
     #[test]
