@@ -1,18 +1,20 @@
 #!/bin/sh
 # Installs what is missing to build and run Roost. Says nothing if all is there.
 #
-# scripts/setup.sh [--tests | --debian]
+# scripts/setup.sh [--tests | --debian | --bench]
 #
 # --tests   also what tests need beside: `roost image` and the machines on which they boot its images, OVMF
 #           and Bochs; tools for disks; what --debian installs
 # --debian  also what builds the image of a Debian
+# --bench   also what measures disks: fio
 set -eu
 case "$#:${1-}" in
-0:) tests=no debian=no ;;
-1:--tests) tests=yes debian=yes ;;
-1:--debian) tests=no debian=yes ;;
+0:) tests=no debian=no bench=no ;;
+1:--tests) tests=yes debian=yes bench=no ;;
+1:--debian) tests=no debian=yes bench=no ;;
+1:--bench) tests=no debian=no bench=yes ;;
 *)
-    echo "usage: scripts/setup.sh [--tests | --debian]" >&2
+    echo "usage: scripts/setup.sh [--tests | --debian | --bench]" >&2
     exit 2
     ;;
 esac
@@ -88,6 +90,7 @@ find_missing() {
         # Another user than root builds in a user namespace.
         [ "$(id -u)" -eq 0 ] || need /usr/bin/newuidmap uidmap
     fi
+    [ "$bench" = no ] || need /usr/bin/fio fio
 }
 
 find_missing

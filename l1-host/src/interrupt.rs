@@ -35,7 +35,7 @@ pub fn handle(cpu: &Cpu, number: u8) -> Reason {
         }
         vector::DISK => {
             cpu.apic.eoi();
-            host::service();
+            sched::without_kicks(cpu, host::service);
             Reason::OtherInterrupt
         }
         vector::NETWORK => {

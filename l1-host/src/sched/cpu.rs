@@ -21,7 +21,7 @@ use alloc::{
 };
 use core::sync::atomic::{
     AtomicBool, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
 use spin::Mutex;
 use switcher::layout::MAX_CPUS;
@@ -71,6 +71,8 @@ struct Local {
     parked: AtomicU64,
     /// When the CPU has something of L1's own to do.
     errand: AtomicU64,
+    /// It looks at its queue and its vCPU before it does anything else.
+    looks: AtomicBool,
     sleepers: Mutex<Timers<Sleeper>>,
 }
 
@@ -81,6 +83,7 @@ impl Local {
             slice_end: AtomicU64::new(0),
             parked: AtomicU64::new(NEVER),
             errand: AtomicU64::new(NEVER),
+            looks: AtomicBool::new(false),
             sleepers: Mutex::new(Timers::new()),
         }
     }
@@ -260,9 +263,22 @@ pub fn wake(mut vcpu: Box<Vcpu>) {
 
 /// Has CPU `index` look at its queue and its vCPU.
 pub fn kick(index: usize) {
+    if LOCALS.get(index).is_some_and(|local| local.looks.load(SeqCst)) {
+        return;
+    }
     if let (Some(own), Some(other)) = (boot::cpu(0), cpus::cpu(index)) {
         own.apic.send(other.apic_id, vector::KICK);
     }
+}
+
+/// Does `work` in the handler of an interrupt of `cpu`, which looks at its queue and its vCPU after each: nobody
+/// need kick it meanwhile.
+pub fn without_kicks(cpu: &Cpu, work: impl FnOnce()) {
+    let looks = &LOCALS[cpu.index].looks;
+    looks.store(true, SeqCst);
+    work();
+    // What was left for it before this it finds; whoever leaves something later kicks.
+    looks.store(false, SeqCst);
 }
 
 /// Has this CPU look at its queue and its vCPU when it next runs a guest, or halts.

@@ -20,5 +20,5 @@ mod cpu;
 pub use cpu::{
     arm, come, give_up_slice, go, halt, is_wanted, keep_l1_alone, keeps_l1_alone, kick, kick_self,
     look_at_disks_later, must_yield, retire, run, run_one_vm_a_core, set_errand, tick, timer_fired,
-    wake,
+    wake, without_kicks,
 };

@@ -23,7 +23,11 @@ use alloc::{
     vec::Vec,
 };
 use arrayvec::ArrayVec;
-use core::hint::spin_loop;
+use core::{
+    hint::spin_loop,
+    mem::ManuallyDrop,
+    sync::atomic::{Ordering::SeqCst, fence},
+};
 use pv_abi::{
     addr::{Gfn, Hpa},
     virtio::{
@@ -287,9 +291,11 @@ impl Disk {
     }
 
     /// Takes the answers that have come. Requests that took too long end the disk.
-    pub fn take_answers(&self) -> Answers {
+    pub fn take_answers(&self, answers: &mut Answers) {
         let mut state = self.state.lock();
-        let mut ended = ArrayVec::new();
+        let Answers { ended, room } = answers;
+        ended.clear();
+        room.clear();
         while let Some(answer) = state.take_answer(&self.serial) {
             ended.push(answer);
         }
@@ -299,8 +305,9 @@ impl Disk {
                 ended.push(answer);
             }
         }
-        let room = if ended.is_empty() { Vec::new() } else { core::mem::take(&mut state.waiting) };
-        Answers { ended, room }
+        if !ended.is_empty() {
+            *room = core::mem::take(&mut state.waiting);
+        }
     }
 }
 
@@ -354,7 +361,8 @@ impl State {
         physmap::copy_to_frame(self.headers, at, &header.to_le_bytes());
         physmap::copy_to_frame(self.headers, at + HEADER, &range.to_le_bytes());
         physmap::copy_to_frame(self.headers, at + ANSWER, &[0xff]);
-        let mut pieces = Pieces::of(self.headers, slot, &work);
+        let mut pieces = ManuallyDrop::new(Pieces::default());
+        pieces.fill(self.headers, slot, &work);
         // SAFETY: the header's page is this disk's for ever; the runs stay allocated until the answer is
         // taken (`Work::runs`). Nobody uses the slices but the queue, which does not look into them.
         let token = unsafe {
@@ -363,6 +371,8 @@ impl State {
         };
         let token = token.ok()?;
         self.pending[slot] = Some(Pending { token, since: cpu::tsc(), work, ticket: None });
+        // The request is out before the device's flag is looked at; the device does it the other way round.
+        fence(SeqCst);
         if self.queue.should_notify() {
             self.transport.notify(0);
         }
@@ -392,7 +402,8 @@ impl State {
             self.fail(serial, "answers what nobody asked");
             return self.take_any(serial);
         };
-        let mut pieces = Pieces::of(self.headers, slot, &pending.work);
+        let mut pieces = ManuallyDrop::new(Pieces::default());
+        pieces.fill(self.headers, slot, &pending.work);
         // SAFETY: these are the slices of `post`, in the same order.
         let popped = unsafe {
             let (readable, writable) = pieces.both();
@@ -516,52 +527,37 @@ fn what_can_be_erased(transport: &PciTransport, features: Features) -> Erase {
     }
 }
 
-/// The pieces of memory of a request, as the queue takes them.
+/// The pieces of memory of a request, as the queue takes them. Not to be moved, for there is room for many; nor
+/// dropped, for the queue borrows it to its end.
+#[derive(Default)]
 struct Pieces<'a> {
-    readable: [&'a [u8]; SIZE],
-    writable: [&'a mut [u8]; SIZE],
-    /// How many of each.
-    counts: (usize, usize),
+    readable: ArrayVec<&'a [u8], SIZE>,
+    writable: ArrayVec<&'a mut [u8], SIZE>,
 }
 
 impl<'a> Pieces<'a> {
-    fn of(headers: Hpa, slot: usize, work: &Work) -> Self {
-        let mut pieces = Self {
-            readable: [&[]; SIZE],
-            writable: core::array::from_fn(|_| &mut [][..]),
-            counts: (0, 0),
-        };
+    /// Those of the request with header `slot`.
+    fn fill(&mut self, headers: Hpa, slot: usize, work: &Work) {
         let header = headers.offset((slot * STRIDE) as u64);
         // SAFETY: the page of headers is the disk's, the runs are promised by who sends the work; what
         // becomes of the slices, `State` says.
         unsafe {
             let has_range = matches!(work.kind, Kind::Discard | Kind::Zero | Kind::ZeroAndUnmap);
-            pieces.push_readable(piece(header, if has_range { HEADER + RANGE } else { HEADER }));
+            self.readable.push(piece(header, if has_range { HEADER + RANGE } else { HEADER }));
             for run in work.runs.iter().take(PIECES) {
                 let slice = piece(run.start, run.len as usize);
                 match work.kind {
-                    Kind::Read => pieces.push_writable(slice),
-                    _ => pieces.push_readable(slice),
+                    Kind::Read => self.writable.push(slice),
+                    _ => self.readable.push(slice),
                 }
             }
-            pieces.push_writable(piece(header.offset(ANSWER as u64), 1));
+            self.writable.push(piece(header.offset(ANSWER as u64), 1));
         }
-        pieces
-    }
-
-    fn push_readable(&mut self, slice: &'a [u8]) {
-        self.readable[self.counts.0] = slice;
-        self.counts.0 += 1;
-    }
-
-    fn push_writable(&mut self, slice: &'a mut [u8]) {
-        self.writable[self.counts.1] = slice;
-        self.counts.1 += 1;
     }
 
     /// Those that the device reads, and those that it writes.
     fn both(&'a mut self) -> (&'a [&'a [u8]], &'a mut [&'a mut [u8]]) {
-        (&self.readable[..self.counts.0], &mut self.writable[..self.counts.1])
+        (&self.readable, &mut self.writable)
     }
 }
 

@@ -105,9 +105,11 @@ pub fn find(wanted: &bundle::Disk) -> Result<Extent, Missing> {
 
 /// Takes all answers that are there, and gives them to who asked.
 pub fn service() {
+    let mut answers = Answers::default();
     for disk in all() {
-        let Answers { ended, room } = disk.take_answers();
-        for (ticket, outcome) in &ended {
+        disk.take_answers(&mut answers);
+        let Answers { ended, room } = &answers;
+        for (ticket, outcome) in ended {
             if let Some(vm) = ticket.vm.upgrade() {
                 guest_disk::complete(&vm, ticket, *outcome);
             }

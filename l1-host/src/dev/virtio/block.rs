@@ -81,14 +81,12 @@ pub enum Kind {
 }
 
 /// A request to be passed on to the machine's disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
     /// What it does.
     pub kind: Kind,
     /// Where on the machine's disk.
     pub sector: u64,
-    /// Where in guest memory.
-    pub data: ArrayVec<Buffer, MOST>,
     /// How much data.
     pub bytes: u64,
     /// How much of the disk, where no data says so.
@@ -96,13 +94,24 @@ pub struct Transfer {
 }
 
 /// A request, looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// The machine's disk is to do it.
     Transfer(Transfer),
     /// It is done: the answer, and the bytes of data that were written to guest memory.
     Done(u8, u32),
+}
+
+impl Transfer {
+    /// Where in guest memory its data is: what [`Geometry::request`] has left of `chain`.
+    #[must_use]
+    pub fn data<'a>(&self, chain: &'a Chain) -> &'a [Buffer] {
+        match self.kind {
+            Kind::Read => &chain.writable,
+            Kind::Write => &chain.readable,
+            Kind::Flush | Kind::Discard | Kind::Zero | Kind::ZeroAndUnmap => &[],
+        }
+    }
 }
 
 impl Geometry {
@@ -136,17 +145,17 @@ impl Geometry {
         Identity { device: block::DEVICE, features, queues: 1, config: words.into() }
     }
 
-    /// Looks at the request in `chain`; with it, where its answer goes. GET_ID is done at once.
+    /// Looks at the request in `chain`, which keeps the request's data alone; with it, where its answer
+    /// goes. GET_ID is done at once.
     ///
     /// # Errors
     /// [`Broken::Unanswerable`].
     pub fn request(
         &self,
         memory: &impl DeviceMemory,
-        chain: &Chain,
+        chain: &mut Chain,
     ) -> Result<(Request, u64), Broken> {
-        let mut to_read = chain.readable.clone();
-        let mut to_write = chain.writable.clone();
+        let Chain { readable: to_read, writable: to_write, .. } = chain;
         let last = to_write.last_mut().ok_or(Broken::Unanswerable)?;
         last.len -= 1;
         let answer = last.gpa + u64::from(last.len);
@@ -154,7 +163,7 @@ impl Geometry {
             to_write.pop();
         }
         let mut header = [0; HEADER];
-        let reached = match take(memory, &mut to_read, &mut header) {
+        let reached = match take(memory, to_read, &mut header) {
             Taken::All => true,
             Taken::OutOfReach => false,
             Taken::TooShort => return Err(Broken::Unanswerable),
@@ -166,13 +175,9 @@ impl Geometry {
             request::IN => self.transfer(Kind::Read, sector, to_write),
             request::OUT if self.access == Access::Read => Request::Done(answer::IOERR, 0),
             request::OUT => self.transfer(Kind::Write, sector, to_read),
-            request::FLUSH => Request::Transfer(Transfer {
-                kind: Kind::Flush,
-                sector: 0,
-                data: ArrayVec::new(),
-                bytes: 0,
-                sectors: 0,
-            }),
+            request::FLUSH => {
+                Request::Transfer(Transfer { kind: Kind::Flush, sector: 0, bytes: 0, sectors: 0 })
+            }
             request::DISCARD if self.erase.discard > 0 => {
                 self.erase(memory, to_read, self.erase.discard, |flags| {
                     (flags == 0).then_some(Kind::Discard)
@@ -185,13 +190,13 @@ impl Geometry {
                     _ => None,
                 })
             }
-            request::GET_ID => self.tell_name(memory, &to_write),
+            request::GET_ID => self.tell_name(memory, to_write),
             _ => Request::Done(answer::UNSUPP, 0),
         };
         Ok((request, answer))
     }
 
-    fn transfer(&self, kind: Kind, sector: u64, data: ArrayVec<Buffer, MOST>) -> Request {
+    fn transfer(&self, kind: Kind, sector: u64, data: &[Buffer]) -> Request {
         let bytes: u64 = data.iter().map(|buffer| u64::from(buffer.len)).sum();
         let end = sector.checked_add(bytes / SECTOR);
         let fine = bytes.is_multiple_of(SECTOR)
@@ -202,7 +207,7 @@ impl Geometry {
             (true, 0) => Request::Done(answer::OK, 0),
             (true, _) => {
                 let sector = self.first + sector;
-                Request::Transfer(Transfer { kind, sector, data, bytes, sectors: 0 })
+                Request::Transfer(Transfer { kind, sector, bytes, sectors: 0 })
             }
         }
     }
@@ -211,12 +216,12 @@ impl Geometry {
     fn erase(
         &self,
         memory: &impl DeviceMemory,
-        mut data: ArrayVec<Buffer, MOST>,
+        data: &mut ArrayVec<Buffer, MOST>,
         most: u32,
         kind: impl FnOnce(u32) -> Option<Kind>,
     ) -> Request {
         let mut range = [0; RANGE];
-        if !matches!(take(memory, &mut data, &mut range), Taken::All) || !data.is_empty() {
+        if !matches!(take(memory, data, &mut range), Taken::All) || !data.is_empty() {
             return Request::Done(answer::IOERR, 0);
         }
         let word = u128::from_le_bytes(range);
@@ -227,8 +232,8 @@ impl Geometry {
             (false, _) => Request::Done(answer::IOERR, 0),
             (true, 0) => Request::Done(answer::OK, 0),
             (true, _) => {
-                let (data, sector) = (ArrayVec::new(), self.first + sector);
-                Request::Transfer(Transfer { kind, sector, data, bytes: 0, sectors })
+                let sector = self.first + sector;
+                Request::Transfer(Transfer { kind, sector, bytes: 0, sectors })
             }
         }
     }
@@ -308,7 +313,7 @@ mod tests {
         assert!(ram.write(HEADER_AT, &header.to_le_bytes()));
         let readable = buffers(&[&[(HEADER_AT, 16)], readable].concat());
         let writable = buffers(&[writable, &[(0x200, 1)]].concat());
-        disk.request(ram, &Chain { head: 0, readable, writable })
+        disk.request(ram, &mut Chain { head: 0, readable, writable })
     }
 
     fn done(answer: u8) -> Result<(Request, u64), Broken> {
@@ -322,8 +327,7 @@ mod tests {
         for (kind, number) in [(Kind::Read, 0), (Kind::Write, 1)] {
             let (readable, writable): (&[_], &[_]) =
                 if kind == Kind::Read { (&[], &data) } else { (&data, &[]) };
-            let data = buffers(&data);
-            let transfer = Transfer { kind, sector: 97, data, bytes: 1536, sectors: 0 };
+            let transfer = Transfer { kind, sector: 97, bytes: 1536, sectors: 0 };
             let request = ask(&disk, &ram, (number, 97), readable, writable);
             assert_eq!(request, Ok((Request::Transfer(transfer), 0x200)));
             let past = ask(&disk, &ram, (number, 98), readable, writable);
@@ -402,8 +406,7 @@ mod tests {
             ask(&disk, &ram, (kind, 0), &[(0x1000, 7), (0x1007, 9)], &[])
         };
         let transfer = |kind, sector, sectors| {
-            let data = ArrayVec::new();
-            Ok((Request::Transfer(Transfer { kind, sector, data, bytes: 0, sectors }), 0x200))
+            Ok((Request::Transfer(Transfer { kind, sector, bytes: 0, sectors }), 0x200))
         };
         assert_eq!(erase(11, 50, 50, 0), transfer(Kind::Discard, 50, 50));
         assert_eq!(erase(13, 80, 20, 0), transfer(Kind::Zero, 80, 20));
@@ -435,7 +438,7 @@ mod tests {
         let (disk, ram) = (disk(Access::Write), Ram::new(0x4000));
         let chain = |readable, writable| {
             let (readable, writable) = (buffers(readable), buffers(writable));
-            disk.request(&ram, &Chain { head: 0, readable, writable })
+            disk.request(&ram, &mut Chain { head: 0, readable, writable })
         };
         assert_eq!(chain(&[(0x100, 15)], &[(0x200, 1)]), Err(Broken::Unanswerable));
         assert_eq!(chain(&[(0x100, 16)], &[]), Err(Broken::Unanswerable));
@@ -462,8 +465,8 @@ mod tests {
                 at += u64::from(len);
             }
             let total = at - 0x400;
-            let chain = Chain { head: 0, readable, writable: buffers(&[(0x1000, 5)]) };
-            let asked = disk.request(&ram, &chain);
+            let mut chain = Chain { head: 0, readable, writable: buffers(&[(0x1000, 5)]) };
+            let asked = disk.request(&ram, &mut chain);
             let data = total.checked_sub(16);
             match (asked, data) {
                 (Err(Broken::Unanswerable), None) => {}
@@ -472,7 +475,7 @@ mod tests {
                     match request {
                         Request::Transfer(transfer) => {
                             prop_assert!(fine && transfer.bytes == bytes);
-                            let places: Vec<_> = transfer.data.iter().flat_map(|b| b.gpa..b.gpa + u64::from(b.len)).collect();
+                            let places: Vec<_> = transfer.data(&chain).iter().flat_map(|b| b.gpa..b.gpa + u64::from(b.len)).collect();
                             prop_assert!(places.into_iter().eq(0x410..at));
                         }
                         Request::Done(answer::OK, 0) => prop_assert!(fine && bytes == 0),

@@ -5,7 +5,7 @@ use super::{
     DeviceMemory,
     block::{Access, Erase, Geometry, Kind, Request, Transfer},
     front::Front,
-    queue::{Broken, Chain},
+    queue::{Broken, Buffer, Chain},
     slots::Device,
 };
 use crate::{
@@ -23,6 +23,10 @@ use pv_abi::{
 /// Requests of a device under way at most: fewer than a page can count ([`crate::vm::owner`]), and as
 /// many as a disk takes.
 const REQUESTS: u32 = 32;
+/// While so many are under way the driver need not tell of more: one of them is soon done, and whoever takes
+/// its answer looks for what else there is. A smaller number would have requests wait that the disk could do at
+/// the same time, such as the eight that a kernel makes of a megabyte.
+const ENOUGH: u32 = 16;
 /// Pieces of host memory that a request may be made of.
 const PIECES: usize = host::PIECES;
 /// Requests that are answered at once, one after another, at most: a guest whose other vCPU goes on making
@@ -59,6 +63,7 @@ impl Disk {
 
     /// Takes what the driver has made available, as long as there is room for it.
     pub fn serve(&self, vm: &Arc<Vm>, front: &mut Front) {
+        let mut chain = Chain::default();
         for done in 0.. {
             if front.under_way() >= REQUESTS {
                 return;
@@ -67,12 +72,16 @@ impl Disk {
             if done == AT_ONCE {
                 return front.stop(vm, Broken::Endless);
             }
-            let chain = match queue.pop(&**vm) {
-                Ok(Some(chain)) => chain,
-                Ok(None) => return,
+            match queue.pop_into(&**vm, &mut chain) {
+                Ok(true) => {}
+                Ok(false) => match rest(vm, front) {
+                    Ok(true) => continue,
+                    Ok(false) => return,
+                    Err(broken) => return front.stop(vm, broken),
+                },
                 Err(broken) => return front.stop(vm, broken),
-            };
-            let (request, answer) = match self.geometry.request(&**vm, &chain) {
+            }
+            let (request, answer) = match self.geometry.request(&**vm, &mut chain) {
                 Ok(request) => request,
                 Err(broken) => return front.stop(vm, broken),
             };
@@ -101,8 +110,8 @@ impl Disk {
             return Begun::Done(answer::OK, 0);
         }
         let failed = Begun::Done(answer::IOERR, 0);
-        let Some((runs, pages)) = pinned(vm, &transfer) else { return failed };
-        let Transfer { kind, sector, bytes, sectors, .. } = transfer;
+        let Some((runs, pages)) = pinned(vm, transfer.data(chain)) else { return failed };
+        let Transfer { kind, sector, bytes, sectors } = transfer;
         let written = if kind == Kind::Read { bytes as u32 } else { 0 };
         let vm_again = Arc::downgrade(vm);
         let ticket =
@@ -118,6 +127,14 @@ impl Disk {
             }
         }
     }
+}
+
+/// Nothing more is available: says whether the driver is to tell of what will be. True if there is something
+/// after all.
+fn rest(vm: &Vm, front: &mut Front) -> Result<bool, Broken> {
+    let enough = front.under_way() >= ENOUGH;
+    let Some(queue) = front.queue(QUEUE) else { return Ok(false) };
+    if enough { queue.silence(vm).map(|()| false) } else { queue.listen(vm) }
 }
 
 /// The answer to a request has come. [`super::slots::serve`] is to follow.
@@ -153,19 +170,20 @@ enum Begun {
     NoRoom,
 }
 
-/// Where the data of `transfer` lies in host memory, and its pages, which are pinned. `None`, and none
-/// is, if one of them is not for devices, or there are too many pieces.
-fn pinned(vm: &Vm, transfer: &Transfer) -> Option<(Vec<Run>, Vec<Gfn>)> {
-    let pages = transfer.data.iter().map(|buffer| {
+/// Where `data` lies in host memory, and its pages, which are pinned. `None`, and none is, if one of them is
+/// not for devices, or there are too many pieces.
+fn pinned(vm: &Vm, data: &[Buffer]) -> Option<(Vec<Run>, Vec<Gfn>)> {
+    let pages = data.iter().map(|buffer| {
         let first = buffer.gpa >> 12;
         let last = (buffer.gpa + u64::from(buffer.len) - 1) >> 12;
         (last - first + 1) as usize
     });
+    let pages: usize = pages.sum();
     let mut pins = Vec::new();
-    pins.try_reserve_exact(pages.sum()).ok()?;
+    pins.try_reserve_exact(pages).ok()?;
     let mut runs = Vec::new();
-    runs.try_reserve_exact(PIECES).ok()?;
-    for buffer in &transfer.data {
+    runs.try_reserve_exact(pages.min(PIECES)).ok()?;
+    for buffer in data {
         let (mut at, end) = (buffer.gpa, buffer.gpa + u64::from(buffer.len));
         while at < end {
             let gfn = Gfn(at >> 12);

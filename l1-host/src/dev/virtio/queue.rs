@@ -25,6 +25,8 @@ pub struct Queue {
     /// Chains taken, and chains given back, modulo 2^16.
     taken: u16,
     used: u16,
+    /// The driver was told not to tell.
+    silent: bool,
 }
 
 /// A piece of guest memory that a chain names.
@@ -149,20 +151,19 @@ impl Queue {
             && fits(descriptors, 16, DESCRIPTOR * entries)
             && fits(driver, 2, 6 + 2 * entries)
             && fits(device, 4, 6 + 8 * entries);
-        fine.then_some(Self { size: size as u16, descriptors, driver, device, taken: 0, used: 0 })
+        fine.then_some(Self {
+            size: size as u16,
+            descriptors,
+            driver,
+            device,
+            taken: 0,
+            used: 0,
+            silent: false,
+        })
     }
 
-    /// Takes the next chain that the driver has made available.
-    ///
-    /// # Errors
-    /// [`Broken`]: the queue cannot be used any more.
-    pub fn pop(&mut self, memory: &impl DeviceMemory) -> Result<Option<Chain>, Broken> {
-        let mut chain = Chain::default();
-        Ok(self.pop_into(memory, &mut chain)?.then_some(chain))
-    }
-
-    /// The same into `chain`, whatever it was before; false if there is none. A chain has 8 KiB, which takes
-    /// longer to move than most frames.
+    /// Takes the next chain that the driver has made available: true if it is in `chain` now, whatever was in
+    /// it before. A chain has 8 KiB, which takes longer to move than most requests.
     ///
     /// # Errors
     /// [`Broken`]: the queue cannot be used any more.
@@ -171,8 +172,7 @@ impl Queue {
         memory: &impl DeviceMemory,
         chain: &mut Chain,
     ) -> Result<bool, Broken> {
-        let available = memory.load16(self.driver + 2).ok_or(Broken::Ring)?;
-        let waiting = available.wrapping_sub(self.taken);
+        let waiting = self.waiting(memory)?;
         if waiting == 0 {
             return Ok(false);
         }
@@ -182,23 +182,29 @@ impl Queue {
         // What the driver wrote before it moved the index must not be read before.
         fence(SeqCst);
         let slot = self.driver + 4 + 2 * u64::from(self.taken % self.size);
-        chain.head = memory.load16(slot).ok_or(Broken::Ring)?;
-        chain.readable.clear();
-        chain.writable.clear();
-        self.walk(memory, chain)?;
+        let head = memory.load16(slot).ok_or(Broken::Ring)?;
+        self.walk(memory, head, chain)?;
         self.taken = self.taken.wrapping_add(1);
         Ok(true)
     }
 
-    /// Takes back the last [`Self::pop`]: the chain is the next one once more.
+    /// How many chains are available.
+    fn waiting(&self, memory: &impl DeviceMemory) -> Result<u16, Broken> {
+        let available = memory.load16(self.driver + 2).ok_or(Broken::Ring)?;
+        Ok(available.wrapping_sub(self.taken))
+    }
+
+    /// Takes back the last [`Self::pop_into`]: the chain is the next one once more.
     pub fn put_back(&mut self) {
         self.taken = self.taken.wrapping_sub(1);
     }
 
-    /// Adds the buffers behind `chain`'s head to it.
-    fn walk(&self, memory: &impl DeviceMemory, chain: &mut Chain) -> Result<(), Broken> {
+    fn walk(&self, memory: &impl DeviceMemory, head: u16, chain: &mut Chain) -> Result<(), Broken> {
+        chain.head = head;
+        chain.readable.clear();
+        chain.writable.clear();
         let mut table = Table { at: self.descriptors, len: self.size.into() };
-        let mut index = chain.head;
+        let mut index = head;
         let mut indirect = false;
         // Each turn takes a descriptor, and there are no more than this without a loop.
         for _ in 0..self.size {
@@ -267,8 +273,31 @@ impl Queue {
     ///
     /// # Errors
     /// [`Broken::Ring`].
-    pub fn silence(&self, memory: &impl DeviceMemory) -> Result<(), Broken> {
-        memory.store16(self.device, NO_NOTIFY).then_some(()).ok_or(Broken::Ring)
+    pub fn silence(&mut self, memory: &impl DeviceMemory) -> Result<(), Broken> {
+        if !self.silent {
+            self.set_flags(memory, NO_NOTIFY)?;
+            self.silent = true;
+        }
+        Ok(())
+    }
+
+    /// Takes [`Self::silence`] back. True if something is available that the driver may not have told of.
+    ///
+    /// # Errors
+    /// [`Broken::Ring`].
+    pub fn listen(&mut self, memory: &impl DeviceMemory) -> Result<bool, Broken> {
+        if !self.silent {
+            return Ok(false);
+        }
+        self.set_flags(memory, 0)?;
+        self.silent = false;
+        // The flag is out before the index is looked at; the driver does it the other way round.
+        fence(SeqCst);
+        Ok(self.waiting(memory)? != 0)
+    }
+
+    fn set_flags(&self, memory: &impl DeviceMemory, flags: u16) -> Result<(), Broken> {
+        memory.store16(self.device, flags).then_some(()).ok_or(Broken::Ring)
     }
 
     /// True if the driver wants to hear of what was used.
@@ -311,6 +340,13 @@ mod tests {
     const DRIVER: u64 = 0x2000;
     const DEVICE: u64 = 0x3000;
     const INDIRECT_TABLE: u64 = 0x4000;
+
+    impl Queue {
+        pub(in super::super) fn pop(&mut self, ram: &Ram) -> Result<Option<Chain>, Broken> {
+            let mut chain = Chain::default();
+            Ok(self.pop_into(ram, &mut chain)?.then_some(chain))
+        }
+    }
 
     fn queue() -> Queue {
         Queue::new(SIZE.into(), TABLE, DRIVER, DEVICE).unwrap()
@@ -357,6 +393,30 @@ mod tests {
         assert_eq!(queue.wants_interrupt(&ram), Ok(true));
         assert!(ram.store16(DRIVER, NO_INTERRUPT));
         assert_eq!(queue.wants_interrupt(&ram), Ok(false));
+    }
+
+    #[test]
+    fn a_driver_that_was_told_not_to_tell_is_looked_after() {
+        let ram = Ram::new(0x8000);
+        put(&ram, TABLE, 0, 0x5000, 16, 0, 0);
+        let mut queue = queue();
+        assert_eq!(queue.listen(&ram), Ok(false));
+        queue.silence(&ram).unwrap();
+        assert_eq!(ram.load16(DEVICE), Some(NO_NOTIFY));
+        // It believes the flag for as long as it is there.
+        offer(&ram, 0, &[0]);
+        assert_eq!(queue.listen(&ram), Ok(true), "it has not told of this one");
+        assert_eq!(ram.load16(DEVICE), Some(0));
+        let mut chain = Chain::default();
+        assert_eq!(queue.pop_into(&ram, &mut chain), Ok(true));
+        assert_eq!(chain.readable[..], [Buffer { gpa: 0x5000, len: 16 }]);
+        queue.silence(&ram).unwrap();
+        assert_eq!(queue.listen(&ram), Ok(false), "there is no more");
+        // What was in it is in it no longer.
+        put(&ram, TABLE, 1, 0x6000, 512, WRITE, 0);
+        offer(&ram, 1, &[1]);
+        assert_eq!(queue.pop_into(&ram, &mut chain), Ok(true));
+        assert_eq!((chain.head, chain.readable.len(), chain.writable.len()), (1, 0, 1));
     }
 
     #[test]
