@@ -141,7 +141,7 @@ fn assert_passed(ended: &Ended, said: &str) -> Report {
 fn all_attacks() {
     let folder = Folder::new();
     let (count, limit) = match env::var_os(THOROUGH) {
-        None => (COUNT.to_owned(), 1200),
+        None => (COUNT.to_owned(), 2400),
         Some(_) => (format!("{COUNT}0"), 12_000),
     };
     let words = format!("skip=spin n={count} seed=1");
