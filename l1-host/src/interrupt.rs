@@ -62,7 +62,7 @@ const PAUSES: u64 = 4000;
 
 /// Gives guests what has come from the network, or a part of it and the rest a little later.
 fn receive_frames(cpu: &Cpu) {
-    if host::receive() == Rest::More {
+    if sched::without_kicks(cpu, host::receive) == Rest::More {
         sched::set_errand(cpu, cpu::tsc() + cpu.clock.tsc_hz / PAUSES);
     }
 }

@@ -22,6 +22,7 @@ use alloc::{
 use core::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
+    fence,
 };
 use spin::Mutex;
 use switcher::layout::MAX_CPUS;
@@ -263,6 +264,8 @@ pub fn wake(mut vcpu: Box<Vcpu>) {
 
 /// Has CPU `index` look at its queue and its vCPU.
 pub fn kick(index: usize) {
+    // What is left for it is out before it is asked whether it looks; it does it the other way round.
+    fence(SeqCst);
     if LOCALS.get(index).is_some_and(|local| local.looks.load(SeqCst)) {
         return;
     }
@@ -273,12 +276,13 @@ pub fn kick(index: usize) {
 
 /// Does `work` in the handler of an interrupt of `cpu`, which looks at its queue and its vCPU after each: nobody
 /// need kick it meanwhile.
-pub fn without_kicks(cpu: &Cpu, work: impl FnOnce()) {
+pub fn without_kicks<T>(cpu: &Cpu, work: impl FnOnce() -> T) -> T {
     let looks = &LOCALS[cpu.index].looks;
     looks.store(true, SeqCst);
-    work();
+    let result = work();
     // What was left for it before this it finds; whoever leaves something later kicks.
     looks.store(false, SeqCst);
+    result
 }
 
 /// Has this CPU look at its queue and its vCPU when it next runs a guest, or halts.

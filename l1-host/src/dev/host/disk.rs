@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "the queue is told of raw memory")]
 
 use super::{
-    hal::{L1, piece},
+    hal::{self, L1, piece},
     pci, tell,
 };
 use crate::{
@@ -23,11 +23,7 @@ use alloc::{
     vec::Vec,
 };
 use arrayvec::ArrayVec;
-use core::{
-    hint::spin_loop,
-    mem::ManuallyDrop,
-    sync::atomic::{Ordering::SeqCst, fence},
-};
+use core::{hint::spin_loop, mem::ManuallyDrop};
 use pv_abi::{
     addr::{Gfn, Hpa},
     virtio::{
@@ -195,12 +191,7 @@ impl Disk {
         mut transport: PciTransport,
         route: impl FnOnce() -> bool,
     ) -> Result<Box<Self>, String> {
-        let features = transport.begin_init(Features::all());
-        if !features.contains(Features::VERSION_1)
-            || !transport.get_status().contains(DeviceStatus::FEATURES_OK)
-        {
-            return Err("it does not speak virtio 1".into());
-        }
+        let features = hal::agree(&mut transport, Features::all())?;
         if !route() {
             return Err("its queue cannot interrupt".into());
         }
@@ -371,11 +362,7 @@ impl State {
         };
         let token = token.ok()?;
         self.pending[slot] = Some(Pending { token, since: cpu::tsc(), work, ticket: None });
-        // The request is out before the device's flag is looked at; the device does it the other way round.
-        fence(SeqCst);
-        if self.queue.should_notify() {
-            self.transport.notify(0);
-        }
+        hal::tell(&mut self.transport, &self.queue, 0);
         Some(slot)
     }
 

@@ -9,9 +9,20 @@ use crate::{
     },
     memory,
 };
-use core::ptr::NonNull;
-use pv_abi::addr::Hpa;
-use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+use alloc::string::String;
+use bitflags::Flags;
+use core::{
+    fmt::Debug,
+    ops::BitAnd,
+    ptr::NonNull,
+    sync::atomic::{Ordering::SeqCst, fence},
+};
+use pv_abi::{addr::Hpa, virtio::feature};
+use virtio_drivers::{
+    BufferDirection, Hal, PhysAddr,
+    queue::VirtQueue,
+    transport::{DeviceStatus, Transport},
+};
 
 /// L1 as the crate sees it.
 #[derive(Debug)]
@@ -59,4 +70,33 @@ unsafe impl Hal for L1 {
 pub unsafe fn piece<'a>(hpa: Hpa, len: usize) -> &'a mut [u8] {
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts_mut((DIRECT_MAP + hpa.0) as *mut u8, len) }
+}
+
+/// Agrees with the device on those of `wanted` that it has.
+///
+/// # Errors
+/// It is older than virtio 1, or refuses.
+pub fn agree<F: Flags<Bits = u64> + BitAnd<Output = F> + Debug>(
+    transport: &mut impl Transport,
+    wanted: F,
+) -> Result<F, String> {
+    let features = transport.begin_init(wanted);
+    let agreed = transport.get_status().contains(DeviceStatus::FEATURES_OK);
+    if features.bits() & feature::VERSION_1 == 0 || !agreed {
+        return Err("it does not speak virtio 1".into());
+    }
+    Ok(features)
+}
+
+/// Tells the device of what was added to its queue `number`, if it wants to hear of that.
+pub fn tell<const SIZE: usize>(
+    transport: &mut impl Transport,
+    queue: &VirtQueue<L1, SIZE>,
+    number: u16,
+) {
+    // What was added is out before the device's flag is looked at; the device does it the other way round.
+    fence(SeqCst);
+    if queue.should_notify() {
+        transport.notify(number);
+    }
 }

@@ -3,7 +3,7 @@
 //! network.
 #![expect(unsafe_code, reason = "the queues are told of raw memory")]
 
-use super::hal::{L1, piece};
+use super::hal::{self, L1, piece};
 use crate::{
     dev::{
         Rest,
@@ -100,12 +100,7 @@ impl Uplink {
         mut transport: PciTransport,
         route: impl FnOnce() -> bool,
     ) -> Result<Box<Self>, String> {
-        let features = transport.begin_init(Features::all());
-        if !features.contains(Features::VERSION_1)
-            || !transport.get_status().contains(DeviceStatus::FEATURES_OK)
-        {
-            return Err("it does not speak virtio 1".into());
-        }
+        let features = hal::agree(&mut transport, Features::all())?;
         if !features.contains(Features::MAC) {
             return Err("it has no address".into());
         }
@@ -119,9 +114,7 @@ impl Uplink {
         transmit.queue.set_dev_notify(false);
         transport.finish_init();
         receive.offer_all()?;
-        if receive.queue.should_notify() {
-            transport.notify(RECEIVE as u16);
-        }
+        hal::tell(&mut transport, &receive.queue, RECEIVE as u16);
         let state = State { transport, receive, transmit, untold: false, failed: false };
         Ok(Box::new(Self {
             mac,
@@ -164,12 +157,12 @@ impl Uplink {
         let mut merger = self.receiving.lock();
         let rest = self.receive_some(&mut merger);
         self.pass_on(&mut merger);
-        let mut state = self.state.lock();
+        let state = &mut *self.state.lock();
         if rest == Rest::More {
             state.receive.queue.set_dev_notify(false);
         }
-        if !state.failed && state.receive.queue.should_notify() {
-            state.transport.notify(RECEIVE as u16);
+        if !state.failed {
+            hal::tell(&mut state.transport, &state.receive.queue, RECEIVE as u16);
         }
         rest
     }
@@ -274,9 +267,8 @@ impl State {
     }
 
     fn tell(&mut self) {
-        if core::mem::take(&mut self.untold) && !self.failed && self.transmit.queue.should_notify()
-        {
-            self.transport.notify(TRANSMIT as u16);
+        if core::mem::take(&mut self.untold) && !self.failed {
+            hal::tell(&mut self.transport, &self.transmit.queue, TRANSMIT as u16);
         }
     }
 
