@@ -79,7 +79,7 @@ fn assert_victim_unharmed(ended: &Ended) {
     };
     assert!(number("longest gap ") < 1_000_000, "{said}");
     assert!(number("us, ") > 100_000, "the others hardly ran beside it: {said}");
-    assert!(number("MiB\n# victim: ") > 0, "it has not looked at its disk: {said}");
+    assert!(number("stolen\n# victim: ") > 0, "it has not looked at its disk: {said}");
     assert!(number("looks at its disk, ") > 100, "it has seen no frames: {said}");
 }
 
@@ -153,7 +153,8 @@ fn all_attacks() {
     assert!(fuzzed_items(&said_by(&ended, "hostile")) > 1_000_000, "{}", ended.said.out);
     assert!(report.skipped.is_empty(), "{report:?}");
     assert!(report.passed.len() > 60, "{report:?}");
-    assert!(ended.log.matches("root check: ").count() > 10, "{}", ended.log);
+    let looks = report.passed.iter().filter(|name| name.ends_with(".intact")).count();
+    assert!(looks > 10 && ended.log.contains("root check: "), "{looks} looks, {}", ended.log);
 }
 
 /// Two vCPUs that run at the same time.

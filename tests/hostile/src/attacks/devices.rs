@@ -32,8 +32,8 @@ use suite::{
 pub const GROUP: Group = Group {
     name: "devices",
     attacks: &[
-        attack("calls", "VIO-1 VIO-2 XHC-23 XHC-24 XHC-25 XHC-26", 40, calls),
-        attack("memory", "DEV-9 VIO-1 VIO-2", 40, in_memory),
+        attack("calls", "VIO-1 VIO-2 XHC-23 XHC-24 XHC-25 XHC-26", 45, calls),
+        attack("memory", "DEV-9 VIO-1 VIO-2", 50, in_memory),
         attack("set_up", "VIO-3 VIO-5", 20, set_up),
         attack("requests", "VIO-5 BLK-1 BLK-2", 40, requests::any),
         attack("floods", "VIO-5 BLK-2", 2, requests::floods),
