@@ -2,7 +2,7 @@
 //! May: guest-memory. Context: shim.
 
 use crate::{
-    evtchn::Ports,
+    evtchn::{Binding, Ports},
     grants::Grants,
     hw::{area::Area, call, memory},
     time::Clock,
@@ -300,6 +300,14 @@ fn tell(vcpu: u32, selector: u32, area: Area) {
     let target = Area::of(vcpu as usize);
     if VcpuInfo::of(target).select(selector) && target != area {
         call::send_ipi(1 << vcpu, UPCALL_VECTOR);
+    }
+}
+
+/// Raises `port` if it is `binding`'s still.
+pub fn raise_for(binding: Binding, port: u32, area: Area) {
+    let bound = PORTS.lock().get(port).map(|port| port.binding);
+    if bound == Ok(binding) {
+        raise(port, area);
     }
 }
 

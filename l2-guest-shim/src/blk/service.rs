@@ -17,24 +17,15 @@ use crate::{
         device::{reset, start},
         slot::Slot,
     },
-    xenbus::{Backend, Front, Peer},
+    xenbus::{Front, Peer, shown::Shown},
 };
-use pv_abi::{ext::devices::SLOTS, virtio::block::QUEUE};
-use spin::Mutex;
+use pv_abi::virtio::block::QUEUE;
 
-/// Disks at most.
-const MOST: usize = SLOTS;
 /// A request of a kernel that knows no others may have so many pieces.
 const FEWEST_SEGMENTS: u32 = 11;
 
-/// A disk.
-struct Disk {
-    backend: Backend,
-    attached: Attached,
-}
-
 /// A device, and the front end that uses it.
-struct Attached {
+struct Disk {
     index: u8,
     slot: Slot,
     properties: Properties,
@@ -42,28 +33,27 @@ struct Attached {
     port: u32,
 }
 
-static DISKS: [Mutex<Option<Disk>>; MOST] = [const { Mutex::new(None) }; MOST];
+static DISKS: Shown<Disk> = Shown::new();
 
 /// Puts the disk in `slot` into the store before the kernel runs; false if it cannot be shown.
 pub fn attach(slot: Slot, store: &mut Store) -> bool {
     let number = slot.number();
-    let Some(index) = DISKS.iter().position(|disk| disk.lock().is_none()) else { return false };
+    let Some(index) = DISKS.free() else { return false };
     let Some(properties) = device::find(&slot) else { return false };
     if properties.segments < FEWEST_SEGMENTS {
         log(format_args!("the disk in slot {number} takes too small requests for the kernel"));
         return false;
     }
-    let backend = nodes::backend(index as u32);
+    let backend = nodes::backend(index.into());
     if nodes::place(&backend, store, &properties).is_err() {
         log(format_args!("the store has no room for the disk in slot {number}"));
         return false;
     }
-    let attached = Attached { index: index as u8, slot, properties, connection: None, port: 0 };
-    *DISKS[index].lock() = Some(Disk { backend, attached });
+    DISKS.put(index, backend, Disk { index, slot, properties, connection: None, port: 0 });
     true
 }
 
-impl Peer for (&mut Attached, Area) {
+impl Peer for (&mut Disk, Area) {
     fn connect(&mut self, front: &Front<'_>) -> bool {
         let (disk, area) = self;
         nodes::asked(front).and_then(|asked| disk.connect(asked, *area)).is_some()
@@ -74,7 +64,7 @@ impl Peer for (&mut Attached, Area) {
     }
 }
 
-impl Attached {
+impl Disk {
     fn connect(&mut self, Asked { ring, port }: Asked, area: Area) -> Option<()> {
         self.disconnect();
         let vcpu = bind(port, self.index)?;
@@ -114,9 +104,8 @@ impl Attached {
         if doorbell {
             self.slot.doorbell(QUEUE);
         }
-        let bound = || PORTS.lock().get(self.port).map(|port| port.binding);
-        if notify && bound() == Ok(Binding::Disk(self.index)) {
-            guest::raise(self.port, area);
+        if notify {
+            guest::raise_for(Binding::Disk(self.index), self.port, area);
         }
         if broken {
             log(format_args!("disk {}: its ring is broken, it gets no more requests", self.index));
@@ -130,46 +119,31 @@ fn bind(port: u32, index: u8) -> Option<u32> {
     PORTS.lock().attach(port, Binding::Disk(index)).ok()
 }
 
-fn with_disk(index: usize, work: impl FnOnce(&mut Disk)) {
-    if let Some(disk) =
-        DISKS.get(index).map(|disk| disk.lock()).as_deref_mut().and_then(Option::as_mut)
-    {
-        work(disk);
-    }
-}
-
 /// The kernel has changed something in the store.
 pub fn store_changed(store: &mut Store, area: Area) {
-    for index in 0..MOST {
-        with_disk(index, |Disk { backend, attached }| {
-            if backend.look(store, &mut (attached, area)).is_err() {
-                log(format_args!("the store has no room for the state of disk {index}"));
-            }
-        });
-    }
+    DISKS.each(|backend, disk| {
+        let index = disk.index;
+        if backend.look(store, &mut (disk, area)).is_err() {
+            log(format_args!("the store has no room for the state of disk {index}"));
+        }
+    });
 }
 
 /// The kernel has put requests into the ring of disk `index`.
 pub fn kick(index: u8, area: Area) {
-    with_disk(index.into(), |disk| {
-        disk.attached.serve(|connection| connection.kick(&Guest), area);
-    });
+    DISKS.with(index, |disk| disk.serve(|connection| connection.kick(&Guest), area));
 }
 
 /// A device is done with requests.
 pub fn interrupt(area: Area) {
-    for index in 0..MOST {
-        with_disk(index, |disk| {
-            disk.attached.serve(|connection| connection.complete(&Guest), area);
-        });
-    }
+    DISKS.each(|_, disk| disk.serve(|connection| connection.complete(&Guest), area));
 }
 
 /// The port of disk `index` is told to another vCPU: the device interrupts that one.
 pub fn follow(index: u8, vcpu: u32) {
-    with_disk(index.into(), |disk| {
-        if disk.attached.connection.is_some() {
-            disk.attached.slot.interrupt_by(DISK_VECTOR, vcpu);
+    DISKS.with(index, |disk| {
+        if disk.connection.is_some() {
+            disk.slot.interrupt_by(DISK_VECTOR, vcpu);
         }
     });
 }

@@ -19,30 +19,20 @@ use crate::{
         device::{reset, start},
         slot::Slot,
     },
-    xenbus::{Backend, Front, Peer},
+    xenbus::{Front, Peer, shown::Shown},
 };
 use pv_abi::{
     PAGE_SIZE,
-    ext::devices::SLOTS,
     virtio::net::{
         RECEIVE, TRANSMIT,
         feature::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6},
     },
 };
-use spin::Mutex;
 
-/// Cards at most.
-const MOST: usize = SLOTS;
 const _: () = assert!(connection::SIZE <= PAGES_OF_DEVICE * PAGE_SIZE as u64);
 
-/// A card.
-struct Card {
-    backend: Backend,
-    attached: Attached,
-}
-
 /// A device, and the front end that uses it.
-struct Attached {
+struct Card {
     index: u8,
     slot: Slot,
     properties: Properties,
@@ -56,27 +46,26 @@ struct Used {
     receive_port: u32,
 }
 
-static CARDS: [Mutex<Option<Card>>; MOST] = [const { Mutex::new(None) }; MOST];
+static CARDS: Shown<Card> = Shown::new();
 
 /// Puts the card in `slot` into the store before the kernel runs; false if it cannot be shown.
 pub fn attach(slot: Slot, store: &mut Store) -> bool {
     let number = slot.number();
-    let Some(index) = CARDS.iter().position(|card| card.lock().is_none()) else { return false };
+    let Some(index) = CARDS.free() else { return false };
     let Some(properties) = device::find(&slot) else {
         log(format_args!("the network card in slot {number} lacks what the kernel needs"));
         return false;
     };
-    let backend = nodes::backend(index as u32);
+    let backend = nodes::backend(index.into());
     if nodes::place(&backend, store, &properties).is_err() {
         log(format_args!("the store has no room for the network card in slot {number}"));
         return false;
     }
-    let attached = Attached { index: index as u8, slot, properties, used: None };
-    *CARDS[index].lock() = Some(Card { backend, attached });
+    CARDS.put(index, backend, Card { index, slot, properties, used: None });
     true
 }
 
-impl Peer for (&mut Attached, Area) {
+impl Peer for (&mut Card, Area) {
     fn connect(&mut self, front: &Front<'_>) -> bool {
         let (card, area) = self;
         nodes::asked(front).and_then(|asked| card.connect(&asked, *area)).is_some()
@@ -87,7 +76,7 @@ impl Peer for (&mut Attached, Area) {
     }
 }
 
-impl Attached {
+impl Card {
     fn connect(&mut self, asked: &Asked, area: Area) -> Option<()> {
         self.disconnect();
         let (transmit_port, receive_port) = (asked.transmit.port, asked.receive.port);
@@ -145,10 +134,8 @@ impl Attached {
     }
 
     fn tell(&mut self, port: Option<u32>, broken: bool, area: Area) {
-        let card = Binding::Card(self.index);
-        let bound = |&port: &u32| PORTS.lock().get(port).map(|port| port.binding) == Ok(card);
-        if let Some(port) = port.filter(bound) {
-            guest::raise(port, area);
+        if let Some(port) = port {
+            guest::raise_for(Binding::Card(self.index), port, area);
         }
         if broken {
             let index = self.index;
@@ -163,54 +150,43 @@ fn bind(port: u32, index: u8) -> Option<u32> {
     PORTS.lock().attach(port, Binding::Card(index)).ok()
 }
 
-fn with_card(index: usize, work: impl FnOnce(&mut Card)) {
-    if let Some(card) =
-        CARDS.get(index).map(|card| card.lock()).as_deref_mut().and_then(Option::as_mut)
-    {
-        work(card);
-    }
-}
-
 /// The kernel has changed something in the store.
 pub fn store_changed(store: &mut Store, area: Area) {
-    for index in 0..MOST {
-        with_card(index, |Card { backend, attached }| {
-            if backend.look(store, &mut (attached, area)).is_err() {
-                log(format_args!("the store has no room for the state of network card {index}"));
-            }
-        });
-    }
+    CARDS.each(|backend, card| {
+        let index = card.index;
+        if backend.look(store, &mut (card, area)).is_err() {
+            log(format_args!("the store has no room for the state of network card {index}"));
+        }
+    });
 }
 
 /// The kernel has put something into a ring of card `index`, and says so by `port`.
 pub fn kick(index: u8, port: u32, area: Area) {
-    with_card(index.into(), |Card { attached, .. }| {
-        let Some(used) = &attached.used else { return };
+    CARDS.with(index, |card| {
+        let Some(used) = &card.used else { return };
         let (transmits, receives) = (used.transmit_port == port, used.receive_port == port);
         if receives {
-            attached.receive(|connection| connection.receive.kick(&Guest), area);
+            card.receive(|connection| connection.receive.kick(&Guest), area);
         }
         if transmits {
-            attached.transmit(area);
+            card.transmit(area);
         }
     });
 }
 
 /// A device has frames, or is done with some.
 pub fn interrupt(area: Area) {
-    for index in 0..MOST {
-        with_card(index, |Card { attached, .. }| {
-            attached.receive(|connection| connection.receive.complete(&Guest), area);
-            attached.transmit(area);
-        });
-    }
+    CARDS.each(|_, card| {
+        card.receive(|connection| connection.receive.complete(&Guest), area);
+        card.transmit(area);
+    });
 }
 
 /// The port `port` of card `index` is told to another vCPU: the device interrupts the one that receives.
 pub fn follow(index: u8, port: u32, vcpu: u32) {
-    with_card(index.into(), |Card { attached, .. }| {
-        if attached.used.as_ref().is_some_and(|used| used.receive_port == port) {
-            attached.slot.interrupt_by(CARD_VECTOR, vcpu);
+    CARDS.with(index, |card| {
+        if card.used.as_ref().is_some_and(|used| used.receive_port == port) {
+            card.slot.interrupt_by(CARD_VECTOR, vcpu);
         }
     });
 }

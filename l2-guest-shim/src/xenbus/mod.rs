@@ -9,6 +9,7 @@
 #[cfg(test)]
 pub mod fake;
 pub mod ring;
+pub mod shown;
 
 use crate::store::{
     Change, Error, Store, number,

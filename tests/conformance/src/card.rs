@@ -29,6 +29,8 @@ pub const HOST_TSO4: u64 = 1 << 11;
 pub const HOST_TSO6: u64 = 1 << 12;
 pub const MRG_RXBUF: u64 = 1 << 15;
 pub const STATUS: u64 = 1 << 16;
+/// L1's own (guest ABI, NET-9).
+pub const SPACER: u64 = 1 << 51;
 /// Flag of a header: the checksum is left undone.
 pub const NEEDS_CSUM: u16 = 1;
 
@@ -150,9 +152,9 @@ impl Card {
         put(register::STATUS, 0)?;
         put(register::STATUS, 3)?;
         put(register::DRIVER_FEATURES_SEL, 1)?;
-        put(register::DRIVER_FEATURES, 1)?;
+        put(register::DRIVER_FEATURES, features >> 32 | 1)?;
         put(register::DRIVER_FEATURES_SEL, 0)?;
-        put(register::DRIVER_FEATURES, features)?;
+        put(register::DRIVER_FEATURES, features & 0xffff_ffff)?;
         put(register::STATUS, 11)?;
         equal("FEATURES_OK", read(slot, register::STATUS), 11)?;
         card.receive.set_up()?;

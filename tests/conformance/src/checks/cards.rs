@@ -6,7 +6,7 @@ use crate::{
     abi,
     card::{
         CSUM, Came, Card, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HEADER, HOST_TSO4, HOST_TSO6, MAC,
-        MRG_RXBUF, MTU, NEEDS_CSUM, RECEIVE, SIZE, STATUS, TRANSMIT, content,
+        MRG_RXBUF, MTU, NEEDS_CSUM, RECEIVE, SIZE, SPACER, STATUS, TRANSMIT, content,
     },
     interrupts, paging,
     tap::{Case, Verdict, Wrong, equal, holds, skip},
@@ -33,6 +33,7 @@ pub const GROUP: Group = Group {
         check("merged", "NET-6", merged),
         check("one_chain", "NET-6", one_chain),
         check("segments", "NET-8", segments),
+        check("spacer", "NET-9", spacer),
         check("no_segments", "NET-8 NET-3", no_segments),
         check("silence", "NET-7", silence),
         check("interrupts", "VIO-4", both_interrupt),
@@ -381,6 +382,24 @@ fn segments() -> Verdict {
         empty(&mut other)?;
     }
     Ok(())
+}
+
+/// The second chain of a long packet stays empty for who wants it so, and that of no other frame.
+fn spacer() -> Verdict {
+    let features = CSUM | HOST_TSO4 | GUEST_CSUM | GUEST_TSO4 | MRG_RXBUF | SPACER;
+    let [mut one, mut other] = start(features)?;
+    lay_out_long(&one, other.mac());
+    one.send(BODY + BODY_BYTES)?;
+    let first = came(&mut other)?;
+    equal("num_buffers", first.half(10), 3)?;
+    equal("flags and type", first.half(0), 1 << 8 | 1)?;
+    equal("the spacer's length", came(&mut other)?.len, 0)?;
+    let last = came(&mut other)?;
+    equal("both lengths", first.len + last.len, HEADER + BODY + BODY_BYTES)?;
+    equal("data", last.half(0), content(55, (first.len - HEADER) / 2).into())?;
+    one.send_to(other.mac(), 100, 56)?;
+    came(&mut other)?.judge(100, 56)?;
+    empty(&mut other)
 }
 
 /// What cannot be divided is lost.
