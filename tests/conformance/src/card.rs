@@ -3,16 +3,11 @@
 use crate::{
     abi, clock, paging,
     tap::{Verdict, Wrong, equal, holds},
-    virtio::{NEXT, WRITE, read, register, write},
+    virtio::{NEXT, RING_FRAMES, Ring, SIZE, WRITE, read, register, start},
 };
-use core::sync::atomic::{
-    Ordering::{Relaxed, SeqCst},
-    fence,
-};
+use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::ext::call;
 
-/// Entries of each queue.
-pub const SIZE: u16 = 16;
 /// The queues.
 pub const RECEIVE: u64 = 0;
 pub const TRANSMIT: u64 = 1;
@@ -36,16 +31,7 @@ pub const NEEDS_CSUM: u16 = 1;
 
 /// Frames of check memory of each card: the rings of both queues, a page for each buffer to receive
 /// into, and one for frames to send.
-const FRAMES: usize = 6 + SIZE as usize + 1;
-
-/// One queue.
-pub struct Ring {
-    slot: u64,
-    number: u64,
-    base: usize,
-    offered: u16,
-    used: u16,
-}
+const FRAMES: usize = 2 * RING_FRAMES + SIZE as usize + 1;
 
 /// A card that is driven.
 pub struct Card {
@@ -66,101 +52,15 @@ pub struct Came {
     pub len: u64,
 }
 
-impl Ring {
-    /// Where its table of descriptors is.
-    pub fn table(&self) -> u64 {
-        paging::frame(self.base)
-    }
-
-    fn driver(&self) -> u64 {
-        paging::frame(self.base + 1)
-    }
-
-    fn device(&self) -> u64 {
-        paging::frame(self.base + 2)
-    }
-
-    fn set_up(&self) -> Verdict {
-        let put = |offset, value| equal("DEVICE_WRITE", write(self.slot, offset, value), 0);
-        put(register::QUEUE_SEL, self.number)?;
-        put(register::QUEUE_NUM, SIZE.into())?;
-        for (offset, at) in [
-            (register::QUEUE_DESC, self.table()),
-            (register::QUEUE_DRIVER, self.driver()),
-            (register::QUEUE_DEVICE, self.device()),
-        ] {
-            (0..512).for_each(|word| paging::word(at + 8 * word).store(0, Relaxed));
-            put(offset, at & 0xffff_ffff)?;
-            put(offset + 4, at >> 32)?;
-        }
-        put(register::QUEUE_READY, 1)?;
-        equal("QueueReady", read(self.slot, register::QUEUE_READY), 1)
-    }
-
-    /// Writes descriptor `index`.
-    pub fn describe(&self, index: u16, gpa: u64, len: u64, flags: u16, next: u16) {
-        let at = self.table() + 16 * u64::from(index);
-        paging::word(at).store(gpa, Relaxed);
-        paging::word(at + 8).store(u64::from(next) << 48 | u64::from(flags) << 32 | len, Relaxed);
-    }
-
-    /// Makes `head` available, and tells nobody.
-    pub fn offer(&mut self, head: u16) {
-        let slot = u64::from(self.offered % SIZE);
-        paging::half(self.driver() + 4 + 2 * slot).store(head, Relaxed);
-        self.offered = self.offered.wrapping_add(1);
-        paging::half(self.driver() + 2).store(self.offered, SeqCst);
-    }
-
-    /// Rings the doorbell.
-    pub fn ring(&self) -> Verdict {
-        equal("DOORBELL", abi::call(call::DOORBELL, [self.slot, self.number, 0, 0]), 0)
-    }
-
-    /// The next chain that was used, and how much of it was written; `None` if there is none yet.
-    pub fn take(&mut self) -> Option<(u16, u64)> {
-        if paging::half(self.device() + 2).load(SeqCst) == self.used {
-            return None;
-        }
-        fence(SeqCst);
-        let entry = self.device() + 4 + 8 * u64::from(self.used % SIZE);
-        self.used = self.used.wrapping_add(1);
-        let half = |at: u64| u64::from(paging::half(entry + at).load(Relaxed));
-        Some((half(0) as u16, half(4) | half(6) << 16))
-    }
-
-    /// The flags of the used ring.
-    pub fn used_flags(&self) -> u64 {
-        paging::half(self.device()).load(SeqCst).into()
-    }
-
-    /// Has the driver hear of what was used, or not.
-    pub fn suppress_interrupts(&self, suppressed: bool) {
-        paging::half(self.driver()).store(suppressed.into(), SeqCst);
-    }
-}
-
 impl Card {
     /// Takes the card in `slot` over, the first or the second of the two that there may be at a time:
     /// with `features` and those it must accept.
     pub fn start(slot: u64, features: u64) -> Result<Self, Wrong> {
         let base = FRAMES * (slot % 2) as usize;
-        let ring = |number, base| Ring { slot, number, base, offered: 0, used: 0 };
-        let card =
-            Self { slot, base, receive: ring(RECEIVE, base), transmit: ring(TRANSMIT, base + 3) };
-        let put = |offset, value| equal("DEVICE_WRITE", write(slot, offset, value), 0);
-        put(register::STATUS, 0)?;
-        put(register::STATUS, 3)?;
-        put(register::DRIVER_FEATURES_SEL, 1)?;
-        put(register::DRIVER_FEATURES, features >> 32 | 1)?;
-        put(register::DRIVER_FEATURES_SEL, 0)?;
-        put(register::DRIVER_FEATURES, features & 0xffff_ffff)?;
-        put(register::STATUS, 11)?;
-        equal("FEATURES_OK", read(slot, register::STATUS), 11)?;
-        card.receive.set_up()?;
-        card.transmit.set_up()?;
-        put(register::STATUS, 15)?;
-        Ok(card)
+        let receive = Ring::new(slot, RECEIVE, base);
+        let transmit = Ring::new(slot, TRANSMIT, base + RING_FRAMES);
+        start(slot, features, &[&receive, &transmit])?;
+        Ok(Self { slot, base, receive, transmit })
     }
 
     /// Status.
@@ -176,12 +76,12 @@ impl Card {
 
     /// The page of buffer `number` for frames to come.
     pub fn buffer(&self, number: u16) -> u64 {
-        paging::frame(self.base + 6 + usize::from(number))
+        paging::frame(self.base + 2 * RING_FRAMES + usize::from(number))
     }
 
     /// The page for frames to send.
     pub fn page(&self) -> u64 {
-        paging::frame(self.base + 6 + usize::from(SIZE))
+        paging::frame(self.base + 2 * RING_FRAMES + usize::from(SIZE))
     }
 
     /// Makes buffer `number` available, `len` bytes of it.

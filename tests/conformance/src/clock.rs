@@ -21,7 +21,7 @@ pub fn microseconds(count: u64) -> u64 {
 }
 
 /// Waits, without leaving the CPU, until `ready` or for `limit` ticks; true if it was ready.
-pub fn wait(limit: u64, ready: impl Fn() -> bool) -> bool {
+pub fn wait(limit: u64, mut ready: impl FnMut() -> bool) -> bool {
     let start = tsc();
     loop {
         if ready() {

@@ -2,10 +2,10 @@
 //! whoever ends the machine sees whether that is so.
 
 use crate::{
+    disk::{DATA, Disk, kind},
     extension,
     paging::{self, word},
     tap::{Verdict, equal},
-    virtio::{DATA, Disk, kind},
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{ext::Features, virtio::block::SECTOR};

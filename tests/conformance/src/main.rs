@@ -36,6 +36,8 @@ mod counters;
 #[cfg(target_os = "none")]
 mod die;
 #[cfg(target_os = "none")]
+mod disk;
+#[cfg(target_os = "none")]
 mod durable;
 #[cfg(target_os = "none")]
 mod entry;

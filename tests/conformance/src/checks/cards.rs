@@ -6,11 +6,11 @@ use crate::{
     abi,
     card::{
         CSUM, Came, Card, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HEADER, HOST_TSO4, HOST_TSO6, MAC,
-        MRG_RXBUF, MTU, NEEDS_CSUM, RECEIVE, SIZE, SPACER, STATUS, TRANSMIT, content,
+        MRG_RXBUF, MTU, NEEDS_CSUM, RECEIVE, SPACER, STATUS, TRANSMIT, content,
     },
     interrupts, paging,
     tap::{Case, Verdict, Wrong, equal, holds, skip},
-    virtio::{INDIRECT, NEEDS_RESET, NEXT, WRITE, read, register, write},
+    virtio::{INDIRECT, NEEDS_RESET, NEXT, SIZE, WRITE, read, register, write},
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{

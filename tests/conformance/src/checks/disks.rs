@@ -3,10 +3,12 @@
 
 use super::{Group, Setting, check};
 use crate::{
-    abi, clock, interrupts,
+    abi, clock,
+    disk::{DATA, Disk, kind},
+    interrupts,
     paging::{self, A, D, NX, P, W},
     tap::{Case, Verdict, equal, holds, skip},
-    virtio::{DATA, Disk, INDIRECT, NEEDS_RESET, NEXT, SIZE, kind, read, register, write},
+    virtio::{INDIRECT, NEEDS_RESET, NEXT, SIZE, read, register, write},
 };
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use pv_abi::{
@@ -405,7 +407,7 @@ fn vector() -> Verdict {
     for (name, suppressed, expected) in
         [("wanted", false, 1), ("again, without InterruptACK", false, 1), ("suppressed", true, 0)]
     {
-        Disk::suppress_interrupts(suppressed);
+        disk.ring.suppress_interrupts(suppressed);
         let before = interrupts::count();
         equal("read", disk.ask((kind::IN, 0), &read_one)?, OK)?;
         equal("interrupts", let_in(before) as u64, expected).case(name)?;
@@ -481,7 +483,7 @@ fn broken_rings() -> Verdict {
     }
     // More than the queue has room for.
     let mut disk = start()?;
-    disk.skip_ahead(SIZE);
+    disk.ring.skip_ahead(SIZE);
     disk.offer(0)?;
     equal("overrun", disk.status(), 15 | NEEDS_RESET)?;
     let fine = start()?.ask((kind::IN, 0), &[(paging::frame(DATA), SECTOR as u32, true)])?;

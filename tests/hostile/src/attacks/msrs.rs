@@ -86,7 +86,7 @@ pub fn write(random: &mut Random) -> (u64, u64) {
     let in_ram = value & 0x000f_ffff_ffff_ffff < memory::memory() + 4096;
     match index {
         // What L1 writes to: frames of the attack's, or no memory.
-        msr::KVM_WALL_CLOCK_NEW | msr::KVM_SYSTEM_TIME_NEW if in_ram => {
+        msr::KVM_WALL_CLOCK_NEW | msr::KVM_SYSTEM_TIME_NEW | msr::KVM_STEAL_TIME if in_ram => {
             value = memory::frame(random.below(PAGES.start)) | value & 0xfff;
         }
         msr::PVM_VCPU_STRUCT if in_ram => {
@@ -132,9 +132,15 @@ fn write_any(rounds: &mut Rounds) -> Verdict {
         }
     }
     abi::wrmsr(msr::PVM_LINEAR_ADDRESS_RANGE, 0);
-    abi::wrmsr(msr::KVM_SYSTEM_TIME_NEW, 0);
+    stop_reports();
     holds!(refused >= rounds.count / 4, "only {refused} were refused");
     rounds.entered(Reason::HypercallMsr, 3 * rounds.count)
+}
+
+/// L1 writes into the guest's memory no more.
+fn stop_reports() {
+    abi::wrmsr(msr::KVM_SYSTEM_TIME_NEW, 0);
+    abi::wrmsr(msr::KVM_STEAL_TIME, 0);
 }
 
 /// RDMSR and WRMSR themselves. User mode may not, supervisor mode gets #GP for what is refused.
@@ -157,8 +163,8 @@ fn instructions(rounds: &mut Rounds) -> Verdict {
         let fitting = match left.way {
             Way::Event(BP) => mode == Mode::Supervisor,
             Way::Event(GP) => left.rip == trial.rip,
-            // It has asked for it; a vector like that of INT 0x80, too.
-            Way::Interrupt(_) | Way::Event(INT80) => true,
+            // It has asked for it; a vector like that of an exception or of INT 0x80, too.
+            Way::Interrupt(_) | Way::Event(16..32 | INT80) => true,
             _ => false,
         };
         holds!(fitting, "round {round}: {:?} for {index:#x}", left.way);
@@ -167,6 +173,7 @@ fn instructions(rounds: &mut Rounds) -> Verdict {
             abi::wrmsr(msr::PVM_LINEAR_ADDRESS_RANGE, 0);
         }
     }
+    stop_reports();
     rounds.raised(GP, rounds.count / 4)?;
     rounds.entered(Reason::RdmsrWrmsr, rounds.count / 4)
 }
