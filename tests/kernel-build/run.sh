@@ -6,7 +6,7 @@
 #
 # --direct  also does it on the emulated machine without Roost, and tells the ratio of the times
 #
-# Takes 6 GiB in cache/, and half an hour or more for each build: programs run emulated. Needs root, who alone
+# Takes 6 GiB in cache/, and hours where there is no KVM: a compiler is slow in an emulator. Needs root, who alone
 # can build in another root, and what setup.sh --debian installs. The exit status is 1 if the kernels differ.
 set -eu
 cd "$(dirname "$0")/../.."
