@@ -2,6 +2,11 @@
 # scripts, from the project's root, with $folder (a folder for files) and $stock (the kernel) set.
 # shellcheck shell=sh disable=SC2154
 
+# kvm_works: true if programs can use KVM here. There are machines with a /dev/kvm whose CPU has nothing for it.
+kvm_works() {
+    [ -r /dev/kvm ] && [ -w /dev/kvm ] && grep -qwE 'vmx|svm' /proc/cpuinfo
+}
+
 # The kernel's command line.
 # shellcheck disable=SC2034 # for those who source this
 kvm_words="console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable no_timer_check"

@@ -20,7 +20,8 @@ programs=$target/x86_64-unknown-linux-gnu/tool
 
 build=no emulate=no check=no accel=tcg log=/dev/null
 icount='' limit='' kernel='' append='' l0='' cpu=max,la57=off
-[ -r /dev/kvm ] && [ -w /dev/kvm ] || emulate=yes
+. scripts/kvm-machine.sh
+kvm_works || emulate=yes
 # Our options are taken out, in one turn of the list of arguments.
 turns=$#
 while [ "$turns" -gt 0 ]; do
@@ -95,7 +96,6 @@ elif [ "$emulate" = no ]; then
     exit
 fi
 
-. scripts/kvm-machine.sh
 # shellcheck disable=SC2046 # a list of words
 set -- --busybox --init scripts/l0-init.sh $(kvm_modules)
 if [ "$check" = yes ]; then

@@ -55,7 +55,8 @@ trap 'rm -rf "$folder"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-if [ -r /dev/kvm ] && [ -w /dev/kvm ] && [ -z "$icount" ]; then
+. scripts/kvm-machine.sh
+if kvm_works && [ -z "$icount" ]; then
     # shellcheck disable=SC2086 # a list of words
     { timeout "$limit" "$l0_ref" --l1 "$image" --memory "$memory" --cpus "$cpus" $l0 \
         --append "$*" </dev/null || echo "$?" >"$folder/status"; } | sed -u 's/\r//' | judge "$folder/report"
@@ -63,7 +64,6 @@ if [ -r /dev/kvm ] && [ -w /dev/kvm ] && [ -z "$icount" ]; then
 fi
 
 stock=$(scripts/fetch-kernel.sh)
-. scripts/kvm-machine.sh
 echo "$*" >"$folder/append"
 echo "--memory $memory --cpus $cpus $l0" >"$folder/arguments"
 # shellcheck disable=SC2046 # a list of words
