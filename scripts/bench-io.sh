@@ -52,21 +52,14 @@ END
 ramdisk() {
     name=$1
     shift
-    rm -f "$folder"/*.ko
-    number=10
-    add=
-    for module in $(modules "$@"); do
-        add="$add --add $module=/modules/$number-${module##*/}"
-        number=$((number + 1))
-    done
-    # shellcheck disable=SC2086 # a list of words
-    "$roost" initrd --busybox --init scripts/bench-io-init.sh $add $fio --add "$folder/jobs=/jobs" \
-        --add "$target/x86_64-unknown-linux-gnu/tool/guest-counters=/bin/guest-counters:755" \
+    # shellcheck disable=SC2046 # lists of words
+    "$roost" initrd --busybox --init scripts/bench-io-init.sh $(add_modules "$@") $(add_libraries "$fio") \
+        --add "$fio=/bin/fio:755" --add "$folder/jobs=/jobs" --add "$target/x86_64-unknown-linux-gnu/tool/guest-counters=/bin/guest-counters:755" \
         --output "$folder/$name.cpio"
 }
 
 measure() {
-    if ! command -v fio >/dev/null; then
+    if ! fio=$(command -v fio); then
         echo "fio not found: install the package fio (scripts/setup.sh --bench)" >&2
         exit 1
     fi
@@ -81,11 +74,6 @@ measure() {
     image=$(mktemp "$place/roost-bench-io-XXXXXX")
     # No holes: they are read in another way.
     dd if=/dev/zero of="$image" bs=1M count=$mib status=none
-    program=$(command -v fio)
-    fio="--add $program=/usr/bin/fio:755"
-    for library in $(ldd "$program" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p; s/^[[:space:]]*\(\/[^ ]*\).*/\1/p'); do
-        fio="$fio --add $library=$library:755"
-    done
     jobs | while read -r name bytes words; do
         count=${words##* } words="${words% *} --bs=$bytes --size=${mib}m"
         echo "few-$name $words --number_ios=$((count / 8))"

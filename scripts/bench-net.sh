@@ -52,28 +52,9 @@ programs=$PWD/cache/bench-net/root/usr/bin
 LD_LIBRARY_PATH=$PWD/cache/bench-net/root/usr/lib/x86_64-linux-gnu
 export LD_LIBRARY_PATH
 
-# libraries: words for `roost initrd` that put what the programs need into the ramdisk.
-libraries() {
-    ldd "$programs/iperf3" "$programs/sockperf" | awk '$3 ~ /^\// { print $3 } $1 ~ /^\// && NF == 2 { print $1 }' |
-        sort -u | while read -r library; do
-        case $library in
-            /lib64/*) echo "--add $library=$library:755" ;;
-            /*) echo "--add $library=/lib/$(basename "$library"):755" ;;
-        esac
-    done
-}
-
-# drivers: words that put both cards' drivers and what they need into /modules, in the order to load them.
-drivers() {
-    number=10
-    for module in $(modules virtio_pci virtio_net xen_netfront); do
-        echo "--add $module=/modules/$number-$(basename "$module")"
-        number=$((number + 1))
-    done
-}
-
 # shellcheck disable=SC2046 # lists of words
-"$roost" initrd --busybox --init scripts/bench-net-init.sh $(drivers) $(libraries) \
+"$roost" initrd --busybox --init scripts/bench-net-init.sh \
+    $(add_modules virtio_pci virtio_net xen_netfront) $(add_libraries "$programs/iperf3" "$programs/sockperf") \
     --add "$programs/iperf3=/bin/iperf3:755" --add "$programs/sockperf=/bin/sockperf:755" \
     --output "$folder/initrd.cpio"
 

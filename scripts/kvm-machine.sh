@@ -36,14 +36,30 @@ modules() {
     done
 }
 
-# kvm_modules: words for `roost initrd` that put KVM's modules into /modules, to be loaded by name, and
-# what loads them into /kvm-init.sh.
-kvm_modules() {
+# add_modules NAME...: words for `roost initrd` that put these and what they need into /modules, to be loaded by
+# name.
+add_modules() {
     number=10
     rm -f "$folder"/*.ko
-    echo "--add scripts/kvm-init.sh=/kvm-init.sh"
-    for module in $(modules kvm_amd); do
+    for module in $(modules "$@"); do
         echo "--add $module=/modules/$number-${module##*/}"
         number=$((number + 1))
     done
+}
+
+# kvm_modules: the same for KVM's modules, and what loads them is put into /kvm-init.sh.
+kvm_modules() {
+    echo "--add scripts/kvm-init.sh=/kvm-init.sh"
+    add_modules kvm_amd
+}
+
+# add_libraries PROGRAM...: words for `roost initrd` that put the libraries of these where their loader looks.
+add_libraries() {
+    ldd "$@" | awk '$3 ~ /^\// { print $3 } $1 ~ /^\// && NF == 2 { print $1 }' | sort -u |
+        while read -r library; do
+            case $library in
+                /lib64/*) echo "--add $library=$library:755" ;;
+                *) echo "--add $library=/lib/${library##*/}:755" ;;
+            esac
+        done
 }

@@ -15,7 +15,7 @@ use crate::{
         serial,
     },
     interrupt, live, log, memory, report, sched,
-    stats::{ExitStats, Report, Timing, VcpuReport},
+    stats::{ExitStats, Report, Timing, VcpuReport, add_counter},
     vcpu::{Vcpu, stop::Stop},
     vm::{
         Vm,
@@ -294,15 +294,10 @@ fn start_again(cpu: &Cpu, id: GuestId, guest: &Guest, stop: &Stop) {
 /// What all vCPUs of a guest have counted.
 fn sum(vcpus: &[Box<Vcpu>]) -> (ExitStats, Vec<(&'static str, u64)>) {
     let mut exits = ExitStats::new(Timing::On);
-    let mut counters = Vec::<(&'static str, u64)>::new();
+    let mut counters = Vec::new();
     for vcpu in vcpus {
         exits.add(vcpu.exits());
-        for (name, value) in vcpu.counters() {
-            match counters.iter_mut().find(|(other, _)| *other == name) {
-                Some((_, sum)) => *sum += value,
-                None => counters.push((name, value)),
-            }
-        }
+        vcpu.counters().into_iter().for_each(|counter| add_counter(&mut counters, counter));
     }
     (exits, counters)
 }

@@ -60,6 +60,12 @@ pub fn cpu(index: usize) -> Option<&'static Cpu> {
     CPUS.get(index)?.get()
 }
 
+/// Ticks of the TSC in a second; 1 before the first CPU is up.
+#[must_use]
+pub fn tsc_hz() -> u64 {
+    cpu(0).map_or(1, |cpu| cpu.clock.tsc_hz)
+}
+
 /// The CPU that this runs on.
 ///
 /// # Panics

@@ -24,7 +24,7 @@ use pv_abi::{
     bundle::{self, Bundle, Error as BundleError, Guest},
 };
 
-pub use cpus::cpu;
+pub use cpus::{cpu, tsc_hz};
 use entry::Loader;
 
 /// TSC at start, and its ticks per microsecond.

@@ -111,7 +111,7 @@ impl Vm {
             Kind::Stock(_) => Features::VM_WINDOW,
             Kind::Native => Features::empty(),
         };
-        let hz = boot::cpu(0).map_or(1, |cpu| cpu.clock.tsc_hz);
+        let hz = boot::tsc_hz();
         Self {
             id: NUMBERS.fetch_add(1, Relaxed),
             name: guest.name.clone(),

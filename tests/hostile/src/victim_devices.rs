@@ -5,14 +5,13 @@ use crate::{
     println,
     runtime::{
         memory,
-        virtio::{self, Descriptor, Device, RUNNING, describe, half},
+        virtio::{self, Descriptor, Device, RUNNING, describe_chain, half},
     },
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::virtio::{
     block::{HEADER, SECTOR, answer, request},
     net,
-    queue::NEXT,
 };
 use suite::{holds, random::Random, same, verdict::Verdict};
 
@@ -63,12 +62,7 @@ impl Devices {
             card.start(0)?;
             let ring = card.ring(net::RECEIVE as u64);
             for index in 0..ROOM {
-                describe(
-                    ring.table(),
-                    index.into(),
-                    Descriptor::new(buffer(index), 2048).to_write(),
-                );
-                ring.offer(index);
+                ring.offer_room(index, buffer(index), 2048);
             }
         }
         Ok(devices)
@@ -135,12 +129,8 @@ fn ask(disk: &Device, kind: u32, page: u64) -> Verdict {
     memory::word(header + 16).store(!0, Relaxed);
     let data = Descriptor::new(memory::frame(DATA), PAGE as u32);
     let data = if kind == request::IN { data.to_write() } else { data };
-    let parts = [Descriptor::new(header, HEADER as u32), data];
-    for (index, part) in (0..).zip(parts) {
-        let part = Descriptor { flags: part.flags | NEXT, next: index + 1, ..part };
-        describe(ring.table(), index.into(), part);
-    }
-    describe(ring.table(), 2, Descriptor::new(header + 16, 1).to_write());
+    let end = Descriptor::new(header + 16, 1).to_write();
+    describe_chain(ring.table(), 0, &[Descriptor::new(header, HEADER as u32), data, end]);
     ring.offer(0);
     ring.kick()?;
     ring.settle()?;

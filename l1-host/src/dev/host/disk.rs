@@ -431,7 +431,7 @@ impl State {
         }
         tell(serial, &format_args!("{why}: it is not used any more, and its requests fail"));
         self.transport.set_status(DeviceStatus::empty());
-        let wait = boot::cpu(0).map_or(0, |cpu| cpu.clock.tsc_hz) / RESETS;
+        let wait = boot::tsc_hz() / RESETS;
         let begin = cpu::tsc();
         while !self.transport.get_status().is_empty() && cpu::tsc() - begin < wait {
             spin_loop();

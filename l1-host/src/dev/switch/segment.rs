@@ -180,13 +180,12 @@ impl Version {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod fixture {
     use super::*;
-    use crate::dev::switch::frame::{Frame, Offload};
-    use proptest::prelude::*;
     use std::{vec, vec::Vec};
 
-    fn packet(version: Version, options: usize, data: usize) -> (Vec<u8>, Partial) {
+    /// A packet that is to be divided, with so many bytes of options and of data.
+    pub fn packet(version: Version, options: usize, data: usize, flags: u8) -> (Vec<u8>, Partial) {
         let mut frame = vec![0u8; 12];
         match version {
             Version::V4 => {
@@ -199,17 +198,28 @@ mod tests {
             }
         }
         let start = frame.len() as u16;
-        // Ports, a sequence number that wraps, acknowledged, CWR ACK PSH FIN.
+        // Ports, a sequence number that wraps, acknowledged; flags; a checksum that is to be replaced.
         frame.extend([0, 80, 1, 2, 0xff, 0xff, 0xff, 0x00, 1, 2, 3, 4]);
-        frame.extend([((20 + options) * 4) as u8, 0x99, 1, 0, 0xaa, 0xbb, 0, 0]);
+        frame.extend([((20 + options) * 4) as u8, flags, 1, 0, 0xaa, 0xbb, 0, 0]);
         frame.extend(vec![1; options]);
         frame.extend((0..data).map(|at| (at * 31 + at / 251) as u8));
         (frame, Partial { start, offset: CHECKSUM })
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fixture::packet, *};
+    use crate::dev::switch::frame::{Frame, Offload};
+    use proptest::prelude::*;
+    use std::{vec, vec::Vec};
 
     fn division(version: Version, size: u16) -> Division {
         Division { version, size }
     }
+
+    /// CWR ACK PSH FIN.
+    const ENDS: u8 = 0x99;
 
     proptest! {
         /// Segments carry the data in order, each with headers that are right.
@@ -221,7 +231,7 @@ mod tests {
             size in LEAST..2000,
         ) {
             let version = if v6 { Version::V6 } else { Version::V4 };
-            let (frame, partial) = packet(version, options, data);
+            let (frame, partial) = packet(version, options, data, ENDS);
             let segments = Segments::new(&frame, partial, division(version, size)).unwrap();
             let (tcp, header) = (usize::from(partial.start), segments.header());
             let mut joined = Vec::<u8>::new();
@@ -272,7 +282,7 @@ mod tests {
             let mut frame = bytes;
             let version = if v6 { Version::V6 } else { Version::V4 };
             if patch {
-                let (good, _) = packet(version, 0, 1);
+                let (good, _) = packet(version, 0, 1, ENDS);
                 let len = good.len().min(frame.len());
                 frame[..len - 8].copy_from_slice(&good[..len - 8]);
             }

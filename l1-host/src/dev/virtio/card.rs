@@ -76,7 +76,7 @@ impl Card {
         let address = Address { mac: wanted.mac, mtu: wanted.mtu };
         let slot = usize::from(wanted.slot);
         let front = Front::new(slot, address.identity());
-        let hz = boot::cpu(0).map_or(1, |cpu| cpu.clock.tsc_hz);
+        let hz = boot::tsc_hz();
         let bucket = || (wanted.rate > 0).then(|| Bucket::new(wanted.rate, hz, cpu::tsc()));
         let card = Self {
             slot,

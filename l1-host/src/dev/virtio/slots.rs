@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     dev::{Rest, host::Missing},
+    stats::add_counter,
     vm::Vm,
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
@@ -120,11 +121,8 @@ impl Slots {
     /// What has come of the frames of all network cards, and how often devices have stopped.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        let mut sums: Vec<(&str, u64)> = Vec::new();
-        let mut add = |(name, value)| match sums.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, sum)) => *sum += value,
-            None => sums.push((name, value)),
-        };
+        let mut sums = Vec::new();
+        let mut add = |counter| add_counter(&mut sums, counter);
         self.cards().flat_map(|card| card.counts.each()).for_each(&mut add);
         for device in self.devices.iter().flatten() {
             device.front.lock().stops().for_each(&mut add);

@@ -162,8 +162,7 @@ fn make_room(card: &Device, count: u16) {
     let ring = card.ring(RECEIVE as u64);
     for index in 0..count {
         let gpa = memory::frame(BUFFERS + u64::from(index) / 2) + u64::from(index % 2) * 2048;
-        virtio::describe(ring.table(), index.into(), Descriptor::new(gpa, 2048).to_write());
-        ring.offer(index);
+        ring.offer_room(index, gpa, 2048);
     }
 }
 

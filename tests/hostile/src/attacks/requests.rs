@@ -13,7 +13,7 @@ use crate::{
         abi::{self, pvcs},
         memory, piece, second,
         trial::SEEN,
-        virtio::{self, DATA, Descriptor, Device, describe, fuzzed},
+        virtio::{self, DATA, Descriptor, Device, describe, describe_chain, fuzzed},
     },
 };
 use core::sync::atomic::Ordering::Relaxed;
@@ -363,11 +363,7 @@ fn reset_all(rounds: &mut Rounds, disk: Device) -> Verdict {
             let header = Descriptor::new(disk.headers(), HEADER as u32);
             let data = Descriptor::new(data, 4096).to_write();
             let end = Descriptor::new(disk.headers() + 16 + number, 1).to_write();
-            for (index, part) in (first..).zip([header, data]) {
-                let part = Descriptor { flags: part.flags | NEXT, next: index + 1, ..part };
-                describe(ring.table(), index.into(), part);
-            }
-            describe(ring.table(), u64::from(first) + 2, end);
+            describe_chain(ring.table(), first, &[header, data, end]);
             ring.offer(first);
         }
         ring.kick()?;
@@ -471,9 +467,7 @@ fn ask(disk: &Device, kind: u32, sector: u64, page: u64) -> Verdict {
     let data = Descriptor::new(page, 4096);
     let data = if kind == request::IN { data.to_write() } else { data };
     let end = Descriptor::new(disk.headers() + HEADER as u64, 1).to_write();
-    describe(ring.table(), 0, Descriptor { flags: NEXT, next: 1, ..header });
-    describe(ring.table(), 1, Descriptor { flags: data.flags | NEXT, next: 2, ..data });
-    describe(ring.table(), 2, end);
+    describe_chain(ring.table(), 0, &[header, data, end]);
     ring.offer(0);
     judge(disk, Outcome::Answers(answer::OK)).and_then(|()| {
         same!(ring.used(), ring.offered(), "requests used");

@@ -8,7 +8,13 @@ use core::sync::atomic::{
 };
 use pv_abi::{
     ext::{Features, call},
-    virtio::{block, feature::VERSION_1, mmio, net, queue::WRITE, status},
+    virtio::{
+        block,
+        feature::VERSION_1,
+        mmio, net,
+        queue::{NEXT, WRITE},
+        status,
+    },
 };
 use suite::{holds, same, skip, verdict::Verdict};
 
@@ -235,6 +241,12 @@ impl Ring {
         set_half(self.driver() + 2, offered.wrapping_add(1));
     }
 
+    /// Makes a buffer of `len` bytes available for the device to write, as descriptor `index`.
+    pub fn offer_room(&self, index: u16, gpa: u64, len: u32) {
+        describe(self.table(), index.into(), Descriptor::new(gpa, len).to_write());
+        self.offer(index);
+    }
+
     /// Waits until the device has used all that was offered, or will never do so.
     pub fn settle(&self) -> Verdict {
         let device = Device { slot: self.slot, queues: 0 };
@@ -253,6 +265,15 @@ pub fn describe(table: u64, index: u64, descriptor: Descriptor) {
     let rest = u64::from(next) << 48 | u64::from(flags) << 32 | u64::from(len);
     memory::word(table + 16 * index).store(gpa, Relaxed);
     memory::word(table + 16 * index + 8).store(rest, SeqCst);
+}
+
+/// The descriptors from `first` on: a chain of `parts`.
+pub fn describe_chain(table: u64, first: u16, parts: &[Descriptor]) {
+    let last = parts.len() - 1;
+    for (index, (number, part)) in (first..).zip(parts.iter().enumerate()) {
+        let goes_on = Descriptor { flags: part.flags | NEXT, next: index + 1, ..*part };
+        describe(table, index.into(), if number == last { *part } else { goes_on });
+    }
 }
 
 /// A descriptor.

@@ -1,33 +1,12 @@
 //! Segments that are joined and divided again, and those that must stay apart.
 
-use super::*;
+use super::{super::segment::fixture::packet, *};
 use proptest::prelude::*;
 use std::{vec, vec::Vec};
 
-/// A long frame of TCP that is to be divided.
-fn long(version: Version, options: usize, data: usize, flags: u8) -> (Vec<u8>, Partial) {
-    let mut frame = vec![2u8; 12];
-    match version {
-        Version::V4 => {
-            frame.extend([8, 0, 0x45, 0, 0, 0, 0xff, 0xfe, 0x40, 0, 64, 6, 0, 0]);
-            frame.extend([10, 0, 0, 1, 10, 0, 0, 2]);
-        }
-        Version::V6 => {
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 6, 64]);
-            frame.extend(0..32u8);
-        }
-    }
-    let start = frame.len() as u16;
-    frame.extend([0, 80, 1, 2, 0xff, 0xff, 0xff, 0x00, 1, 2, 3, 4]);
-    frame.extend([((20 + options) * 4) as u8, flags, 1, 0, 0, 0, 0, 0]);
-    frame.extend(vec![1; options]);
-    frame.extend((0..data).map(|at| (at * 31 + at / 251) as u8));
-    (frame, Partial { start, offset: CHECKSUM })
-}
-
-/// Its segments, with their checksums.
+/// The segments of a packet, with their checksums.
 fn segments(version: Version, options: usize, data: usize, size: u16, flags: u8) -> Vec<Vec<u8>> {
-    let (mut bytes, partial) = long(version, options, data, flags);
+    let (mut bytes, partial) = packet(version, options, data, flags);
     let division = Some(Division { version, size });
     let offload = Offload { checksum: Some(partial), division };
     let frame = Frame::new(&mut bytes, offload, &mut []).unwrap();
