@@ -34,6 +34,8 @@ const ENABLE: u64 = 1 << 11;
 const X2APIC_ENABLE: u64 = 1 << 10;
 const LVT_MASKED: u32 = 1 << 16;
 const LVT_TSC_DEADLINE: u32 = 2 << 17;
+/// The timer counts at the full rate.
+const BY_ONE: u32 = 0b1011;
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 #[cfg(feature = "switcher-traps")]
 const ICR_NMI: u32 = 4 << 8;
@@ -58,10 +60,12 @@ impl LocalApic {
             Self::Memory(DIRECT_MAP + (base & 0x000f_ffff_ffff_f000))
         };
         apic.write(x2apic::SVR, SOFTWARE_ENABLE | u32::from(vector::SPURIOUS));
-        for lvt in [x2apic::LVT_TIMER, x2apic::LVT_LINT0, x2apic::LVT_LINT1, x2apic::LVT_ERROR] {
+        for lvt in [x2apic::LVT_LINT0, x2apic::LVT_LINT1, x2apic::LVT_ERROR] {
             apic.write(lvt, LVT_MASKED);
         }
         apic.write(x2apic::TPR, 0);
+        apic.write(x2apic::TIMER_DIVIDE, BY_ONE);
+        apic.write(x2apic::LVT_TIMER, u32::from(vector::TIMER));
         apic
     }
 
@@ -108,10 +112,9 @@ impl LocalApic {
         self.write(x2apic::EOI, 0);
     }
 
-    /// Lets the timer count down once from `count` at the full rate; 0 stops it.
+    /// Lets the timer count down once from `count` at the full rate; 0 stops it. Not after
+    /// [`Self::use_deadline`].
     pub fn start_timer(self, count: u32) {
-        self.write(x2apic::LVT_TIMER, u32::from(vector::TIMER));
-        self.write(x2apic::TIMER_DIVIDE, 0b1011);
         self.write(x2apic::TIMER_INITIAL, count);
     }
 

@@ -96,12 +96,28 @@ pub fn write32(start: u64, value: u32) {
     }
 }
 
-/// Writes the 16-bit register at physical address `start`, and reads it back, if it is mapped.
-pub fn exchange16(start: u64, value: u16) -> Option<u16> {
-    let at = mapped(start).filter(|at| at.is_multiple_of(2))?;
-    // SAFETY: as for `write32`.
-    unsafe {
-        (at as *mut u16).write_volatile(value);
-        Some((at as *const u16).read_volatile())
+/// A 16-bit register of a device, mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Register16(u64);
+
+impl Register16 {
+    /// The one at physical address `start`, if it is mapped.
+    #[must_use]
+    pub fn at(start: u64) -> Option<Self> {
+        mapped(start).filter(|at| at.is_multiple_of(2)).map(Self)
+    }
+
+    /// Writes it.
+    #[inline]
+    pub fn write(self, value: u16) {
+        // SAFETY: as for `write32`; mappings of registers stay.
+        unsafe { (self.0 as *mut u16).write_volatile(value) }
+    }
+
+    /// Reads it.
+    #[must_use]
+    pub fn read(self) -> u16 {
+        // SAFETY: as for `write`.
+        unsafe { (self.0 as *const u16).read_volatile() }
     }
 }

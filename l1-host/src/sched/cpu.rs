@@ -353,20 +353,22 @@ pub fn tick(cpu: &Cpu) {
 }
 
 /// Arms the timer of a CPU that runs a vCPU for whatever comes first: `deadline` of that, the end of its
-/// slice if another waits, the deadline of a parked one, or an errand. Returns when that is, all ones for never.
+/// slice if another waits, the deadline of a parked one, or an errand. Returns when it fires, all ones for never.
 pub fn arm(cpu: &Cpu, deadline: Option<u64>) -> u64 {
     let local = &LOCALS[cpu.index];
     let slice = if is_awaited(cpu) { local.slice_end.load(Relaxed) } else { NEVER };
     let own = local.parked.load(Relaxed).min(local.errand.load(Relaxed));
     let first = deadline.unwrap_or(NEVER).min(slice).min(own);
     arm_at(cpu, first);
-    first
+    local.armed.load(Relaxed)
 }
 
+/// Arms the timer for `when` at the latest. It stays as it is if it fires sooner, and is armed again then: a
+/// guest that waits for answers of a device moves its deadline to and fro each time.
 #[inline]
 fn arm_at(cpu: &Cpu, when: u64) {
     let local = &LOCALS[cpu.index];
-    if local.armed.load(Relaxed) != when {
+    if when < local.armed.load(Relaxed) {
         local.armed.store(when, Relaxed);
         cpu.clock.arm(cpu.apic, (when != NEVER).then_some(when));
     }

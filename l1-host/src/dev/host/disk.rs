@@ -4,7 +4,8 @@
 
 use super::{
     hal::{self, L1, piece},
-    pci, tell,
+    pci::{self, Doorbell, Signals},
+    tell,
 };
 use crate::{
     boot,
@@ -152,6 +153,9 @@ pub struct Disk {
 struct State {
     transport: PciTransport,
     queue: VirtQueue<L1, SIZE>,
+    doorbell: Doorbell,
+    /// The device was given requests and not told.
+    untold: bool,
     /// A page of headers and answers.
     headers: Hpa,
     pending: [Option<Pending>; REQUESTS],
@@ -181,20 +185,18 @@ pub struct Answers {
 }
 
 impl Disk {
-    /// The disk at `place`, behind `transport`; `route` has its first queue interrupt, and says whether
-    /// it could.
+    /// The disk at `place`, behind `transport`.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn new(
         place: DeviceFunction,
         mut transport: PciTransport,
-        route: impl FnOnce() -> bool,
+        signals: Signals,
     ) -> Result<Box<Self>, String> {
         let features = hal::agree(&mut transport, Features::all())?;
-        if !route() {
-            return Err("its queue cannot interrupt".into());
-        }
+        signals.route()?;
+        let doorbell = signals.doorbell(0)?;
         let queue =
             VirtQueue::new(&mut transport, 0, false, false).map_err(|why| why.to_string())?;
         let low: u32 = transport.read_config_space(0).map_err(|why| why.to_string())?;
@@ -207,6 +209,8 @@ impl Disk {
         let mut state = State {
             transport,
             queue,
+            doorbell,
+            untold: false,
             headers,
             pending,
             waiting,
@@ -262,7 +266,8 @@ impl Disk {
         self.flush
     }
 
-    /// Sends `work` off. The answer comes by [`Self::take_answers`], with the ticket.
+    /// Sends `work` off. The answer comes by [`Self::take_answers`], with the ticket. The device need not
+    /// begin before [`Self::tell`].
     ///
     /// # Errors
     /// [`Refused`], with the ticket.
@@ -274,6 +279,11 @@ impl Disk {
         state.send(work, ticket)?;
         super::watch();
         Ok(())
+    }
+
+    /// Has the device do what it was given, if it has not been told.
+    pub fn tell(&self) {
+        self.state.lock().tell();
     }
 
     /// Requests are under way.
@@ -362,8 +372,14 @@ impl State {
         };
         let token = token.ok()?;
         self.pending[slot] = Some(Pending { token, since: cpu::tsc(), work, ticket: None });
-        hal::tell(&mut self.transport, &self.queue, 0);
+        self.untold = true;
         Some(slot)
+    }
+
+    fn tell(&mut self) {
+        if core::mem::take(&mut self.untold) && !self.failed {
+            hal::tell(&self.queue, self.doorbell);
+        }
     }
 
     fn take_answer(&mut self, serial: &str) -> Option<(Ticket, Outcome)> {
@@ -451,6 +467,7 @@ impl State {
         let runs = alloc::vec![Run { start: page, len: out.len() as u32 }];
         let work = Work { kind: Kind::Read, sector, runs, sectors: 0 };
         self.post(kind, work).ok_or("its queue takes nothing")?;
+        self.tell();
         let outcome = loop {
             if let Some((_, outcome)) = self.take_any(serial) {
                 break outcome;

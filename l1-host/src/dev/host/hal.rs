@@ -2,6 +2,7 @@
 //! May: unsafe, take-frame. Context: boot; run-loop. Input: trusted.
 #![expect(unsafe_code, reason = "devices are told of raw memory")]
 
+use super::pci::Doorbell;
 use crate::{
     hw::{
         pci,
@@ -88,15 +89,11 @@ pub fn agree<F: Flags<Bits = u64> + BitAnd<Output = F> + Debug>(
     Ok(features)
 }
 
-/// Tells the device of what was added to its queue `number`, if it wants to hear of that.
-pub fn tell<const SIZE: usize>(
-    transport: &mut impl Transport,
-    queue: &VirtQueue<L1, SIZE>,
-    number: u16,
-) {
+/// Tells the device of what was added to its queue, if it wants to hear of that.
+pub fn tell<const SIZE: usize>(queue: &VirtQueue<L1, SIZE>, doorbell: Doorbell) {
     // What was added is out before the device's flag is looked at; the device does it the other way round.
     fence(SeqCst);
     if queue.should_notify() {
-        transport.notify(number);
+        doorbell.ring();
     }
 }

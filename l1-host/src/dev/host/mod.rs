@@ -52,8 +52,8 @@ static WATCHED: AtomicBool = AtomicBool::new(false);
 pub fn start_disks(cpu: &Cpu) {
     let (kind, vector) = (DeviceType::Block, vector::DISK);
     DISKS.call_once(|| {
-        pci::each("disk", kind, cpu.apic_id, vector, |place, transport, route| {
-            let disk = Disk::new(place, transport, route)?;
+        pci::each("disk", kind, cpu.apic_id, vector, |place, transport, signals| {
+            let disk = Disk::new(place, transport, signals)?;
             log!("disk {} at {place}: {} sectors", disk.serial(), disk.sectors());
             let table = gpt::read(&*disk);
             match &table {
@@ -70,8 +70,8 @@ pub fn start_disks(cpu: &Cpu) {
 pub fn start_uplinks(cpu: &Cpu) {
     let (kind, vector) = (DeviceType::Network, vector::NETWORK);
     UPLINKS.call_once(|| {
-        pci::each("network card", kind, cpu.apic_id, vector, |place, transport, route| {
-            let uplink = Uplink::new(transport, route)?;
+        pci::each("network card", kind, cpu.apic_id, vector, |place, transport, signals| {
+            let uplink = Uplink::new(transport, signals)?;
             log!("network card {:02x?} at {place}", uplink.mac());
             Ok(uplink)
         })

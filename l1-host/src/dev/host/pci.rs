@@ -1,16 +1,16 @@
-//! Finds virtio devices on PCI bus 0 and has each interrupt by MSI-X.
+//! Finds virtio devices on PCI bus 0, has each interrupt by MSI-X, and rings their queues' doorbells.
 //! May: alloc. Context: boot. Input: the machine's devices.
 
 use super::hal::L1;
 use crate::{
-    hw::pci::{self, Configuration},
+    hw::pci::{self, Configuration, Register16},
     log,
 };
-use alloc::{boxed::Box, format, string::String, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
 use virtio_drivers::transport::{
     DeviceType,
     pci::{
-        PciTransport, VIRTIO_PCI_CAP_COMMON_CFG,
+        PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, VIRTIO_PCI_CAP_NOTIFY_CFG,
         bus::{Command, ConfigurationAccess, DeviceFunction, PCI_CAP_ID_VNDR, PciRoot},
         virtio_device_type,
     },
@@ -21,12 +21,67 @@ const MSIX: u8 = 0x11;
 const MSIX_ENABLE: u32 = 1 << 31;
 /// Where messages to the local APICs go.
 const MESSAGES: u32 = 0xfee0_0000;
-/// `queue_select` in the common configuration, and `queue_msix_vector`.
+/// `queue_select` in the common configuration, `queue_msix_vector`, and `queue_notify_off`.
 const QUEUE_SELECT: u64 = 22;
 const QUEUE_VECTOR: u64 = 26;
+const QUEUE_NOTIFY_OFF: u64 = 30;
 
-/// Has a device's first queue interrupt; says whether it can.
-type Route = Box<dyn FnOnce() -> bool>;
+/// How a device's queues and L1 tell each other of what is new. Physical addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Signals {
+    /// The common configuration.
+    common: u64,
+    /// The first doorbell.
+    doorbells: u64,
+    /// Bytes from one to the next.
+    distance: u64,
+}
+
+/// Where a device is told that queue `queue` has something for it. The crate's transport looks for it each
+/// time, by a write and a read that each leave the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Doorbell {
+    register: Register16,
+    queue: u16,
+}
+
+impl Signals {
+    /// Has the device's first queue interrupt.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn route(&self) -> Result<(), String> {
+        let vector = self.of_queue(0, QUEUE_VECTOR)?;
+        vector.write(0);
+        if vector.read() == 0 { Ok(()) } else { Err("its queue cannot interrupt".into()) }
+    }
+
+    /// The doorbell of queue `queue`.
+    ///
+    /// # Errors
+    /// It has no place.
+    pub fn doorbell(&self, queue: u16) -> Result<Doorbell, String> {
+        let number = self.of_queue(queue, QUEUE_NOTIFY_OFF)?.read();
+        let register = Register16::at(self.doorbells + u64::from(number) * self.distance);
+        Ok(Doorbell { register: register.ok_or(NO_PLACE)?, queue })
+    }
+
+    /// The register at `offset` of the common configuration, which is now that of queue `queue`.
+    fn of_queue(&self, queue: u16, offset: u64) -> Result<Register16, String> {
+        let register = |offset| Register16::at(self.common + offset).ok_or(NO_PLACE);
+        register(QUEUE_SELECT)?.write(queue);
+        Ok(register(offset)?)
+    }
+}
+
+impl Doorbell {
+    /// Tells the device.
+    pub fn ring(self) {
+        self.register.write(self.queue);
+    }
+}
+
+const NO_PLACE: &str = "its registers have no place";
 
 /// What `make` makes of each device of `kind`, in the order of their places on the bus. They interrupt the
 /// CPU with this APIC id by `vector`. Of one that cannot be used the log says why, by `name`.
@@ -35,7 +90,7 @@ pub fn each<T>(
     kind: DeviceType,
     apic_id: u32,
     vector: u8,
-    mut make: impl FnMut(DeviceFunction, PciTransport, Route) -> Result<T, String>,
+    mut make: impl FnMut(DeviceFunction, PciTransport, Signals) -> Result<T, String>,
 ) -> Vec<T> {
     let mut root = PciRoot::new(Configuration);
     let found: Vec<_> = root
@@ -46,7 +101,7 @@ pub fn each<T>(
     let mut made = Vec::new();
     for place in found {
         let opened = open(&mut root, place, apic_id, vector);
-        match opened.and_then(|(transport, route)| make(place, transport, route)) {
+        match opened.and_then(|(transport, signals)| make(place, transport, signals)) {
             Ok(device) => made.push(device),
             Err(why) => log!("{name} at {place}: not used: {why}"),
         }
@@ -59,17 +114,15 @@ fn open(
     place: DeviceFunction,
     apic_id: u32,
     vector: u8,
-) -> Result<(PciTransport, Route), String> {
+) -> Result<(PciTransport, Signals), String> {
     map_registers(root, place)?;
     root.set_command(place, Command::MEMORY_SPACE | Command::BUS_MASTER);
     enable_messages(root, place, apic_id, vector)?;
-    let common = common_configuration(root, place)?;
+    let (common, _) = structure(root, place, VIRTIO_PCI_CAP_COMMON_CFG)?;
+    let (doorbells, capability) = structure(root, place, VIRTIO_PCI_CAP_NOTIFY_CFG)?;
+    let distance = u64::from(Configuration.read_word(place, capability + 16));
     let transport = PciTransport::new::<L1, _>(root, place).map_err(|why| format!("{why}"))?;
-    let route = move || {
-        pci::exchange16(common + QUEUE_SELECT, 0);
-        pci::exchange16(common + QUEUE_VECTOR, 0) == Some(0)
-    };
-    Ok((transport, Box::new(route)))
+    Ok((transport, Signals { common, doorbells, distance }))
 }
 
 /// Keeps the device at `place` from memory for ever.
@@ -118,18 +171,19 @@ fn enable_messages(
     Ok(())
 }
 
-/// The physical address of the common configuration.
-fn common_configuration(
+/// The physical address of the first structure of `kind` among the device's registers, and where the
+/// capability is that says so.
+fn structure(
     root: &mut PciRoot<Configuration>,
     place: DeviceFunction,
-) -> Result<u64, String> {
-    let common = root.capabilities(place).find(|capability| {
-        capability.id == PCI_CAP_ID_VNDR
-            && (capability.private_header >> 8) as u8 == VIRTIO_PCI_CAP_COMMON_CFG
+    kind: u8,
+) -> Result<(u64, u8), String> {
+    let found = root.capabilities(place).find(|capability| {
+        capability.id == PCI_CAP_ID_VNDR && (capability.private_header >> 8) as u8 == kind
     });
-    let common = common.ok_or("it has no common configuration")?;
-    let index = Configuration.read_word(place, common.offset + 4) as u8;
-    let offset = Configuration.read_word(place, common.offset + 8);
-    let (start, _) = bar(root, place, index).ok_or("its registers have no place")?;
-    Ok(start + u64::from(offset))
+    let found = found.ok_or_else(|| format!("it has no configuration of kind {kind}"))?;
+    let index = Configuration.read_word(place, found.offset + 4) as u8;
+    let offset = Configuration.read_word(place, found.offset + 8);
+    let (start, _) = bar(root, place, index).ok_or(NO_PLACE)?;
+    Ok((start + u64::from(offset), found.offset))
 }

@@ -3,7 +3,10 @@
 //! network.
 #![expect(unsafe_code, reason = "the queues are told of raw memory")]
 
-use super::hal::{self, L1, piece};
+use super::{
+    hal::{self, L1, piece},
+    pci::{Doorbell, Signals},
+};
 use crate::{
     dev::{
         Rest,
@@ -81,6 +84,7 @@ struct State {
 #[derive(Debug)]
 struct Ring {
     queue: VirtQueue<L1, SIZE>,
+    doorbell: Doorbell,
     start: Hpa,
     /// The buffer behind each token.
     tokens: [Option<u16>; SIZE],
@@ -92,29 +96,24 @@ struct Ring {
 type Broken = &'static str;
 
 impl Uplink {
-    /// The card behind `transport`; `route` has its first queue interrupt, and says whether it could.
+    /// The card behind `transport`.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn new(
-        mut transport: PciTransport,
-        route: impl FnOnce() -> bool,
-    ) -> Result<Box<Self>, String> {
+    pub fn new(mut transport: PciTransport, signals: Signals) -> Result<Box<Self>, String> {
         let features = hal::agree(&mut transport, Features::all())?;
         if !features.contains(Features::MAC) {
             return Err("it has no address".into());
         }
-        if !route() {
-            return Err("its queue cannot interrupt".into());
-        }
+        signals.route()?;
         let mac = transport.read_config_space(0).map_err(|why| why.to_string())?;
-        let mut receive = Ring::new(&mut transport, RECEIVE as u16)?;
-        let mut transmit = Ring::new(&mut transport, TRANSMIT as u16)?;
+        let mut receive = Ring::new(&mut transport, signals, RECEIVE as u16)?;
+        let mut transmit = Ring::new(&mut transport, signals, TRANSMIT as u16)?;
         // What was sent is looked for when there is more to send.
         transmit.queue.set_dev_notify(false);
         transport.finish_init();
         receive.offer_all()?;
-        hal::tell(&mut transport, &receive.queue, RECEIVE as u16);
+        receive.tell();
         let state = State { transport, receive, transmit, untold: false, failed: false };
         Ok(Box::new(Self {
             mac,
@@ -162,7 +161,7 @@ impl Uplink {
             state.receive.queue.set_dev_notify(false);
         }
         if !state.failed {
-            hal::tell(&mut state.transport, &state.receive.queue, RECEIVE as u16);
+            state.receive.tell();
         }
         rest
     }
@@ -268,7 +267,7 @@ impl State {
 
     fn tell(&mut self) {
         if core::mem::take(&mut self.untold) && !self.failed {
-            hal::tell(&mut self.transport, &self.transmit.queue, TRANSMIT as u16);
+            self.transmit.tell();
         }
     }
 
@@ -293,12 +292,18 @@ enum Way {
 }
 
 impl Ring {
-    fn new(transport: &mut PciTransport, number: u16) -> Result<Self, String> {
+    fn new(transport: &mut PciTransport, signals: Signals, number: u16) -> Result<Self, String> {
+        let doorbell = signals.doorbell(number)?;
         let queue =
             VirtQueue::new(transport, number, false, false).map_err(|why| why.to_string())?;
         let start = memory::take_pages(BUFFERS_PAGES, 4096).ok_or("L1 has too little memory")?;
         let free = (0..SIZE as u16).collect();
-        Ok(Self { queue, start, tokens: [None; SIZE], free })
+        Ok(Self { queue, doorbell, start, tokens: [None; SIZE], free })
+    }
+
+    /// Tells the device of what was added.
+    fn tell(&self) {
+        hal::tell(&self.queue, self.doorbell);
     }
 
     fn at(&self, buffer: u16) -> Hpa {

@@ -1,4 +1,5 @@
-//! Joins TCP segments that follow one another into a long packet, for receivers that take it whole.
+//! Joins TCP segments that follow one another into a long packet, for receivers that take it whole, and leaves
+//! out acknowledgements that another makes superfluous.
 //! May: alloc. Context: run-loop, irq-off. Input: frames from the network.
 //!
 //! The opposite of [`super::segment`]: dividing what was joined gives the same segments again. So only those are
@@ -11,7 +12,10 @@ use super::{
         CHECKSUM, Division, FLAGS, LONGEST_SEGMENT, OFFSET, PROTOCOL, SEQUENCE, TCP, Version,
     },
 };
+use ack::Ack;
 use alloc::boxed::Box;
+
+mod ack;
 
 /// Bytes of headers at most: Ethernet's, IPv6's, and the longest of TCP.
 const HEADERS: usize = ETHERNET + 40 + 60;
@@ -28,6 +32,8 @@ pub struct Merger {
     bytes: Box<[u8]>,
     spare: Box<[u8]>,
     open: Option<Open>,
+    /// There is an acknowledgement instead.
+    ack: Option<Ack>,
 }
 
 /// What is known of it.
@@ -58,13 +64,16 @@ struct Headers {
 impl Default for Merger {
     fn default() -> Self {
         let buffer = |len| alloc::vec![0; len].into();
-        Self { bytes: buffer(LONGEST), spare: buffer(LONGEST_SEGMENT), open: None }
+        Self { bytes: buffer(LONGEST), spare: buffer(LONGEST_SEGMENT), open: None, ack: None }
     }
 }
 
 impl Merger {
-    /// Takes `segment`, if it follows what is there; false if it does not.
+    /// Takes `segment`, if it follows what is there or has the same to say; false if it does not.
     pub fn extend(&mut self, segment: &[u8]) -> bool {
+        if let Some(ack) = &mut self.ack {
+            return ack.replace(&mut self.bytes, segment);
+        }
         let Some(open) = self.open.as_mut().filter(|open| !open.full) else { return false };
         let Some(headers) = Headers::find(segment).filter(|headers| *headers == open.headers)
         else {
@@ -72,7 +81,7 @@ impl Merger {
         };
         let (head, data) = segment.split_at(headers.data);
         let follows = headers.sequence(head) == open.next
-            && data.len() <= open.size
+            && (1..=open.size).contains(&data.len())
             && open.len + data.len() <= ETHERNET + usize::from(u16::MAX)
             && headers.same(head) == open.same;
         if !follows || !headers.copy(head, data, &mut self.bytes[open.len..]) {
@@ -87,6 +96,14 @@ impl Merger {
     /// not. What was there is gone.
     pub fn begin(&mut self, segment: &[u8], wanted: impl FnOnce(Version) -> bool) -> bool {
         self.open = None;
+        self.ack = Ack::find(segment, &mut self.bytes);
+        if let Some(ack) = &self.ack {
+            if wanted(ack.version()) {
+                return true;
+            }
+            self.ack = None;
+            return false;
+        }
         let Some(headers) = Headers::find(segment) else { return false };
         let (head, data) = segment.split_at(headers.data);
         let last = head[headers.tcp + FLAGS] & PSH != 0;
@@ -114,6 +131,9 @@ impl Merger {
 
     /// The packet, if there is one; a new one begins.
     pub fn take(&mut self) -> Option<Frame<'_>> {
+        if let Some(ack) = self.ack.take() {
+            return Frame::new(&mut self.bytes[..ack.len()], Offload::default(), &mut []);
+        }
         let Open { headers: Headers { version, tcp, .. }, len, size, segments, .. } =
             self.open.take()?;
         let bytes = &mut self.bytes[..len];
@@ -143,7 +163,7 @@ impl Open {
 }
 
 impl Headers {
-    /// Those of a segment with data, without anything odd.
+    /// Those of a segment without anything odd.
     fn find(frame: &[u8]) -> Option<Self> {
         let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
         let byte = |at: usize| frame.get(at).copied();
@@ -161,7 +181,7 @@ impl Headers {
         let header = usize::from(byte(tcp + OFFSET)? >> 4) * 4;
         let data = tcp + header;
         let plain = byte(tcp + FLAGS)? & !PSH == ACK;
-        let fine = plain && header >= TCP && data < end && end == frame.len();
+        let fine = plain && header >= TCP && data <= end && end == frame.len();
         let right = || version == Version::V6 || folded(sum(&frame[ip..tcp])) == u16::MAX;
         (fine && frame.len() <= LONGEST_SEGMENT && right()).then_some(Self { version, tcp, data })
     }
