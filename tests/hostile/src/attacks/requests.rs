@@ -348,21 +348,21 @@ pub fn resets(rounds: &mut Rounds) -> Verdict {
 
 fn reset_all(rounds: &mut Rounds, disk: Device) -> Verdict {
     const REQUESTS: u64 = 24;
+    // Megabytes in all, so that they are not done when the doorbell returns, even if the disk comes first.
+    const PAGES: u64 = 120;
     let all = sectors(&disk);
     let mut unanswered = 0;
     while let Some(round) = rounds.next() {
         disk.start(FEATURES)?;
         let random = &mut rounds.random;
         let ring = disk.ring(0);
-        set_header(&disk, request::IN, random.below(all - 8));
-        // The more there are, the less of them is done when the doorbell returns.
+        set_header(&disk, request::IN, random.below(all - 8 * PAGES));
         let count = 1 + random.below(REQUESTS);
         fuzzed(count);
         for number in 0..count {
             let first = 3 * number as u16;
-            let data = memory::frame(DATA + number);
             let header = Descriptor::new(disk.headers(), HEADER as u32);
-            let data = Descriptor::new(data, 4096).to_write();
+            let data = Descriptor::new(memory::frame(DATA), 4096 * PAGES as u32).to_write();
             let end = Descriptor::new(disk.headers() + 16 + number, 1).to_write();
             describe_chain(ring.table(), first, &[header, data, end]);
             ring.offer(first);
@@ -376,7 +376,7 @@ fn reset_all(rounds: &mut Rounds, disk: Device) -> Verdict {
         unanswered += u64::from(ring.used() != count as u16);
         disk.reset()?;
         let mark = random.bits();
-        let places = || (0..REQUESTS).map(|number| memory::frame(DATA + number));
+        let places = || (0..PAGES).map(|number| memory::frame(DATA + number));
         places().for_each(|frame| memory::fill_frame(frame, |_| mark));
         ring.clear();
         for _ in 0..random.below(64) {
