@@ -11,7 +11,7 @@ use crate::{
     vcpu::{Vcpu, stop::Stop},
     vm::{Kind, Vm},
 };
-use alloc::{boxed::Box, format, vec::Vec};
+use alloc::{boxed::Box, vec::Vec};
 use pv_abi::bundle::{CORE_END_PREFIX, CORE_PREFIX, CORE_SECONDS, Guest, TRACE_PREFIX, Trace};
 use spin::Mutex;
 
@@ -46,13 +46,13 @@ fn tell_exits(clock: &Clock, name: &str, vcpus: &[Box<Vcpu>]) {
         .flat_map(|vcpu| vcpu.last_exits(TOLD).map(|entry| (vcpu.index, entry)))
         .collect();
     exits.sort_by_key(|(_, entry)| entry.tsc());
-    log::whole(format!("{TRACE_PREFIX}begin '{name}': {} exits", exits.len()));
+    log::raw(format_args!("{TRACE_PREFIX}begin '{name}': {} exits", exits.len()));
     for (vcpu, entry) in exits {
         let at = clock.nanoseconds(boot::ticks_since_start(entry.tsc()));
         let (seconds, rest) = (at / 1_000_000_000, at % 1_000_000_000);
-        log::whole(format!("{TRACE_PREFIX}{seconds}.{rest:09} vcpu={vcpu} {entry}"));
+        log::raw(format_args!("{TRACE_PREFIX}{seconds}.{rest:09} vcpu={vcpu} {entry}"));
     }
-    log::whole(format!("{TRACE_PREFIX}end '{name}'"));
+    log::raw(format_args!("{TRACE_PREFIX}end '{name}'"));
 }
 
 /// Says where the guest's memory is and leaves it alone until it has been taken, or for a while.
@@ -67,9 +67,9 @@ fn offer_memory(cpu: &Cpu, number: usize, guest: &Guest, vm: &Vm, vcpus: &[Box<V
     };
     let _one = OFFER.lock();
     while serial::LOG.read(&mut [0]) != 0 {}
-    log::whole(format!("{CORE_PREFIX}{description}"));
+    log::raw(format_args!("{CORE_PREFIX}{description}"));
     let taken = wait_until_taken(cpu);
-    log::whole(format!("{CORE_END_PREFIX}{}", if taken { "taken" } else { "late" }));
+    log::raw(format_args!("{CORE_END_PREFIX}{}", if taken { "taken" } else { "late" }));
     if !taken {
         report!("nobody has taken the memory of guest '{}': there is no core file", guest.name);
     }

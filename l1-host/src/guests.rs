@@ -347,7 +347,7 @@ fn tell_stats(
     if host.bundle.stats {
         let name = &host.bundle.guests[number].name;
         let report = Report { name, exits, tsc_hz: cpu.clock.tsc_hz, counters, vcpus };
-        log::whole(format!("{}{report}", bundle::STATS_PREFIX));
+        log::raw(format_args!("{}{report}", bundle::STATS_PREFIX));
     }
 }
 

@@ -65,5 +65,5 @@ fn tell(now: u64) {
         line.push_str("]}");
     });
     line.push_str("]}");
-    log::whole(line);
+    log::raw(format_args!("{line}"));
 }

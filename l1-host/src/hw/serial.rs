@@ -4,6 +4,7 @@
 
 use super::cpu;
 use arrayvec::ArrayVec;
+use core::fmt::{self, Write};
 use spin::Mutex;
 use uart_16550::{Config, Uart16550, backend::PioBackend, spec::registers::IER};
 
@@ -33,6 +34,13 @@ pub static LOG: Port = Port(Mutex::new(None));
 /// Interrupt line of COM1.
 pub const CONSOLE_IRQ: u8 = 4;
 
+impl Write for Open {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.uart.send_bytes_exact(text.as_bytes());
+        Ok(())
+    }
+}
+
 impl Port {
     fn open(&self, base: u16) {
         // SAFETY: COM1 and COM2 are at their fixed ports on every machine L1 supports, and each
@@ -48,6 +56,13 @@ impl Port {
     pub fn write(&self, bytes: &[u8]) {
         if let Some(port) = &mut *self.0.lock() {
             port.uart.send_bytes_exact(bytes);
+        }
+    }
+
+    /// Sends `text` in one piece: nothing that others send comes between its parts.
+    pub fn print(&self, text: fmt::Arguments<'_>) {
+        if let Some(port) = &mut *self.0.lock() {
+            let _ = port.write_fmt(text);
         }
     }
 
