@@ -304,6 +304,8 @@ shim_hypercall:
     mov [r11 + {STACK_TOP} - 8], rsp
     mov [r11 + {STACK_TOP} - 16], r9
     lea rsp, [r11 + {STACK_TOP} - 16]
+    /* Whatever DF is: a hypervisor's own SYSCALL entry clears it, so kernels need not. */
+    cld
     cmp eax, {HYPERCALLS}
     jae 2f
     mov rcx, r10

@@ -125,9 +125,11 @@ pub fn nested(regs: &mut Regs, area: Area) {
         return;
     }
     die(format_args!(
-        "shim: exception {vector}, error {error:#x}, at {:#x}, address {:#x}",
+        "shim: exception {vector}, error {error:#x}, at {:#x}, address {:#x}, flags {:#x}, stack {:#x}",
         regs.rip,
-        area.cr2()
+        area.cr2(),
+        regs.rflags,
+        regs.rsp
     ))
 }
 

@@ -65,7 +65,11 @@ pub fn find(byte: impl Fn(usize) -> Option<u8>) -> Option<Headers> {
     };
     let (transport, length) = match protocol {
         6 => (Transport::Tcp, usize::from(byte(start + 12)? >> 4) * 4),
-        17 => (Transport::Udp, 8),
+        17 => {
+            // All of its header is in the frame, as for TCP.
+            byte(start + 7)?;
+            (Transport::Udp, 8)
+        }
         _ => return None,
     };
     let (start, data) = (u16::try_from(start).ok()?, u16::try_from(start + length).ok()?);
@@ -146,6 +150,7 @@ mod tests {
         assert_eq!(headers(&v4(&[8, 6], 5, 6)), None, "ARP");
         assert_eq!(headers(&v4(&[8, 0], 5, 1)), None, "ICMP");
         assert_eq!(headers(&v4(&[8, 0], 5, 6)[..40]), None, "cut short");
+        assert_eq!(headers(&v4(&[8, 0], 5, 17)[..34]), None, "UDP, cut short");
         assert_eq!(headers(&[]), None);
         let three = [0x81, 0, 0, 5, 0x81, 0, 0, 5, 0x81, 0, 0, 5, 8, 0];
         assert_eq!(headers(&v4(&three, 5, 6)), None);
