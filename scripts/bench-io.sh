@@ -54,7 +54,8 @@ ramdisk() {
     shift
     # shellcheck disable=SC2046 # lists of words
     "$roost" initrd --busybox --init scripts/bench-io-init.sh $(add_modules "$@") $(add_libraries "$fio") \
-        --add "$fio=/bin/fio:755" --add "$folder/jobs=/jobs" --add "$target/x86_64-unknown-linux-gnu/tool/guest-counters=/bin/guest-counters:755" \
+        --add "$fio=/bin/fio:755" --add "$folder/jobs=/jobs" \
+        --add "$target/x86_64-unknown-linux-gnu/tool/guest-counters=/bin/guest-counters:755" \
         --output "$folder/$name.cpio"
 }
 

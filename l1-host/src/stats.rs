@@ -89,14 +89,6 @@ impl ExitStats {
 #[derive(Debug)]
 pub struct Counts([AtomicU64; Reason::ALL.len()]);
 
-/// Adds a counter to `sums`, in which each name is once.
-pub fn add_counter(sums: &mut Vec<(&'static str, u64)>, (name, value): (&'static str, u64)) {
-    match sums.iter_mut().find(|(other, _)| *other == name) {
-        Some((_, sum)) => *sum += value,
-        None => sums.push((name, value)),
-    }
-}
-
 impl Counts {
     /// All zero.
     #[must_use]
@@ -135,6 +127,14 @@ fn object<'a>(
         write!(f, "{}\"{name}\":{value}", if index == 0 { "" } else { "," })?;
     }
     write!(f, "}}")
+}
+
+/// Adds a counter to `sums`, in which each name is once.
+pub fn add_counter(sums: &mut Vec<(&'static str, u64)>, (name, value): (&'static str, u64)) {
+    match sums.iter_mut().find(|(other, _)| *other == name) {
+        Some((_, sum)) => *sum += value,
+        None => sums.push((name, value)),
+    }
 }
 
 /// What one vCPU has counted.

@@ -25,6 +25,7 @@ const MESSAGES: u32 = 0xfee0_0000;
 const QUEUE_SELECT: u64 = 22;
 const QUEUE_VECTOR: u64 = 26;
 const QUEUE_NOTIFY_OFF: u64 = 30;
+const NO_PLACE: &str = "its registers have no place";
 
 /// How a device's queues and L1 tell each other of what is new. Physical addresses.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +81,6 @@ impl Doorbell {
         self.register.write(self.queue);
     }
 }
-
-const NO_PLACE: &str = "its registers have no place";
 
 /// What `make` makes of each device of `kind`, in the order of their places on the bus. They interrupt the
 /// CPU with this APIC id by `vector`. Of one that cannot be used the log says why, by `name`.

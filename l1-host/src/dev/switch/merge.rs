@@ -12,7 +12,7 @@ use super::{
         CHECKSUM, Division, FLAGS, LONGEST_SEGMENT, OFFSET, PROTOCOL, SEQUENCE, TCP, Version,
     },
 };
-use ack::Ack;
+use ack::{Ack, unfilled};
 use alloc::boxed::Box;
 
 mod ack;
@@ -71,7 +71,7 @@ impl Default for Merger {
 impl Merger {
     /// Takes `segment`, if it follows what is there or has the same to say; false if it does not.
     pub fn extend(&mut self, segment: &[u8]) -> bool {
-        if let Some(ack) = &mut self.ack {
+        if let Some(ack) = &self.ack {
             return ack.replace(&mut self.bytes, segment);
         }
         let Some(open) = self.open.as_mut().filter(|open| !open.full) else { return false };
@@ -80,7 +80,7 @@ impl Merger {
             return false;
         };
         let (head, data) = segment.split_at(headers.data);
-        let follows = headers.sequence(head) == open.next
+        let follows = headers.word(head, SEQUENCE) == open.next
             && (1..=open.size).contains(&data.len())
             && open.len + data.len() <= ETHERNET + usize::from(u16::MAX)
             && headers.same(head) == open.same;
@@ -96,16 +96,15 @@ impl Merger {
     /// not. What was there is gone.
     pub fn begin(&mut self, segment: &[u8], wanted: impl FnOnce(Version) -> bool) -> bool {
         self.open = None;
-        self.ack = Ack::find(segment, &mut self.bytes);
-        if let Some(ack) = &self.ack {
-            if wanted(ack.version()) {
-                return true;
-            }
-            self.ack = None;
-            return false;
-        }
+        self.ack = None;
+        let segment = unfilled(segment);
         let Some(headers) = Headers::find(segment) else { return false };
         let (head, data) = segment.split_at(headers.data);
+        if data.is_empty() {
+            self.ack = Ack::new(headers, head).filter(|_| wanted(headers.version));
+            self.bytes[..head.len()].copy_from_slice(head);
+            return self.ack.is_some();
+        }
         let last = head[headers.tcp + FLAGS] & PSH != 0;
         if data.len() < LEAST || last || !wanted(headers.version) {
             return false;
@@ -121,7 +120,7 @@ impl Merger {
             len: headers.data,
             size: data.len(),
             segments: 0,
-            next: headers.sequence(head),
+            next: headers.word(head, SEQUENCE),
             full: false,
         };
         open.add(head, data.len());
@@ -186,8 +185,9 @@ impl Headers {
         (fine && frame.len() <= LONGEST_SEGMENT && right()).then_some(Self { version, tcp, data })
     }
 
-    fn sequence(&self, head: &[u8]) -> u32 {
-        let at = self.tcp + SEQUENCE;
+    /// The word at `at` of TCP's header.
+    fn word(&self, head: &[u8], at: usize) -> u32 {
+        let at = self.tcp + at;
         u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
     }
 

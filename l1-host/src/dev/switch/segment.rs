@@ -182,6 +182,7 @@ impl Version {
 #[cfg(test)]
 pub(super) mod fixture {
     use super::*;
+    use crate::dev::switch::frame::{Frame, Offload};
     use std::{vec, vec::Vec};
 
     /// A packet that is to be divided, with so many bytes of options and of data.
@@ -204,6 +205,16 @@ pub(super) mod fixture {
         frame.extend(vec![1; options]);
         frame.extend((0..data).map(|at| (at * 31 + at / 251) as u8));
         (frame, Partial { start, offset: CHECKSUM })
+    }
+
+    /// Completes length and checksums of a packet that was changed, with TCP's header at `tcp`.
+    pub fn mend(frame: &mut [u8], version: Version, tcp: usize) {
+        let (ip, rest) = frame[ETHERNET..].split_at_mut(tcp - ETHERNET);
+        let pseudo = version.write_length(ip, rest.len(), 0);
+        rest[CHECKSUM.into()..][..2].copy_from_slice(&folded(pseudo).to_be_bytes());
+        let checksum = Some(Partial { start: tcp as u16, offset: CHECKSUM });
+        let offload = Offload { checksum, division: None };
+        Frame::new(frame, offload, &mut []).unwrap().complete_checksum();
     }
 }
 

@@ -7,7 +7,7 @@
 use super::{
     super::{
         ETHERNET,
-        segment::{FLAGS, TCP, Version},
+        segment::{FLAGS, SEQUENCE, TCP},
     },
     ACK, HEADERS, Headers,
 };
@@ -23,70 +23,55 @@ const STAMPS: [u8; 4] = [1, 1, 8, 10];
 const STAMPED: usize = TCP + 12;
 const STAMP: usize = TCP + STAMPS.len();
 
-/// A segment that acknowledges, and does nothing else.
+/// A segment that acknowledges, and does nothing else: its headers, which are all of it.
 #[derive(Debug)]
-pub struct Ack {
-    headers: Headers,
-    /// Bytes of the frame.
-    len: usize,
-}
+pub struct Ack(Headers);
 
 impl Ack {
-    /// The one in `frame`, if there is nothing else in it and its checksums are right. Its bytes are in `to`.
-    pub fn find(frame: &[u8], to: &mut [u8]) -> Option<Self> {
-        let frame = unfilled(frame);
-        let headers = Headers::find(frame).filter(|headers| headers.data == frame.len())?;
+    /// The one in `frame`, which has these headers and no data, if its checksum is right too.
+    pub(super) fn new(headers: Headers, frame: &[u8]) -> Option<Self> {
         let tcp = &frame[headers.tcp..];
         let plain = tcp.len() == TCP || tcp.len() == STAMPED && tcp[TCP..STAMP] == STAMPS;
         let fine = plain && tcp[FLAGS] == ACK && headers.copy(frame, &[], &mut []);
-        fine.then(|| {
-            to[..frame.len()].copy_from_slice(frame);
-            Self { headers, len: frame.len() }
-        })
-    }
-
-    /// IP's version.
-    pub const fn version(&self) -> Version {
-        self.headers.version
+        fine.then_some(Self(headers))
     }
 
     /// Bytes of the frame.
     pub const fn len(&self) -> usize {
-        self.len
+        self.0.data
     }
 
     /// Puts the one in `frame` in the place of this one, which is at `bytes`, if it makes it superfluous.
-    pub fn replace(&mut self, bytes: &mut [u8], frame: &[u8]) -> bool {
-        let mut new = [0; HEADERS];
-        let Some(next) = Self::find(frame, &mut new) else { return false };
-        let (new, old) = (&new[..next.len], &bytes[..self.len]);
-        let more = self.word(new, ACKNOWLEDGED).wrapping_sub(self.word(old, ACKNOWLEDGED));
-        let superfluous = next.headers == self.headers
-            && next.rest(new) == self.rest(old)
-            && next.headers.sequence(new) == self.headers.sequence(old)
-            && more.cast_signed() > 0
+    pub fn replace(&self, bytes: &mut [u8], frame: &[u8]) -> bool {
+        let headers = self.0;
+        let (new, old) = (unfilled(frame), &mut bytes[..self.len()]);
+        let same = Headers::find(new) == Some(headers) && headers.data == new.len();
+        if !same || Self::new(headers, new).is_none() {
+            return false;
+        }
+        let gone_by = |at| headers.word(new, at).wrapping_sub(headers.word(old, at)).cast_signed();
+        let superfluous = self.rest(new) == self.rest(old)
+            && gone_by(SEQUENCE) == 0
+            && gone_by(ACKNOWLEDGED) > 0
             // Else the receiver takes it for an old one.
-            && (self.len < self.headers.tcp + STAMPED
-                || self.word(new, STAMP).wrapping_sub(self.word(old, STAMP)).cast_signed() >= 0);
+            && (!self.is_stamped() || gone_by(STAMP) >= 0);
         if superfluous {
-            bytes[..self.len].copy_from_slice(new);
+            old.copy_from_slice(new);
         }
         superfluous
     }
 
-    /// The word at `at` of TCP's header.
-    fn word(&self, frame: &[u8], at: usize) -> u32 {
-        let at = self.headers.tcp + at;
-        u32::from_be_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]])
+    const fn is_stamped(&self) -> bool {
+        self.0.data == self.0.tcp + STAMPED
     }
 
     /// `frame` without what may differ.
     fn rest(&self, frame: &[u8]) -> [u8; HEADERS] {
-        let mut rest = self.headers.same(frame);
-        let tcp = &mut rest[self.headers.tcp..];
+        let mut rest = self.0.same(frame);
+        let tcp = &mut rest[self.0.tcp..];
         tcp[ACKNOWLEDGED..][..4].fill(0);
         tcp[WINDOW..][..2].fill(0);
-        if self.len == self.headers.tcp + STAMPED {
+        if self.is_stamped() {
             tcp[STAMP..STAMPED].fill(0);
         }
         rest
@@ -94,7 +79,7 @@ impl Ack {
 }
 
 /// `frame` without what fills up a short one.
-fn unfilled(frame: &[u8]) -> &[u8] {
+pub fn unfilled(frame: &[u8]) -> &[u8] {
     let end = match frame.get(ETHERNET - 2..ETHERNET + 4) {
         Some(&[0x08, 0x00, _, _, high, low]) => {
             ETHERNET + usize::from(u16::from_be_bytes([high, low]))
@@ -108,12 +93,14 @@ fn unfilled(frame: &[u8]) -> &[u8] {
 mod tests {
     use super::{
         super::{
-            super::segment::{CHECKSUM, Version, fixture::packet},
+            super::segment::{
+                CHECKSUM, Version,
+                fixture::{mend, packet},
+            },
             Merger,
         },
         *,
     };
-    use crate::dev::switch::frame::{Frame, Offload, folded};
     use proptest::prelude::*;
     use std::vec::Vec;
 
@@ -124,11 +111,7 @@ mod tests {
         frame[tcp + ACKNOWLEDGED..][..4].copy_from_slice(&upto.to_be_bytes());
         frame[tcp + TCP..][..STAMPS.len()].copy_from_slice(&STAMPS);
         change(&mut frame, tcp);
-        let (ip, rest) = frame[ETHERNET..].split_at_mut(tcp - ETHERNET);
-        let pseudo = version.write_length(ip, rest.len(), 0);
-        rest[CHECKSUM.into()..][..2].copy_from_slice(&folded(pseudo).to_be_bytes());
-        let offload = Offload { checksum: Some(partial), division: None };
-        Frame::new(&mut frame, offload, &mut []).unwrap().complete_checksum();
+        mend(&mut frame, version, tcp);
         frame
     }
 

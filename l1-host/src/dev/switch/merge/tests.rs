@@ -1,6 +1,9 @@
 //! Segments that are joined and divided again, and those that must stay apart.
 
-use super::{super::segment::fixture::packet, *};
+use super::{
+    super::segment::fixture::{mend, packet},
+    *,
+};
 use proptest::prelude::*;
 use std::{vec, vec::Vec};
 
@@ -39,15 +42,6 @@ fn joins(first: &[u8], second: &[u8]) -> bool {
     joined
 }
 
-/// Completes the checksums of a frame of IPv4 that was changed.
-fn mend(frame: &mut [u8]) {
-    let len = frame.len() - 34;
-    let pseudo = Version::V4.write_length(&mut frame[14..34], len, 0);
-    frame[50..52].copy_from_slice(&folded(pseudo).to_be_bytes());
-    let offload = Offload { checksum: Some(Partial { start: 34, offset: 16 }), division: None };
-    Frame::new(frame, offload, &mut []).unwrap().complete_checksum();
-}
-
 #[test]
 fn what_differs_stays_apart() {
     let [first, second] = pair();
@@ -69,7 +63,7 @@ fn what_differs_stays_apart() {
         let mut changed = second.clone();
         assert_ne!(changed[at], value, "{why}");
         changed[at] = value;
-        mend(&mut changed);
+        mend(&mut changed, Version::V4, 34);
         assert!(!joins(&first, &changed), "{why}");
     }
     let mut wrong = second.clone();
@@ -96,7 +90,7 @@ fn nothing_follows_a_push_or_a_short_one() {
     assert!(merger.extend(&all[1]) && merger.extend(&all[2]));
     let mut next = segments(Version::V4, 0, 3500, 1000, ACK).pop().unwrap();
     next[38..42].copy_from_slice(&(0xffff_ff00u32.wrapping_add(2500)).to_be_bytes());
-    mend(&mut next);
+    mend(&mut next, Version::V4, 34);
     assert!(!merger.extend(&next));
     assert_eq!(completed(&merger.take().unwrap()), all);
     assert!(!merger.begin(&all[2], |_| true), "nothing could follow");
