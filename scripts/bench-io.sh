@@ -8,7 +8,8 @@
 # --no-build  everything is built
 # --logs      keep the logs there; target/bench-io without it
 # --rounds    how often each is run, one after the other in turns; the median counts. 3 without it
-# --report    measures nothing: makes the page of the logs that are there
+# --report    measures nothing: makes the page of the logs that are there. Logs called xen-1.log and so on, of a
+#             guest of Xen that did the same jobs, make a column of their own
 # --no-page   prints the page and leaves docs/io-benchmarks.md as it is
 set -eu
 cd "$(dirname "$0")/.."
@@ -85,7 +86,7 @@ measure() {
     rm -f "$logs"/*.log
     round=1
     while [ $round -le "$rounds" ]; do
-        for run in direct roost; do
+        for run in direct roost auto; do
             echo "bench-io.sh: $run, round $round of $rounds, log in $logs/$run-$round.log" >&2
             "run_$run" </dev/null >"$logs/$run-$round.log" 2>"$folder/errors" || true
             if ! grep -aq '^@DONE' "$logs/$run-$round.log"; then
@@ -110,17 +111,34 @@ run_direct() {
 }
 
 run_roost() {
+    guest
+}
+
+run_auto() {
+    guest --pti auto
+}
+
+# guest [OPTION...]: a guest of Roost.
+guest() {
     "$roost" run --accel tcg --kernel "$stock" --initrd "$folder/roost.cpio" --memory 640M --timeout 1200 \
-        --l1-log "$logs/roost-$round.l1" --disk "$image" --append "console=hvc0 quiet loglevel=1 panic=-1"
+        --l1-log "$logs/roost-$round.l1" --disk "$image" --append "console=hvc0 quiet loglevel=1 panic=-1" "$@"
 }
 
 # lines: all that was printed, each after the name of its run and the round.
 lines() {
-    for run in direct roost; do
+    for run in direct roost auto xen; do
         for log in "$logs/$run"-*.log; do
-            tr -d '\r' <"$log" | sed -n "s/^@/$run @/p"
+            [ ! -e "$log" ] || tr -d '\r' <"$log" | sed -n "s/^@/$run @/p"
         done
     done
+}
+
+# xen_is: what that column is, if there is one.
+xen_is() {
+    [ ! -e "$logs/xen-1.log" ] || cat <<'END'
+- *Xen PV*: the kernel is a guest of Xen 4.17 on the same machine, with the same module; a dom0 with Debian's generic 6.1 kernel and
+  one vCPU drives the disk (xen-blkback), on the same CPU. Xen's own page-table isolation is off on this CPU (XPTI).
+END
 }
 
 report() {
@@ -133,17 +151,18 @@ A stock kernel ($(cat "$logs/kernel")) and Debian's fio, with \`direct=1\` and w
 QEMU $(cat "$logs/qemu") with \`-M q35 -accel tcg -cpu max -smp 1\`, whose disk is \`virtio-blk-pci\` with one queue.
 
 - *direct*: QEMU starts the kernel, which drives that disk by its module virtio_blk.
-- *Roost*: the kernel is a guest, with its module xen-blkfront; L1 drives the disk.
-
+- *Roost*: the kernel is a guest, with its module xen-blkfront; L1 drives the disk. *auto* is the same with \`--pti auto\`, which
+  on this CPU leaves L1 on the guest's page tables.
+$(xen_is)
 Requests a second, medians of runs in turns, $(ls "$logs"/direct-*.log | wc -l) of each. Time on this machine is the emulator's: a CR3 write, of which each entry of
 L1 has two, empties its TLB, which costs it far more than it does hardware. What does not depend on that are the
 entries of L1 that a request takes; those that fio itself causes are subtracted.
 
 END
     { jobs && lines; } | awk '
-        $1 != "direct" && $1 != "roost" { names[++rows] = $1; bytes[$1] = $2; count[$1] = $NF; next }
+        $1 !~ /^(direct|roost|auto|xen)$/ { names[++rows] = $1; bytes[$1] = $2; count[$1] = $NF; next }
         $2 == "@F" { split($4 $5 $6, f, ";"); rate = f[8] + f[49]; key = $1 SUBSEP $3; all[key, ++seen[key]] = rate }
-        $2 == "@C" {
+        $1 == "roost" && $2 == "@C" {
             for (n = 4; n <= NF; n++) {
                 split($n, pair, "=")
                 if (pair[1] == "exits") { total[$3] += pair[2]; times[$3]++ }
@@ -157,22 +176,27 @@ END
             }
             return n % 2 ? all[key, (n + 1) / 2] : (all[key, n / 2] + all[key, n / 2 + 1]) / 2
         }
+        function ratio(value) { return sprintf("%.2f%s", value, value < 0.7 ? " !" : "") }
         function each(value, name) { return value / times[name] / (count[name] - int(count[name] / 8)) }
         END {
-            print "| requests | depth | direct | Roost | ratio | target | entries of L1 per request | by |"
-            print "|---|---:|---:|---:|---:|---:|---:|---|"
+            xen = ("xen" SUBSEP names[1]) in seen
+            print "| requests | depth | direct | Roost | ratio | auto | ratio | target |" (xen ? " Xen PV |" : "") \
+                " entries of L1 per request | by |"
+            print "|---|---:|---:|---:|---:|---:|---:|---:|" (xen ? "---:|" : "") "---:|---|"
             for (r = 1; r <= rows; r++) {
                 name = names[r]; few = "few-" name; list = ""
                 direct = median("direct" SUBSEP name); roost = median("roost" SUBSEP name)
+                auto = median("auto" SUBSEP name)
                 what = name; sub(/-.*/, "", what); depth = name ~ /-16$/ ? 16 : 1
                 sub(/^rand/, "random ", what)
                 for (kind in kinds) {
                     value = each(by[name, kind] - by[few, kind], name)
                     if (value >= 0.02) list = list sprintf("%s%s %.2f", list == "" ? "" : ", ", kind, value)
                 }
-                size = bytes[name] >= 1048576 ? "1 MiB" : "4 KiB"; mark = roost / direct < 0.7 ? " !" : ""
-                printf("| %s, %s | %d | %d | %d | %.2f%s | 0.70 | %.2f | %s |\n", what, size, depth, direct, roost,
-                    roost / direct, mark, each(total[name] - total[few], name), list)
+                size = bytes[name] >= 1048576 ? "1 MiB" : "4 KiB"
+                printf("| %s, %s | %d | %d | %d | %s | %d | %s | 0.70 | %s%.2f | %s |\n", what, size, depth, direct,
+                    roost, ratio(roost / direct), auto, ratio(auto / direct),
+                    xen ? sprintf("%d | ", median("xen" SUBSEP name)) : "", each(total[name] - total[few], name), list)
             }
         }'
     printf '\n%s\n' '`!` marks a missed target.'

@@ -3,16 +3,17 @@
 # and writes docs/net-benchmarks.md. Wall time, so runs come in pairs and medians count; what a guest costs L1
 # is counted, by one run a test.
 #
-# scripts/bench-net.sh [--no-build] [--pairs N] [--tests A,B] [--bytes MIB] [--md FILE]
+# scripts/bench-net.sh [--no-build] [--pairs N] [--tests A,B] [--bytes MIB] [--md FILE] [--xen FILE]
 #
-# --md  the file whose tables are written anew; - for standard output
+# --md   the file whose tables are written anew; - for standard output
+# --xen  lines `@net TEST VALUE ...` of a guest of Xen that ran the same tests, for a column of their own
 #
 # Tests: tcp_out and tcp_in (iperf3), tcp_rr and udp_rr (sockperf, 64 bytes there and back).
 set -eu
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 roost=$target/tool/roost
-build=yes pairs=5 mebibytes=64 seconds=3 tests=tcp_out,tcp_in,tcp_rr,udp_rr md=docs/net-benchmarks.md
+build=yes pairs=5 mebibytes=64 seconds=3 tests=tcp_out,tcp_in,tcp_rr,udp_rr md=docs/net-benchmarks.md xen=
 while [ $# -gt 0 ]; do
     case $1 in
         --no-build) build=no && shift ;;
@@ -20,6 +21,7 @@ while [ $# -gt 0 ]; do
         --tests) tests=${2:?} && shift 2 ;;
         --bytes) mebibytes=${2:?} && shift 2 ;;
         --md) md=${2:?} && shift 2 ;;
+        --xen) xen=${2:?} && shift 2 ;;
         *) echo "$0: unknown option $1; see the head of this file" >&2 && exit 2 ;;
     esac
 done
@@ -78,7 +80,7 @@ run() {
     words="quiet panic=-1 net.stream=$stream net.answer=$answer net.bytes=${mebibytes}M net.seconds=$seconds net.tests=$2"
     shift 2
     case $kind in
-        roost)
+        roost | auto)
             timeout 300 "$roost" run --kernel "$stock" --initrd "$folder/initrd.cpio" --memory 256M --net user \
                 --append "console=hvc0 $words" "$@" </dev/null
             ;;
@@ -89,13 +91,19 @@ run() {
                 </dev/null 2>"$folder/errors"
             ;;
     esac >"$folder/said" || { cat "$folder/said" >&2 && exit 1; }
-    tr -d '\r' <"$folder/said" | sed -n "s/^@net \([a-z_]*\) \([0-9.]*\) [0-9.]*\$/$kind \1 \2/p"
+    results "$kind" <"$folder/said"
+}
+
+# results KIND: what a guest says that it has measured.
+results() {
+    tr -d '\r' | sed -n "s/^@net \([a-z_]*\) \([0-9.]*\) [0-9.]*\$/$1 \1 \2/p"
 }
 
 for pair in $(seq "$pairs"); do
     echo "bench-net.sh: pair $pair of $pairs" >&2
-    run roost "$tests" && run direct "$tests"
+    run roost "$tests" && run auto "$tests" --pti auto && run direct "$tests"
 done >"$folder/results"
+[ -z "$xen" ] || results xen <"$xen" >>"$folder/results"
 
 # What each test costs L1: its exits, less those of a guest that measures nothing.
 for test in none $(echo "$tests" | tr , ' '); do
@@ -128,13 +136,15 @@ table() {
         $1 == "exit" { exits[test, $2] = $3; if (!($2 in kind)) { kind[$2] = 1; kinds[++all] = $2 } }
         $1 == "count" { exits[test, $2] = $3 }
         END {
-            print "| test | unit | Roost | direct | ratio | target |"
-            print "|---|---|---:|---:|---:|---:|"
+            xen = ("xen" SUBSEP tests[1]) in values
+            print "| test | unit | direct | Roost | ratio | auto | ratio | target |" (xen ? " Xen PV |" : "")
+            print "|---|---|---:|---:|---:|---:|---:|---:|" (xen ? "---:|" : "")
             for (n = 1; n <= count; n++) {
                 t = tests[n]; rr = t ~ /_rr$/
-                r = median("roost" SUBSEP t); d = median("direct" SUBSEP t)
-                printf "| `%s` | %s | %.1f | %.1f | %.2f | %.2f |\n", t, rr ? "requests/s" : "MB/s", r, d,
-                    d ? r / d : 0, rr ? 0.65 : 0.7
+                r = median("roost" SUBSEP t); a = median("auto" SUBSEP t); d = median("direct" SUBSEP t)
+                printf "| `%s` | %s | %.1f | %.1f | %.2f | %.1f | %.2f | %.2f |%s\n", t, rr ? "requests/s" : "MB/s",
+                    d, r, d ? r / d : 0, a, d ? a / d : 0, rr ? 0.65 : 0.7,
+                    xen ? sprintf(" %.1f |", median("xen" SUBSEP t)) : ""
             }
             print ""
             print "| test | per | exits | of these |"

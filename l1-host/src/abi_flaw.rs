@@ -119,4 +119,6 @@ crate::flaw::flaws! {
     NoExtension = "no-extension",
     /// A flush is answered at once and goes nowhere. Nobody sees it until the machine loses its power.
     FlushIgnored = "flush-ignored",
+    /// Without page-table isolation, the CPU's translations are not flushed where CR3 is loaded already.
+    StaleKept = "stale-kept",
 }

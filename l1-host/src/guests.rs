@@ -14,7 +14,7 @@ use crate::{
         percpu::Cpu,
         serial,
     },
-    interrupt, live, log, memory, report, sched,
+    interrupt, live, log, memory, pti, report, sched,
     stats::{ExitStats, Report, Timing, VcpuReport, add_counter},
     vcpu::{Vcpu, stop::Stop},
     vm::{
@@ -69,6 +69,7 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
     if host.bundle.siblings == Siblings::Kick {
         sched::keep_l1_alone();
     }
+    pti::choose(host.bundle.pti);
     live::begin(host.bundle.stats_every, &cpu.clock, cpu::tsc());
     if guests.iter().any(|guest| !guest.disks.is_empty()) {
         host::start_disks(cpu);

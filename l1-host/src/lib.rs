@@ -36,6 +36,8 @@ pub mod memory;
 pub mod mitigations;
 #[cfg(target_os = "none")]
 mod panic;
+#[cfg(target_os = "none")]
+pub mod pti;
 pub mod rate;
 pub mod sched;
 pub mod stats;

@@ -103,6 +103,8 @@ bitflags::bitflags! {
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Actions {
+    /// Guests' roots must not map what guests may not read: the CPU may read through an entry's privilege.
+    pub isolate: bool,
     /// At start, on each CPU: bits set in SPEC_CTRL.
     pub spec_ctrl: u64,
     /// At start, on each CPU: EFER.AIBRSE is set.
@@ -188,6 +190,7 @@ impl Actions {
         open.set(Open::HISTORY, history && !no_history);
         open.set(Open::GATHER, gather);
         Self {
+            isolate: facts.vendor == Vendor::Other || facts.is_intel_without(capability::RDCL_NO),
             spec_ctrl: if lasting { SPEC_CTRL_IBRS } else { 0 }
                 | if no_history { SPEC_CTRL_BHI_DIS_S } else { 0 },
             automatic_ibrs,
@@ -314,7 +317,9 @@ mod tests {
             let (spec_ctrl, automatic_ibrs, branch_barrier, flush_l1d, clear_buffers, open) =
                 expected;
             let fill_returns = true;
+            let isolate = matches!(name, "Haswell with the microcode of 2017" | "Skylake");
             let expected = Actions {
+                isolate,
                 spec_ctrl,
                 automatic_ibrs,
                 branch_barrier,
@@ -325,6 +330,12 @@ mod tests {
             };
             assert_eq!(found, expected, "{name}");
         }
+    }
+
+    /// A CPU that nothing is known of is taken to read through privilege.
+    #[test]
+    fn a_stranger_is_isolated() {
+        assert!(Actions::decide(&CpuFacts::default()).isolate);
     }
 
     /// What a CPU does not offer is never used, whatever it says besides.

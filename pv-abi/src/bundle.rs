@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// First bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"RoostBdl";
 /// Version of header and encoding.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
 pub const HEADER: usize = 16;
 
@@ -225,6 +225,18 @@ pub enum Siblings {
     Kick,
 }
 
+/// Whether L1's memory is out of guests' page tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pti {
+    /// It is.
+    #[default]
+    On,
+    /// It is on CPUs that are known to read through a page's privilege, or not known not to.
+    Auto,
+    /// It is not, on any CPU.
+    Off,
+}
+
 /// When the last exits of a guest's vCPUs go to the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trace {
@@ -254,6 +266,8 @@ pub struct Bundle {
     pub console: ConsoleMode,
     /// How they share cores.
     pub siblings: Siblings,
+    /// Page-table isolation.
+    pub pti: Pti,
     /// Seconds since 1970 at start, from the tool's clock; 0 if L1 is to ask its machine.
     pub wall_seconds: u64,
 }
@@ -421,6 +435,7 @@ mod tests {
             trace: Trace::Always,
             console: ConsoleMode::Prefix,
             siblings: Siblings::OneGuest,
+            pti: Pti::Auto,
             wall_seconds: 7,
         }
     }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use pv_abi::{
     PAGE_SIZE,
     bundle::{
-        Backend, Blob, Bundle, Card, ConsoleMode, Disk, Guest, Image, Kind, Network, Restart,
+        Backend, Blob, Bundle, Card, ConsoleMode, Disk, Guest, Image, Kind, Network, Pti, Restart,
         Segment, Siblings, Trace,
     },
 };
@@ -61,6 +61,8 @@ pub struct Contents {
     pub console: ConsoleMode,
     /// How the guests share cores.
     pub siblings: Siblings,
+    /// Page-table isolation.
+    pub pti: Pti,
     /// Seconds since 1970.
     pub wall_seconds: u64,
 }
@@ -143,6 +145,7 @@ impl Contents {
             trace: self.trace,
             console: self.console,
             siblings: self.siblings,
+            pti: self.pti,
             wall_seconds: self.wall_seconds,
         }
     }
@@ -307,6 +310,7 @@ mod tests {
             trace: Trace::Death,
             console: ConsoleMode::Prefix,
             siblings: Siblings::OneGuest,
+            pti: Pti::Auto,
             wall_seconds: 1_700_000_000,
         }
     }
@@ -326,7 +330,7 @@ mod tests {
         let read = Bundle::decode(&file).unwrap();
         assert!(read.stats && read.guests[0].core);
         assert_eq!((read.stats_every, read.trace), (7, Trace::Death));
-        assert_eq!((read.console, read.siblings), (ConsoleMode::Prefix, Siblings::OneGuest));
+        assert_eq!((read.siblings, read.pti), (Siblings::OneGuest, Pti::Auto));
         assert_eq!(read.wall_seconds, 1_700_000_000);
         let [guest] = &read.guests[..] else { panic!("one guest") };
         assert_eq!((guest.name.as_str(), guest.cmdline.as_str()), ("guest", "quiet"));

@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
-use pv_abi::bundle::{Backend, ConsoleMode, Restart, Siblings, Trace};
+use pv_abi::bundle::{Backend, ConsoleMode, Pti, Restart, Siblings, Trace};
 use serde::Deserialize;
 use std::{path::PathBuf, str::FromStr};
 
@@ -121,6 +121,10 @@ pub struct RunArgs {
     /// What the hardware threads of a core run [default: any]
     #[arg(long, value_enum)]
     pub siblings: Option<SiblingsChoice>,
+    /// Whether L1's memory is out of guests' page tables: isolation costs two loads of CR3 each time a guest
+    /// is left [default: on]
+    #[arg(long, value_enum)]
+    pub pti: Option<PtiChoice>,
     /// How several guests share the console [default: focus at a terminal, else prefix]
     #[arg(long, value_enum)]
     pub console: Option<ConsoleChoice>,
@@ -196,6 +200,7 @@ impl RunArgs {
             cpus: self.cpus.unwrap_or(1),
             threads: self.threads.unwrap_or(1),
             siblings: self.siblings.map(Siblings::from).unwrap_or_default(),
+            pti: self.pti.map(Pti::from).unwrap_or_default(),
             accel: self.accel.unwrap_or_default(),
             cpu: self.cpu.clone(),
             clock: if self.icount { Clock::Instructions } else { Clock::Host },
@@ -226,6 +231,9 @@ pub struct ImageArgs {
     /// What the hardware threads of a core run [default: any]
     #[arg(long, value_enum)]
     pub siblings: Option<SiblingsChoice>,
+    /// Whether L1's memory is out of guests' page tables [default: on]
+    #[arg(long, value_enum)]
+    pub pti: Option<PtiChoice>,
 }
 
 impl ImageArgs {
@@ -237,6 +245,7 @@ impl ImageArgs {
             config: self.config.clone(),
             console: self.console,
             siblings: self.siblings,
+            pti: self.pti,
             ..RunArgs::default()
         }
     }
@@ -279,6 +288,28 @@ impl From<SiblingsChoice> for Siblings {
             SiblingsChoice::Any => Self::AnyGuests,
             SiblingsChoice::OneGuest => Self::OneGuest,
             SiblingsChoice::Kick => Self::Kick,
+        }
+    }
+}
+
+/// Page-table isolation, between guests and L1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PtiChoice {
+    /// L1's memory is in no page table of a guest's
+    On,
+    /// The same on CPUs with Meltdown, and on those that nothing is known of
+    Auto,
+    /// It is there, for L1 alone, on any CPU: on one with Meltdown guests can read everything
+    Off,
+}
+
+impl From<PtiChoice> for Pti {
+    fn from(choice: PtiChoice) -> Self {
+        match choice {
+            PtiChoice::On => Self::On,
+            PtiChoice::Auto => Self::Auto,
+            PtiChoice::Off => Self::Off,
         }
     }
 }

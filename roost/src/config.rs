@@ -3,7 +3,9 @@
 
 use crate::{
     accel::{self, Clock},
-    cli::{BackendChoice, ConsoleChoice, RestartChoice, RunArgs, SiblingsChoice, StatsTo},
+    cli::{
+        BackendChoice, ConsoleChoice, PtiChoice, RestartChoice, RunArgs, SiblingsChoice, StatsTo,
+    },
     disk::{self, Access, DiskPlan, Source as DiskSource},
     files,
     memory::Size,
@@ -15,8 +17,8 @@ use crate::{
 };
 use anyhow::{Result, anyhow, bail, ensure};
 use pv_abi::bundle::{
-    Backend, ConsoleMode, DEFAULT_WEIGHT, MTUS, MachineDisk, Partition, Restart, Siblings, Trace,
-    WEIGHTS,
+    Backend, ConsoleMode, DEFAULT_WEIGHT, MTUS, MachineDisk, Partition, Pti, Restart, Siblings,
+    Trace, WEIGHTS,
 };
 use serde::Deserialize;
 use std::{
@@ -39,6 +41,7 @@ struct File {
     cpus: Option<Spanned<Bounded<1, MOST_CPUS>>>,
     threads: Option<Spanned<Bounded<1, MOST_THREADS>>>,
     siblings: Option<Spanned<SiblingsChoice>>,
+    pti: Option<Spanned<PtiChoice>>,
     accel: Option<Spanned<accel::Choice>>,
     cpu: Option<Spanned<String>>,
     icount: Option<Spanned<bool>>,
@@ -330,6 +333,7 @@ impl Source<'_> {
         let cpus = self.choose("cpus", &file.cpus, args.cpus.is_some())?;
         let threads = self.choose("threads", &file.threads, args.threads.is_some())?;
         let siblings = self.choose("siblings", &file.siblings, args.siblings.is_some())?;
+        let pti = self.choose("pti", &file.pti, args.pti.is_some())?;
         let accel = self.choose("accel", &file.accel, args.accel.is_some())?;
         let kind = self.choose("machine", &file.machine, args.machine.is_some())?;
         let every = self.choose("stats-every", &file.stats_every, args.stats_every.is_some())?;
@@ -340,6 +344,7 @@ impl Source<'_> {
             cpus: cpus.map_or(usual.cpus, |cpus| cpus.0),
             threads: threads.map_or(usual.threads, |threads| threads.0),
             siblings: siblings.map_or(usual.siblings, Siblings::from),
+            pti: pti.map_or(usual.pti, Pti::from),
             accel: accel.unwrap_or(usual.accel),
             cpu: self.choose("cpu", &file.cpu, args.cpu.is_some())?.or(usual.cpu),
             clock: clock.unwrap_or(usual.clock),

@@ -9,7 +9,7 @@ use crate::{
     net::NetPlan,
 };
 use anyhow::{Context, Result};
-use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart, Siblings, Trace};
+use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Pti, Restart, Siblings, Trace};
 use std::{
     fmt::Display,
     path::{Path, PathBuf},
@@ -79,6 +79,8 @@ pub struct MachinePlan {
     pub threads: u32,
     /// What the threads of a core run.
     pub siblings: Siblings,
+    /// Whether L1's memory is out of guests' page tables.
+    pub pti: Pti,
     /// How QEMU runs it.
     pub accel: accel::Choice,
     /// QEMU's CPU model, if not the usual one.

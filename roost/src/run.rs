@@ -133,6 +133,7 @@ pub fn contents(
         trace: plan.machine.trace,
         console: plan.console(io::stdin().is_terminal()),
         siblings: plan.machine.siblings,
+        pti: plan.machine.pti,
         wall_seconds: match plan.machine.clock {
             Clock::Instructions => COUNTED_WALL_SECONDS,
             // To the nearest second.

@@ -114,6 +114,25 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
     /// [`RootError`]; the old root stays loaded.
     #[inline(always)]
     pub fn load_root(&self, vcpu: &mut VcpuMmu, gfn: Gfn, flush: bool) -> Result<Roots, RootError> {
+        let (roots, previous) = self.exchange_root(vcpu, gfn, flush)?;
+        if let Some(previous) = previous {
+            self.give_up(previous);
+        }
+        Ok(roots)
+    }
+
+    /// The same for a CPU that is on the old root, or may be: the second result, which stays alive until it
+    /// is given up.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(always)]
+    pub fn exchange_root(
+        &self,
+        vcpu: &mut VcpuMmu,
+        gfn: Gfn,
+        flush: bool,
+    ) -> Result<(Roots, Option<Roots>), RootError> {
         if vcpu.roots.is_none() {
             // From here on it uses tables.
             self.entering(vcpu.index);
@@ -128,26 +147,31 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
             vcpu.roots = Some(roots);
             // As below.
             self.sync_unpinned(roots);
-            self.unload(current);
-            self.reclaim();
-            return Ok(roots);
+            return Ok((roots, Some(current)));
         }
         self.load_other_root(vcpu, gfn, flush)
     }
 
-    /// The rest of [`Self::load_root`]: the root that is loaded, or one that was not lately.
+    /// The CPU is on `previous` no more ([`Self::exchange_root`]).
+    #[inline(always)]
+    pub fn give_up(&self, previous: Roots) {
+        self.unload(previous);
+        self.reclaim();
+    }
+
+    /// The rest of [`Self::exchange_root`]: the root that is loaded, or one that was not lately.
     #[cold]
     fn load_other_root(
         &self,
         vcpu: &mut VcpuMmu,
         gfn: Gfn,
         flush: bool,
-    ) -> Result<Roots, RootError> {
+    ) -> Result<(Roots, Option<Roots>), RootError> {
         if let Some(current) = vcpu.roots.filter(|roots| roots.gfn == gfn) {
             if flush {
                 self.sync_unpinned(current);
             }
-            return Ok(current);
+            return Ok((current, None));
         }
         let (roots, origin) = self.find_roots(gfn)?;
         *vcpu.recent(gfn) = Some(roots);
@@ -161,11 +185,10 @@ impl<E: GuestMemory + TablePool + TlbOps> Mmu<E> {
         // With or without flush, for a flush of all spaces has not looked at this one; and even
         // where the supervisor root was made, the user root may have been found.
         self.sync_unpinned(roots);
-        if let Some(previous) = previous {
-            self.unload(previous);
+        if previous.is_none() {
+            self.reclaim();
         }
-        self.reclaim();
-        Ok(roots)
+        Ok((roots, previous))
     }
 
     /// The roots for `gfn` if this vCPU had them loaded lately and they still live; loaded.

@@ -110,6 +110,8 @@ unsafe extern "C" {
     static switcher_syscall_msr: u8;
     static switcher_syscall32: u8;
     static switcher_virtual_8086: u8;
+    static switcher_cr3_loads: u32;
+    static switcher_cr3_loads_end: u32;
 }
 
 /// Where the labels of the text lie, as offsets into an area.
@@ -153,6 +155,19 @@ impl Text {
             enter_clear: offset(&raw const switcher_enter_clear),
         }
     }
+}
+
+/// What stands in the text in place of a load of CR3 if L1 stays on the guest's root: a NOP of as many
+/// bytes.
+pub const NO_LOAD: [u8; 3] = [0x0f, 0x1f, 0x00];
+
+/// The loads of CR3 on the way into a guest and out of it, as offsets into the text. The direct switch's are
+/// not among them.
+#[must_use]
+pub fn cr3_loads() -> &'static [u32] {
+    let (start, end) = (&raw const switcher_cr3_loads, &raw const switcher_cr3_loads_end);
+    // SAFETY: `entry.S` puts words of 32 bits between the two labels, and the linker keeps them together.
+    unsafe { core::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
 }
 
 /// What happens to the CPU's buffers when a guest is entered.
@@ -202,8 +217,9 @@ impl Enter {
 /// # Safety
 /// 1. The caller runs on the CPU that `door` is of, and its block names this L1's CR3 and trap
 ///    handler; TSS, IDT, STAR, LSTAR, CSTAR and SFMASK are this CPU's.
-/// 2. `context.cr3` is a root that maps the switcher window exactly as L1's root does and nothing
-///    else of L1; so do `smod_cr3` and `umod_cr3` of the block unless `mode` inhibits them.
+/// 2. `context.cr3` is a root that maps the switcher window exactly as L1's root does; so do `smod_cr3`
+///    and `umod_cr3` of the block unless `mode` inhibits them. They map nothing else of L1, unless there is
+///    [`NO_LOAD`] at all of [`cr3_loads`]: then they map all of L1, and CR3 is `context.cr3`.
 /// 3. If `context.sysret` is set, RCX == RIP is canonical and R11 == RFLAGS.
 /// 4. RFLAGS holds IF and no IOPL or VM; the selectors have RPL 3.
 #[inline]

@@ -22,11 +22,23 @@
  *                       an IST stack, or on L1's stack (from CPL0).
  */
 
+    .section .rodata.switcher_cr3_loads, "a", @progbits
+    .global switcher_cr3_loads
+switcher_cr3_loads:
+
     .section .switcher, "ax", @progbits
     .balign 4096
     .global switcher_text
 switcher_text:
 .Larea:
+
+    /* CR3 := RAX, on the way in and out; listed, for `share_roots` takes these loads away. */
+    .macro LOAD_CR3
+99: mov cr3, rax
+    .pushsection .rodata.switcher_cr3_loads
+    .long 99b - .Larea
+    .popsection
+    .endm
 
 /* ---- Entering a guest ------------------------------------------------------------------- */
 
@@ -70,7 +82,7 @@ switcher_enter:
     mov rsp, [rdi + {RSP}]
     mov rax, [rdi + {CR3}]
     mov rdi, [rdi + {RDI}]
-    mov cr3, rax
+    LOAD_CR3
     mov rax, [rip + .Larea + {SCRATCH0}]
     mov qword ptr [rip + .Larea + {SCRATCH0}], 0
     sysretq
@@ -85,7 +97,7 @@ switcher_enter:
     mov r11, [rdi + {R11}]
     mov rax, [rdi + {CR3}]
     mov rdi, [rdi + {RDI}]
-    mov cr3, rax
+    LOAD_CR3
     mov rax, [rip + .Larea + {SCRATCH0}]
     mov qword ptr [rip + .Larea + {SCRATCH0}], 0
     .global switcher_iret
@@ -307,7 +319,7 @@ data_selector:
 switcher_syscall32:
     mov [rip + .Larea + {SCRATCH0}], rax
     mov rax, [rip + .Larea + {L1_CR3}]
-    mov cr3, rax
+    LOAD_CR3
     mov rax, [rip + .Larea + {CONTEXT}]
     mov qword ptr [rax + {REASON}], {EXIT_SYSCALL32}
     mov qword ptr [rax + {CS}], {USER32_CS}
@@ -316,7 +328,7 @@ switcher_syscall32:
 syscall_exit:
     mov [rip + .Larea + {SCRATCH0}], rax
     mov rax, [rip + .Larea + {L1_CR3}]
-    mov cr3, rax
+    LOAD_CR3
     mov rax, [rip + .Larea + {CONTEXT}]
     mov qword ptr [rax + {REASON}], {EXIT_SYSCALL}
     mov qword ptr [rax + {CS}], {USER_CS}
@@ -334,7 +346,7 @@ syscall_exit:
 exception_exit:
     push rax
     mov rax, [rip + .Larea + {L1_CR3}]
-    mov cr3, rax
+    LOAD_CR3
     mov rax, [rip + .Larea + {CONTEXT}]
     SAVE_COMMON
     pop [rax + {RAX}]
@@ -486,7 +498,7 @@ ist_df:
      * in QEMU's emulator, a step that touches what is watched.) Stack: RAX, vector, error, frame. */
 nested_debug:
     mov rax, [rip + .Larea + {L1_CR3}]
-    mov cr3, rax
+    LOAD_CR3
     mov rax, [rip + .Larea + {CONTEXT}]
     mov qword ptr [rax + {REASON}], {EXIT_LOST}
     SAVE_COMMON
@@ -586,3 +598,7 @@ stub_db:
     .balign 4096
     .global switcher_text_end
 switcher_text_end:
+
+    .section .rodata.switcher_cr3_loads
+    .global switcher_cr3_loads_end
+switcher_cr3_loads_end:

@@ -61,20 +61,22 @@ impl Done {
     }
 }
 
-/// All ways on QEMU's CPU model `cpu`, with registers compared each time.
-fn run(cpu: &str) -> Done {
+/// All ways on QEMU's CPU model `cpu`, with or without page-table isolation, with registers compared each
+/// time.
+fn run([cpu, pti]: [&str; 2]) -> Done {
     let folder = Folder::new();
     let rounds = roost_tests::times().map_or(ROUNDS, |times| times.parse().expect("a number"));
     let words = format!("ways={rounds} roost.switcher-traps=on");
     let run = folder.run(&built::conformance()).images(built::traps()).memory("64M");
-    let ended = run.option("--cpu", cpu).append(&words).limit(600).to_end();
+    let run = run.option("--cpu", cpu).option("--pti", pti);
+    let ended = run.append(&words).limit(600).to_end();
     let judgement = Judgement::parse(&ended.said.out);
     judgement.report.assert_passed(&ended.said.out);
     judgement.assert_complete(&ended.said.out);
     assert!(judgement.report.passed.len() > 25, "{}", ended.said.out);
     ended.assert_powered_off();
     let done = Done::parse(&ended.log);
-    println!("{cpu}: {}", done.line);
+    println!("{cpu}, isolation {pti}: {}", done.line);
     assert_eq!(done.count("strange"), 0, "a #DB where none was asked for: {}", done.line);
     // Something happened, of each kind, and the NMIs came where they should.
     assert!(done.count("instructions") > 900 && done.count("left_out") < 150, "{}", done.line);
@@ -87,7 +89,7 @@ fn run(cpu: &str) -> Done {
 /// With FSGSBASE and without: either way has system calls of its own.
 #[test]
 fn every_instruction_of_the_switcher_can_be_interrupted() {
-    let runs = ["max", "qemu64"].map(run);
+    let runs = [["max", "on"], ["qemu64", "on"]].map(run);
     for name in ["no_breakpoint", "no_nmi"] {
         let [first, second] = runs.each_ref().map(|run| run.places(name));
         let missed: BTreeSet<_> = first.intersection(&second).copied().collect();
@@ -103,6 +105,12 @@ fn every_instruction_of_the_switcher_can_be_interrupted() {
         // Each CPU has one of the two, and what they have in common is reached on both.
         assert!(!first.is_empty() && !second.is_empty() && first != second);
     }
+}
+
+/// What interrupts the switcher then finds L1 on the guest's root.
+#[test]
+fn so_they_can_without_isolation() {
+    run(["max", "off"]);
 }
 
 /// L1 as it is shipped sets no traps.

@@ -9,7 +9,7 @@ use crate::{
         features::{self, Features},
         mitigations,
         percpu::{self, AreaFrames, Cpu},
-        physmap::{DIRECT_MAP, STACKS},
+        physmap::{self, DIRECT_MAP, STACKS},
         pic, xstate,
     },
     interrupt, log,
@@ -17,7 +17,7 @@ use crate::{
         self,
         paging::{
             self, NoMemory, Tree,
-            bits::{D, NX, PCD, W},
+            bits::{ADDRESS, D, NX, P, PCD, W},
         },
     },
     sched,
@@ -25,11 +25,14 @@ use crate::{
 use alloc::vec::Vec;
 use core::sync::atomic::{
     AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Release},
+    Ordering::{Acquire, Relaxed, Release},
 };
 use pv_abi::addr::Hpa;
 use spin::Once;
-use switcher::layout::{self, MAX_CPUS, area};
+use switcher::{
+    enter::{self, Text},
+    layout::{self, MAX_CPUS, area},
+};
 
 /// The CPUs that are up.
 static CPUS: [Once<Cpu>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
@@ -126,6 +129,25 @@ pub fn first(
         xstate::enabled()
     );
     Ok(cpu)
+}
+
+/// Has CPUs stay on a guest's root when they leave the guest: its roots map all of L1 from now on
+/// ([`root_entries`]). No guest has run yet.
+pub fn stay_on_guests_roots() {
+    let root = &SEATS.get().expect("the first CPU has made them")[0].root;
+    for &offset in enter::cr3_loads() {
+        let address = Text::linked().linked + u64::from(offset);
+        let entry = root.entry_at(address, 1).expect("L1's text is mapped by small pages");
+        let page = Hpa(entry.load(Relaxed) & ADDRESS);
+        physmap::write(page.offset(address & 0xfff), &enter::NO_LOAD);
+    }
+}
+
+/// The entries of L1's root but for the switcher window's: slots and values.
+pub fn root_entries() -> impl Iterator<Item = (usize, u64)> {
+    let root = SEATS.get().map(|seats| physmap::frame(seats[0].root.table));
+    let entries = root.into_iter().flatten().map(|entry| entry.load(Relaxed)).enumerate();
+    entries.filter(|&(slot, entry)| entry & P != 0 && slot != layout::SLOT)
 }
 
 /// Maps a page of a device's registers for L1, on all CPUs.

@@ -16,6 +16,23 @@ pub fn cr2() -> u64 {
     Cr2::read_raw()
 }
 
+/// CR3. Bit 63 reads as 0.
+#[inline]
+#[must_use]
+pub fn cr3() -> u64 {
+    let value;
+    // SAFETY: reading CR3 has no effect.
+    unsafe { asm!("mov {}, cr3", out(reg) value, options(nomem, nostack, preserves_flags)) }
+    value
+}
+
+/// Loads CR3 with a root that maps all of L1: its own, or a guest's where [`crate::pti`] is off.
+#[inline]
+pub fn load_cr3(root: u64) {
+    // SAFETY: every root that L1 runs on maps L1 alike.
+    unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) }
+}
+
 /// The time-stamp counter.
 #[inline]
 #[must_use]
@@ -219,7 +236,7 @@ pub mod debug {
     }
 }
 
-/// INVPCID, for [`shadow_mmu::tlb`].
+/// INVPCID and INVLPG, for [`shadow_mmu::tlb`].
 #[derive(Clone, Copy, Debug)]
 pub struct Invpcid;
 
@@ -230,6 +247,10 @@ impl shadow_mmu::tlb::TagOps for Invpcid {
 
     fn invalidate_address(&self, tag: u16, gva: pv_abi::addr::Gva) {
         invpcid(0, tag, gva.0);
+    }
+
+    fn invalidate_untagged(&self, gva: pv_abi::addr::Gva) {
+        x86_64::instructions::tlb::flush(x86_64::VirtAddr::new_truncate(gva.0));
     }
 }
 

@@ -103,6 +103,11 @@ pub fn enable() -> Buffers {
     if actions.clear_buffers { Buffers::Clear } else { Buffers::Keep }
 }
 
+/// L1's memory must be in no guest's root ([`Actions::isolate`]), for all that is known.
+pub fn reads_through_privilege() -> bool {
+    ACTIONS.get().is_none_or(|actions| actions.isolate)
+}
+
 /// This CPU goes from a vCPU of one VM to one of another: what the first has left in the CPU does not
 /// reach the second. Called with interrupts off, before the other VM's memory is touched; the CPU's
 /// block is scrubbed by [`switcher::CpuBlock::scrub`].

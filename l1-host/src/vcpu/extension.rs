@@ -7,7 +7,7 @@ use crate::{
     console,
     dev::virtio::slots,
     hw::percpu::Cpu,
-    sched,
+    pti, sched,
     vm::{
         owner::{Owner, Refused},
         roots,
@@ -227,7 +227,8 @@ impl Vcpu {
             counter::EVENTS => self.stats.events + self.unseen(cpu).faults,
             counter::CR3_WRITES => {
                 let Unseen { switches, faults } = self.unseen(cpu);
-                2 * self.stats.total() + switches + faults
+                let ways = if pti::is_off() { self.root_loads } else { 2 * self.stats.total() };
+                ways + switches + faults
             }
             counter::FILLS => self.mmu.stats.fills,
             counter::FLUSHES => self.mmu.stats.flushes,

@@ -12,7 +12,7 @@ use crate::{
     dev::virtio::slots,
     guests,
     hw::{cpu, percpu::Cpu},
-    interrupt, sched,
+    interrupt, pti, sched,
     stats::Reason,
 };
 use core::{mem, sync::atomic::Ordering::Relaxed};
@@ -119,10 +119,16 @@ impl Vcpu {
     fn refresh_cr3(&mut self, cpu: &Cpu) {
         let roots = self.mmu.roots().expect("a running vCPU has a root");
         let (smod, umod) = self.vm.mmu.root_addresses(roots);
+        let stale = self.cr3.stale;
         self.cr3 = self.tlb.prepare(smod, umod);
+        self.cr3.stale |= stale;
         cpu.block.smod_cr3.store(self.cr3.smod, Relaxed);
         cpu.block.umod_cr3.store(self.cr3.umod, Relaxed);
         self.cr3_stale = false;
+        if self.previous.is_some() {
+            // While it counts as not running: what it gives up is flushed, and that waits for who runs.
+            self.go_to_root();
+        }
     }
 
     /// Waits until the device in `slot` has been reset, and leaves the CPU to others meanwhile.
@@ -193,12 +199,12 @@ impl Vcpu {
     }
 
     fn enter(&mut self, cpu: &Cpu) {
+        self.context.cr3 = self.cr3();
+        if pti::is_off() {
+            self.go_to_root();
+        }
         self.vm.mmu.entering_again(self.index);
         cpu.block.mode.store(self.mode_word(), Relaxed);
-        self.context.cr3 = match self.mode {
-            Mode::User => self.cr3.umod,
-            Mode::Supervisor => self.cr3.smod,
-        };
         self.load_debug();
         #[cfg(feature = "switcher-traps")]
         let door = crate::traps::arm(cpu, self.debug.armed != 0, self.context.sysret != 0);
@@ -222,6 +228,27 @@ impl Vcpu {
         };
         if !planted(Flaw::EarlyOutdated) {
             cpu.block.absent_page.store(NO_PAGE, Relaxed);
+        }
+    }
+
+    /// Loads CR3 if it has not the root that the guest is to be entered with, or must forget what the CPU
+    /// has cached. Before the vCPU says that it has no table in use that is gone.
+    #[inline]
+    fn go_to_root(&mut self) {
+        let root = self.cr3();
+        // Bit 63 is no part of it: with tags, what is stale is gone already.
+        let stale = self.cr3.stale && !planted(Flaw::StaleKept);
+        if stale || cpu::cr3() != root & !(1 << 63) {
+            self.run_on(root);
+            self.cr3.stale = false;
+        }
+    }
+
+    /// What its mode is entered with.
+    const fn cr3(&self) -> u64 {
+        match self.mode {
+            Mode::User => self.cr3.umod,
+            Mode::Supervisor => self.cr3.smod,
         }
     }
 

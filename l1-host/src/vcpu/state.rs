@@ -28,7 +28,7 @@ use pv_abi::{
     ext::{Features, notes},
     selectors::{USER_CS, USER_DS},
 };
-use shadow_mmu::{Access, VcpuMmu, tlb::Cr3Pair};
+use shadow_mmu::{Access, VcpuMmu, root::Roots, tlb::Cr3Pair};
 use switcher::{Context, block::NO_PAGE, enter::Enter, mode, tables::limit_descriptor};
 
 /// The guest's mode, numbered as in the switcher's mode word.
@@ -61,6 +61,12 @@ pub struct Vcpu {
     pub(super) cr3: Cr3Pair,
     /// `cr3` must be made anew before the next entry.
     pub(super) cr3_stale: bool,
+    /// L1's own root on the CPU that it is on.
+    pub(super) l1_root: u64,
+    /// The roots that it had loaded before, while the CPU may be on them.
+    pub(super) previous: Option<Roots>,
+    /// How often L1 has loaded CR3 for it, other than on the ways into the guest and out of it.
+    pub(super) root_loads: u64,
     /// Single addresses were flushed, and address spaces that are not loaded do not know.
     pub(super) others_stale: bool,
     flushes_seen: u64,
@@ -125,8 +131,11 @@ impl Vcpu {
             mode: Mode::Supervisor,
             mmu: VcpuMmu::new(index),
             tlb: Tlb::new(cpu),
-            cr3: Cr3Pair { smod: 0, umod: 0 },
+            cr3: Cr3Pair { smod: 0, umod: 0, stale: true },
             cr3_stale: true,
+            l1_root: 0,
+            previous: None,
+            root_loads: 0,
             others_stale: false,
             flushes_seen: 0,
             pvcs: None,

@@ -14,7 +14,7 @@ use crate::{
         xstate,
     },
     memory::paging::NoMemory,
-    sched,
+    pti, sched,
     traps::flaw::{self as leak, Flaw as Leak},
 };
 use core::sync::atomic::Ordering::Relaxed;
@@ -98,6 +98,7 @@ impl Vcpu {
         cpu.block.absent_page.store(NO_PAGE, Relaxed);
         cpu.block.early_fault[1].store(0, Relaxed);
         self.cr3_stale = true;
+        self.l1_root = cpu.block.l1_cr3.load(Relaxed);
         // Whatever was left for it meanwhile.
         self.notice_outside();
         self.vm.mmu.entering(self.index);
@@ -105,6 +106,7 @@ impl Vcpu {
 
     /// Takes it off `cpu`.
     pub(super) fn unload(&mut self, cpu: &Cpu) {
+        self.leave_root();
         self.vm.mmu.idle(self.index);
         self.saved.selectors = cpu::selectors();
         self.saved.fs_base = cpu.bases.fs();
@@ -113,6 +115,22 @@ impl Vcpu {
         self.saved.unseen = self.unseen(cpu);
         cpu::clear_data_selectors();
         cpu::load_ldt(0);
+    }
+
+    /// Has the CPU leave the guest's root, if L1 runs on it.
+    pub(super) fn leave_root(&mut self) {
+        if pti::is_off() {
+            self.run_on(self.l1_root);
+        }
+    }
+
+    /// Loads CR3. What it was loaded with before may go from now on.
+    pub(super) fn run_on(&mut self, root: u64) {
+        cpu::load_cr3(root);
+        self.root_loads += 1;
+        if let Some(previous) = self.previous.take() {
+            self.vm.mmu.give_up(previous);
+        }
     }
 
     /// Puts its guest registers into the CPU: after another vCPU ran there.

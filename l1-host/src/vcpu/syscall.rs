@@ -11,6 +11,7 @@ use super::{
 use crate::{
     abi_flaw::{Flaw, planted},
     hw::percpu::Cpu,
+    pti,
     stats::Reason,
 };
 use pv_abi::{
@@ -278,7 +279,7 @@ impl Vcpu {
         if self.others_stale && !flush {
             self.flush_all();
         }
-        let result = self.vm.mmu.load_root(&mut self.mmu, gfn, flush);
+        let result = self.load_root(gfn, flush);
         if let Err(error) = result {
             match self.retry_root(gfn, flush, error)? {
                 Retried::Loaded => {}
@@ -294,12 +295,25 @@ impl Vcpu {
         Ok(())
     }
 
+    /// Loads the roots of `gfn`; the CPU may stay on those that were loaded until it enters the guest.
+    #[inline(always)]
+    fn load_root(&mut self, gfn: Gfn, flush: bool) -> Result<(), RootError> {
+        if !pti::is_off() {
+            return self.vm.mmu.load_root(&mut self.mmu, gfn, flush).map(drop);
+        }
+        if self.previous.is_some() {
+            self.leave_root();
+        }
+        (_, self.previous) = self.vm.mmu.exchange_root(&mut self.mmu, gfn, flush)?;
+        Ok(())
+    }
+
     #[cold]
     fn retry_root(&mut self, gfn: Gfn, flush: bool, error: RootError) -> Result<Retried, Stop> {
         let mut result = Err(error);
         if error == RootError::NoMemory {
             self.make_room();
-            result = self.vm.mmu.load_root(&mut self.mmu, gfn, flush);
+            result = self.load_root(gfn, flush);
         }
         match result {
             Ok(_) => Ok(Retried::Loaded),

@@ -11,13 +11,14 @@ use super::{
 };
 use crate::{
     abi_flaw::{Flaw, planted},
+    boot::cpus,
     dev::virtio::slots::{NoDevice, Slots},
     hw::{clock::Clock, physmap},
     memory::{
         self, heap,
         paging::{NoMemory, Tree},
     },
-    trace,
+    pti, trace,
     traps::flaw::{self as leak, Flaw as Leak},
 };
 use alloc::{sync::Arc, vec::Vec};
@@ -279,6 +280,9 @@ fn finish(
     let switcher_window = SwitcherWindow::new(&context.window)?;
     let mut fixed: Vec<_> = vm_window.iter().flat_map(VmWindow::entries).collect();
     fixed.push((switcher::layout::SLOT, switcher_window.entry(), true));
+    if pti::is_off() {
+        fixed.extend(cpus::root_entries().map(|(slot, entry)| (slot, entry, true)));
+    }
     let default =
         usize::from(msr::DEFAULT_UPPER_SLOTS.start)..usize::from(msr::DEFAULT_UPPER_SLOTS.end);
     let smep = matches!(kind, Kind::Native) && !planted(Flaw::NoSmep);

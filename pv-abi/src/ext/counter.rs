@@ -102,7 +102,8 @@ pub const SPECIAL: u64 = 0x1000;
 pub const EXITS: u64 = SPECIAL;
 /// Events delivered.
 pub const EVENTS: u64 = SPECIAL + 1;
-/// CR3 writes by L1 and switcher: two at an exit, one at a direct switch and at an early fault.
+/// CR3 writes by L1 and switcher: two at an exit, or as many as were needed without page-table isolation;
+/// one at a direct switch and at an early fault.
 pub const CR3_WRITES: u64 = SPECIAL + 2;
 /// Shadow entries filled.
 pub const FILLS: u64 = SPECIAL + 3;

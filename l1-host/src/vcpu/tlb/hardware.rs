@@ -4,22 +4,27 @@
 use super::Request;
 use crate::{
     hw::{cpu::Invpcid, percpu::Cpu},
+    pti,
     vcpu::{state::Mode, stop::Stop},
     vm::Vm,
 };
 use pv_abi::addr::{Gfn, Gva, Hpa};
 use shadow_mmu::{
     VcpuMmu,
-    tlb::{Cr3Pair, Tags},
+    tlb::{Cr3Pair, Kept, Tags},
 };
 
-/// The tags of the CPU, and INVPCID. Without both, every load of CR3 flushes.
+/// What the CPU keeps, and INVPCID or INVLPG.
 #[derive(Debug)]
 pub struct Tlb(Tags);
 
 impl Tlb {
     pub fn new(cpu: &Cpu) -> Self {
-        Self(Tags::new(cpu.features.pcid && cpu.features.invpcid))
+        Self(Tags::new(match () {
+            () if cpu.features.pcid && cpu.features.invpcid => Kept::ByTag,
+            () if pti::is_off() => Kept::UntilLoad,
+            () => Kept::UntilExit,
+        }))
     }
 
     /// See [`Tags::select`].

@@ -124,6 +124,10 @@ impl TagOps for ModelOps<'_> {
             Invpcid.invalidate_address(tag, gva);
         }
     }
+
+    fn invalidate_untagged(&self, _: Gva) {
+        unreachable!("the model has tags");
+    }
 }
 
 /// What an address of the upper half has set.

@@ -23,7 +23,7 @@ use pv_abi::addr::{Gfn, Gva, Hpa};
 use shadow_mmu::{
     VcpuMmu,
     pte::{ADDRESS, D, P, U, W},
-    tlb::{Cr3Pair, Tags},
+    tlb::{Cr3Pair, Kept, Tags},
 };
 
 /// Memory for the model, bytes, and what one page in it takes. It gets half of what is free, at
@@ -105,7 +105,7 @@ impl Tlb {
         let flaw = FLAWS.planted();
         crate::log!("TLB model: {most} pages per tag, flaw {flaw:?}");
         Self {
-            tags: Tags::new(true),
+            tags: Tags::new(Kept::ByTag),
             caches: RefCell::default(),
             real: cpu.features.pcid && cpu.features.invpcid,
             flaw,
@@ -180,7 +180,7 @@ impl Tlb {
             }
         }
         // What the CPU is given stays legal for it.
-        if self.real { pair } else { Cr3Pair { smod: smod.0, umod: umod.0 } }
+        if self.real { pair } else { Cr3Pair { smod: smod.0, umod: umod.0, stale: true } }
     }
 
     fn was_asked(&self, request: Request) -> bool {
