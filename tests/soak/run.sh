@@ -4,8 +4,9 @@
 # Usage: run.sh [SECONDS] [WORDS OF roost run...]; half an hour unless said otherwise.
 set -eu
 cd "$(dirname "$0")/../.."
-target=${CARGO_TARGET_DIR:-target}
-roost=$PWD/$target/tool/roost
+mkdir -p "${CARGO_TARGET_DIR:-target}"
+target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
+roost=$target/tool/roost
 case ${1:-} in
     '' | -*) seconds=1800 ;;
     *) seconds=$1 && shift ;;
@@ -39,7 +40,7 @@ GUEST
     cat <<GUEST
 [[guest]]
 name = "hostile"
-kernel = "$PWD/$target/roost/hostile"
+kernel = "$target/roost/hostile"
 append = "n=$((seconds * 500)) seed=$seconds skip=storm.timer,storm.fast_timer,spin"
 memory = "64M"
 GUEST
@@ -48,7 +49,8 @@ GUEST
 status=0
 "$roost" run --config "$folder/roost.toml" --l1-log "$folder/l1.log" \
     --timeout $((seconds * 4 + 600)) "$@" >"$folder/out" 2>"$folder/err" </dev/null || status=$?
-grep -aE '@soak|\| (not ok|# [0-9]+ passed)' "$folder/out" || true
+# What comes after a check that failed says why.
+grep -aE -A 3 '@soak|\| (not ok|# [0-9]+ passed)' "$folder/out" | grep -aE '@soak|\| (not ok|#)' || true
 
 complain() {
     echo "soak: $*" >&2

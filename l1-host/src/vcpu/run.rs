@@ -199,7 +199,7 @@ impl Vcpu {
     }
 
     fn enter(&mut self, cpu: &Cpu) {
-        self.context.cr3 = self.cr3();
+        self.context.cr3 = self.entry_root();
         if pti::is_off() {
             self.go_to_root();
         }
@@ -235,7 +235,7 @@ impl Vcpu {
     /// has cached. Before the vCPU says that it has no table in use that is gone.
     #[inline]
     fn go_to_root(&mut self) {
-        let root = self.cr3();
+        let root = self.entry_root();
         // Bit 63 is no part of it: with tags, what is stale is gone already.
         let stale = self.cr3.stale && !planted(Flaw::StaleKept);
         if stale || cpu::cr3() != root & !(1 << 63) {
@@ -244,8 +244,8 @@ impl Vcpu {
         }
     }
 
-    /// What its mode is entered with.
-    const fn cr3(&self) -> u64 {
+    /// What CR3 is to be when its guest runs in the mode that it is in.
+    const fn entry_root(&self) -> u64 {
         match self.mode {
             Mode::User => self.cr3.umod,
             Mode::Supervisor => self.cr3.smod,
