@@ -617,7 +617,8 @@
 // Events delivered.
 #define ROOST_COUNTER_EVENTS 0x1001ull
 
-// CR3 writes by L1 and switcher: two at an exit, one at a direct switch and at an early fault.
+// CR3 writes by L1 and switcher: two at an exit, or as many as were needed without page-table
+// isolation; one at a direct switch and at an early fault.
 #define ROOST_COUNTER_CR3_WRITES 0x1002ull
 
 // Shadow entries filled.

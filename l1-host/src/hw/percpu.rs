@@ -134,8 +134,8 @@ pub unsafe fn load(index: usize, features: &Features) -> BaseAccess {
 }
 
 /// SMAP stays off while guests run: some emulators fault on IRET at CPL3 under it, and L1 never
-/// goes through a user mapping anyway, and with page-table isolation has none. UMIP hides the descriptor tables. PCE and TSD
-/// are off: guests have no counters and a native TSC.
+/// goes through a user mapping anyway, and with page-table isolation has none. UMIP hides the
+/// descriptor tables. PCE and TSD are off: guests have no counters and a native TSC.
 fn control_registers(features: &Features) {
     // SAFETY: each optional bit is set only if the CPU has it. Global pages are never used.
     unsafe {
