@@ -4,7 +4,7 @@
 
 use super::{
     Vcpu, observe,
-    state::Mode,
+    state::{Cr3State, Mode},
     stop::{Leave, Stop},
 };
 use crate::{
@@ -65,8 +65,8 @@ impl Vcpu {
             // What is asked for already is done before the model looks, not after.
             #[cfg(feature = "tlb-model")]
             self.take_flush_requests();
-            if self.cr3_stale {
-                self.refresh_cr3(cpu);
+            if self.cr3_state != Cr3State::Ready {
+                self.settle_cr3(cpu);
             }
             self.tlb.judge(&self.vm, &self.mmu)?;
             // Who asks for a flush from here on waits until the guest is left again.
@@ -116,6 +116,19 @@ impl Vcpu {
         Ok(())
     }
 
+    /// While the vCPU counts as not running: a root that is given up is flushed, and that waits for who runs.
+    fn settle_cr3(&mut self, cpu: &Cpu) {
+        if self.cr3_state == Cr3State::Stale {
+            self.refresh_cr3(cpu);
+        }
+        self.cr3_state = if pti::is_off() {
+            self.go_to_root();
+            Cr3State::Unsure
+        } else {
+            Cr3State::Ready
+        };
+    }
+
     fn refresh_cr3(&mut self, cpu: &Cpu) {
         let roots = self.mmu.roots().expect("a running vCPU has a root");
         let (smod, umod) = self.vm.mmu.root_addresses(roots);
@@ -124,11 +137,6 @@ impl Vcpu {
         self.cr3.stale |= stale;
         cpu.block.smod_cr3.store(self.cr3.smod, Relaxed);
         cpu.block.umod_cr3.store(self.cr3.umod, Relaxed);
-        self.cr3_stale = false;
-        if self.previous.is_some() {
-            // While it counts as not running: what it gives up is flushed, and that waits for who runs.
-            self.go_to_root();
-        }
     }
 
     /// Waits until the device in `slot` has been reset, and leaves the CPU to others meanwhile.
@@ -199,12 +207,9 @@ impl Vcpu {
     }
 
     fn enter(&mut self, cpu: &Cpu) {
-        self.context.cr3 = self.entry_root();
-        if pti::is_off() {
-            self.go_to_root();
-        }
         self.vm.mmu.entering_again(self.index);
         cpu.block.mode.store(self.mode_word(), Relaxed);
+        self.context.cr3 = self.entry_root();
         self.load_debug();
         #[cfg(feature = "switcher-traps")]
         let door = crate::traps::arm(cpu, self.debug.armed != 0, self.context.sysret != 0);
@@ -232,7 +237,7 @@ impl Vcpu {
     }
 
     /// Loads CR3 if it has not the root that the guest is to be entered with, or must forget what the CPU
-    /// has cached. Before the vCPU says that it has no table in use that is gone.
+    /// has cached.
     #[inline]
     fn go_to_root(&mut self) {
         let root = self.entry_root();

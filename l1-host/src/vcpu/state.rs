@@ -41,6 +41,17 @@ pub enum Mode {
     Supervisor = mode::SUPERVISOR,
 }
 
+/// What is to be done about CR3 before the guest is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cr3State {
+    /// Nothing.
+    Ready,
+    /// L1 stays on the guest's root: it is to be the right one, and fresh.
+    Unsure,
+    /// Its values are to be made anew.
+    Stale,
+}
+
 /// Numbers that were given to vCPUs.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
@@ -59,8 +70,7 @@ pub struct Vcpu {
     pub(super) mmu: VcpuMmu,
     pub(super) tlb: Tlb,
     pub(super) cr3: Cr3Pair,
-    /// `cr3` must be made anew before the next entry.
-    pub(super) cr3_stale: bool,
+    pub(super) cr3_state: Cr3State,
     /// L1's own root on the CPU that it is on.
     pub(super) l1_root: u64,
     /// The roots that it had loaded before, while the CPU may be on them.
@@ -132,7 +142,7 @@ impl Vcpu {
             mmu: VcpuMmu::new(index),
             tlb: Tlb::new(cpu),
             cr3: Cr3Pair { smod: 0, umod: 0, stale: true },
-            cr3_stale: true,
+            cr3_state: Cr3State::Stale,
             l1_root: 0,
             previous: None,
             root_loads: 0,
@@ -201,7 +211,7 @@ impl Vcpu {
         self.cpunode = limit_descriptor(self.index as u32);
         self.debug = DebugRegisters::default();
         self.last_fault = None;
-        self.cr3_stale = true;
+        self.cr3_state = Cr3State::Stale;
     }
 
     /// Its VM has ended.
@@ -376,7 +386,7 @@ impl Vcpu {
             }
         }
         self.tlb.flush_requested();
-        self.cr3_stale = true;
+        self.cr3_state = Cr3State::Stale;
     }
 
     /// Forgets them, as a flaw.

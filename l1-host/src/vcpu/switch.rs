@@ -4,7 +4,7 @@
 //!
 //! L1 uses none of these registers, so exits neither save nor restore them.
 
-use super::{Vcpu, alone};
+use super::{Vcpu, alone, state::Cr3State};
 use crate::{
     abi_flaw::{Flaw, planted},
     hw::{
@@ -97,7 +97,7 @@ impl Vcpu {
         // They are of who ran here last.
         cpu.block.absent_page.store(NO_PAGE, Relaxed);
         cpu.block.early_fault[1].store(0, Relaxed);
-        self.cr3_stale = true;
+        self.cr3_state = Cr3State::Stale;
         self.l1_root = cpu.block.l1_cr3.load(Relaxed);
         // Whatever was left for it meanwhile.
         self.notice_outside();

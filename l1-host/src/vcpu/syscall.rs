@@ -4,7 +4,7 @@
 use super::{
     Vcpu,
     pvcs::{EventWord, Saved},
-    state::Mode,
+    state::{Cr3State, Mode},
     stop::Stop,
     tlb::Request,
 };
@@ -214,7 +214,7 @@ impl Vcpu {
                 self.tlb.asked(Request::Current);
                 self.vm.mmu.flush(&mut self.mmu);
                 self.tlb.flush_current();
-                self.cr3_stale = true;
+                self.cr3_state = Cr3State::Stale;
                 (0, Reason::Flush)
             }
             hypercall::IRQ_HALT => {
@@ -291,7 +291,7 @@ impl Vcpu {
             self.tlb.asked(Request::Load);
             self.tlb.flush_current();
         }
-        self.cr3_stale = true;
+        self.cr3_state = Cr3State::Stale;
         Ok(())
     }
 
@@ -332,7 +332,7 @@ impl Vcpu {
     pub(super) fn flush_all(&mut self) {
         self.vm.mmu.flush(&mut self.mmu);
         self.tlb.flush_all();
-        self.cr3_stale = true;
+        self.cr3_state = Cr3State::Stale;
         self.others_stale = false;
     }
 
