@@ -121,7 +121,7 @@ run_auto() {
 # guest [OPTION...]: a guest of Roost.
 guest() {
     "$roost" run --accel tcg --kernel "$stock" --initrd "$folder/roost.cpio" --memory 640M --timeout 1200 \
-        --l1-log "$logs/roost-$round.l1" --disk "$image" --append "console=hvc0 quiet loglevel=1 panic=-1" "$@"
+        --l1-log "$logs/$run-$round.l1" --disk "$image" --append "console=hvc0 quiet loglevel=1 panic=-1" "$@"
 }
 
 # lines: all that was printed, each after the name of its run and the round.

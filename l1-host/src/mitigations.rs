@@ -182,6 +182,7 @@ impl Actions {
         let gather = facts.is_intel_without(capability::GDS_NO | capability::GDS_CTRL)
             && facts.capabilities != 0
             && !facts.says(capability::RFDS_CLEAR);
+        let meltdown = facts.is_intel_without(capability::RDCL_NO);
         let mut open = Open::empty();
         open.set(Open::BRANCHES_OF_OTHER_VMS, !branch_barrier);
         open.set(Open::BRANCHES_OF_L1, !lasting && !automatic_ibrs);
@@ -190,15 +191,14 @@ impl Actions {
         open.set(Open::HISTORY, history && !no_history);
         open.set(Open::GATHER, gather);
         Self {
-            isolate: facts.vendor == Vendor::Other || facts.is_intel_without(capability::RDCL_NO),
+            isolate: facts.vendor == Vendor::Other || meltdown,
             spec_ctrl: if lasting { SPEC_CTRL_IBRS } else { 0 }
                 | if no_history { SPEC_CTRL_BHI_DIS_S } else { 0 },
             automatic_ibrs,
             branch_barrier,
             // Cheap, and no CPU says that it need not be.
             fill_returns: true,
-            flush_l1d: facts.is_intel_without(capability::RDCL_NO)
-                && offers.contains(Offers::L1D_FLUSH),
+            flush_l1d: meltdown && offers.contains(Offers::L1D_FLUSH),
             clear_buffers,
             open,
         }

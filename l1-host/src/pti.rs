@@ -14,13 +14,14 @@ static OFF: AtomicBool = AtomicBool::new(false);
 
 /// Decides, before any guest is built.
 pub fn choose(wanted: Pti) {
+    let affected = mitigations::reads_through_privilege();
     let off = match wanted {
         Pti::On => false,
-        Pti::Auto => !mitigations::reads_through_privilege(),
+        Pti::Auto => !affected,
         Pti::Off => true,
     };
     if off {
-        if mitigations::reads_through_privilege() {
+        if affected {
             log!("page-table isolation is off on a CPU with Meltdown: guests can read all memory");
         }
         cpus::stay_on_guests_roots();

@@ -330,7 +330,8 @@ mod tests {
         let read = Bundle::decode(&file).unwrap();
         assert!(read.stats && read.guests[0].core);
         assert_eq!((read.stats_every, read.trace), (7, Trace::Death));
-        assert_eq!((read.siblings, read.pti), (Siblings::OneGuest, Pti::Auto));
+        assert_eq!((read.console, read.siblings), (ConsoleMode::Prefix, Siblings::OneGuest));
+        assert_eq!(read.pti, Pti::Auto);
         assert_eq!(read.wall_seconds, 1_700_000_000);
         let [guest] = &read.guests[..] else { panic!("one guest") };
         assert_eq!((guest.name.as_str(), guest.cmdline.as_str()), ("guest", "quiet"));

@@ -32,7 +32,7 @@ switcher_cr3_loads:
 switcher_text:
 .Larea:
 
-    /* CR3 := RAX, on the way in and out; listed, for `share_roots` takes these loads away. */
+    /* CR3 := RAX, on the way in and out; listed, for L1 takes these away where it stays on guests' roots. */
     .macro LOAD_CR3
 99: mov cr3, rax
     .pushsection .rodata.switcher_cr3_loads

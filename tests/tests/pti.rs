@@ -58,8 +58,7 @@ fn two_processors() {
     assert_is(true, &ended.log);
 }
 
-/// A stock kernel with processes that come and go on two vCPUs, on one processor and on two. How often CR3
-/// is loaded does not go by how often L1 is entered.
+/// A stock kernel with processes that come and go on two vCPUs, on one processor and on two.
 #[test]
 fn a_stock_kernel() {
     for cpus in [1, 2] {
@@ -97,7 +96,7 @@ fn hostile_guests_come_to_nothing() {
     assert_is(true, &ended.log);
 }
 
-/// On its own L1 goes by what the CPU says of itself; by itself it always isolates.
+/// `auto` goes by what the CPU says of itself; without a word L1 isolates.
 #[test]
 fn it_is_left_to_l1() {
     for (pti, cpu, off) in [

@@ -132,9 +132,7 @@ impl Vcpu {
     fn refresh_cr3(&mut self, cpu: &Cpu) {
         let roots = self.mmu.roots().expect("a running vCPU has a root");
         let (smod, umod) = self.vm.mmu.root_addresses(roots);
-        let stale = self.cr3.stale;
         self.cr3 = self.tlb.prepare(smod, umod);
-        self.cr3.stale |= stale;
         cpu.block.smod_cr3.store(self.cr3.smod, Relaxed);
         cpu.block.umod_cr3.store(self.cr3.umod, Relaxed);
     }

@@ -71,9 +71,7 @@ pub struct Vcpu {
     pub(super) tlb: Tlb,
     pub(super) cr3: Cr3Pair,
     pub(super) cr3_state: Cr3State,
-    /// L1's own root on the CPU that it is on.
-    pub(super) l1_root: u64,
-    /// The roots that it had loaded before, while the CPU may be on them.
+    /// The roots that it had loaded when its guest was left, if those are others: the CPU may be on them.
     pub(super) previous: Option<Roots>,
     /// How often L1 has loaded CR3 for it, other than on the ways into the guest and out of it.
     pub(super) root_loads: u64,
@@ -143,7 +141,6 @@ impl Vcpu {
             tlb: Tlb::new(cpu),
             cr3: Cr3Pair { smod: 0, umod: 0, stale: true },
             cr3_state: Cr3State::Stale,
-            l1_root: 0,
             previous: None,
             root_loads: 0,
             others_stale: false,

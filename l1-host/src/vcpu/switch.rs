@@ -98,7 +98,6 @@ impl Vcpu {
         cpu.block.absent_page.store(NO_PAGE, Relaxed);
         cpu.block.early_fault[1].store(0, Relaxed);
         self.cr3_state = Cr3State::Stale;
-        self.l1_root = cpu.block.l1_cr3.load(Relaxed);
         // Whatever was left for it meanwhile.
         self.notice_outside();
         self.vm.mmu.entering(self.index);
@@ -106,7 +105,9 @@ impl Vcpu {
 
     /// Takes it off `cpu`.
     pub(super) fn unload(&mut self, cpu: &Cpu) {
-        self.leave_root();
+        if pti::is_off() {
+            self.run_on(cpu.block.l1_cr3.load(Relaxed));
+        }
         self.vm.mmu.idle(self.index);
         self.saved.selectors = cpu::selectors();
         self.saved.fs_base = cpu.bases.fs();
@@ -115,13 +116,6 @@ impl Vcpu {
         self.saved.unseen = self.unseen(cpu);
         cpu::clear_data_selectors();
         cpu::load_ldt(0);
-    }
-
-    /// Has the CPU leave the guest's root, if L1 runs on it.
-    pub(super) fn leave_root(&mut self) {
-        if pti::is_off() {
-            self.run_on(self.l1_root);
-        }
     }
 
     /// Loads CR3. What it was loaded with before may go from now on.

@@ -301,10 +301,13 @@ impl Vcpu {
         if !pti::is_off() {
             return self.vm.mmu.load_root(&mut self.mmu, gfn, flush).map(drop);
         }
-        if self.previous.is_some() {
-            self.leave_root();
+        let (_, left) = self.vm.mmu.exchange_root(&mut self.mmu, gfn, flush)?;
+        // Of several that were loaded since the guest was left, the CPU is on the first.
+        match (self.previous, left) {
+            (Some(_), Some(left)) => self.vm.mmu.give_up(left),
+            (None, left) => self.previous = left,
+            (Some(_), None) => {}
         }
-        (_, self.previous) = self.vm.mmu.exchange_root(&mut self.mmu, gfn, flush)?;
         Ok(())
     }
 

@@ -52,7 +52,7 @@ pub fn check(vm: &Vm) -> Tally {
             let base = if slot >= 256 { 0xffff_0000_0000_0000 } else { 0 } | (slot as u64) << 39;
             let vm_window = (window::FIRST_SLOT..=window::LAST_SLOT).contains(&slot);
             let l1 = (256..window::FIRST_SLOT).contains(&slot);
-            if pti::is_off() && cpus::root_entries().any(|own| own == (slot, entry)) {
+            if l1 && pti::is_off() && cpus::root_entries().any(|own| own == (slot, entry)) {
                 continue;
             }
             if l1 && slot != layout::SLOT || vm_window && user_mode {
