@@ -224,6 +224,7 @@ mod tests {
             core: false,
             disks: vec![],
             cards: vec![],
+            devices: vec![],
         };
         let bundle = Bundle {
             guests: vec![guest],

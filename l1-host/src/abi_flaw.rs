@@ -101,6 +101,12 @@ crate::flaw::flaws! {
     FramesToAll = "frames-to-all",
     /// Checksums that were left undone stay so for every receiver.
     ChecksumsLeft = "checksums-left",
+    /// An entropy device fills buffers with zeros.
+    EntropyZero = "entropy-zero",
+    /// Packets between sockets pass whoever they say has sent them.
+    SenderUnchecked = "sender-unchecked",
+    /// Nobody answers packets that are for nobody.
+    NobodySilent = "nobody-silent",
     /// x87 and vector registers are not switched with the vCPU.
     VectorsLeak = "vectors-leak",
     /// TSC_AUX is not switched with the vCPU.

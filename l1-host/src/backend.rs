@@ -41,7 +41,7 @@ impl fmt::Display for Error {
             Self::Shadow(error) => error.fmt(f),
             Self::Assisted(refusal) => refusal.fmt(f),
             Self::Devices => f.write_str(
-                "L0 has no disks and no network cards for it: give it backend auto or shadow",
+                "L0 has no virtio devices for it: give it backend auto or shadow",
             ),
             Self::NotAlone => f.write_str(
                 "L0 runs a guest that is alone: give it backend auto or shadow, or a machine of its own",
@@ -60,7 +60,7 @@ pub fn build(guest: &Guest, context: &Context<'_>, guests: usize) -> Result<Buil
     if guests > 1 && guest.backend == Wanted::Assisted {
         return Err(Error::NotAlone);
     }
-    let devices = !(guest.disks.is_empty() && guest.cards.is_empty());
+    let devices = !(guest.disks.is_empty() && guest.cards.is_empty() && guest.devices.is_empty());
     if devices && guest.backend == Wanted::Assisted {
         return Err(Error::Devices);
     }

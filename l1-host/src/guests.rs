@@ -6,7 +6,7 @@ use crate::{
     backend::{self, Built},
     boot::{self, cpus},
     console::{self, Action, GuestId},
-    dev::{host, switch::network},
+    dev::{entropy, host, switch::network},
     diagnostics,
     hw::{
         apic::{self, vector},
@@ -36,7 +36,7 @@ use core::{
         Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     },
 };
-use pv_abi::bundle::{self, Bundle, Guest, Restart, Siblings, Trace};
+use pv_abi::bundle::{self, Bundle, DeviceKind, Guest, Restart, Siblings, Trace};
 use spin::{Mutex, Once};
 
 /// What the user has asked for, and what building a guest needs.
@@ -79,6 +79,12 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
         host::start_uplinks(cpu);
     }
     network::start(&host.bundle.networks);
+    let wants_entropy =
+        |guest: &Guest| guest.devices.iter().any(|device| device.kind == DeviceKind::Entropy);
+    if guests.iter().any(wants_entropy) {
+        host::start_entropy(cpu);
+        entropy::start();
+    }
     let mut ready = Vec::new();
     for (number, guest) in guests.iter().enumerate() {
         match backend::build(guest, &host.context, guests.len()) {

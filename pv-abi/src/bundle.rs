@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// First bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"RoostBdl";
 /// Version of header and encoding.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
 pub const HEADER: usize = 16;
 
@@ -95,6 +95,8 @@ pub struct Guest {
     pub disks: Vec<Disk>,
     /// Its network cards.
     pub cards: Vec<Card>,
+    /// Its other virtio devices.
+    pub devices: Vec<Device>,
 }
 
 /// A disk of a guest.
@@ -157,6 +159,33 @@ pub struct Card {
     /// Bytes of the longest packet in a frame, within [`MTUS`].
     pub mtu: u16,
 }
+
+/// Another virtio device of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its slot, below [`crate::ext::devices::SLOTS`].
+    pub slot: u8,
+    /// What it does.
+    pub kind: DeviceKind,
+}
+
+/// What a virtio device does that is no disk and no network card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    /// It gives random bytes.
+    Entropy,
+    /// It is a port to the guest's console.
+    Console,
+    /// It carries socket connections between guests.
+    Vsock {
+        /// The guest's address, within [`CIDS`]; no other guest has it.
+        cid: u32,
+    },
+}
+
+/// Addresses that a guest may have among sockets: virtio keeps those below for the host and others, and the
+/// last for "any".
+pub const CIDS: core::ops::RangeInclusive<u32> = 3..=u32::MAX - 1;
 
 /// A network that joins guests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -428,6 +457,7 @@ mod tests {
                     rate: 1000,
                     mtu: 1500,
                 }],
+                devices: vec![Device { slot: 5, kind: DeviceKind::Vsock { cid: 3 } }],
             }],
             networks: vec![Network { name: "lan".into(), uplink: Some([2, 0, 0, 0, 0, 2]) }],
             stats: true,

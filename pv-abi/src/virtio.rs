@@ -1,4 +1,4 @@
-//! Numbers of virtio 1.2: registers of a virtio-mmio device, split virtqueues, disks, network cards.
+//! Numbers of virtio 1.2: registers of a virtio-mmio device, split virtqueues, and devices.
 //!
 //! Names are the specification's.
 #![expect(missing_docs, reason = "the names are the specification's")]
@@ -200,5 +200,58 @@ pub mod net {
         pub const GSO_TCPV6: u8 = 4;
         /// A bit beside these: the first segment alone has CWR.
         pub const GSO_ECN: u8 = 0x80;
+    }
+}
+
+/// Consoles (5.3).
+pub mod console {
+    /// DeviceID.
+    pub const DEVICE: u32 = 3;
+    /// How many queues.
+    pub const QUEUES: usize = 2;
+    /// The queues: input, and output.
+    pub const RECEIVE: usize = 0;
+    pub const TRANSMIT: usize = 1;
+}
+
+/// Entropy devices (5.4).
+pub mod entropy {
+    /// DeviceID.
+    pub const DEVICE: u32 = 4;
+    /// Number of its only queue.
+    pub const QUEUE: usize = 0;
+}
+
+/// Sockets between machines (5.10).
+pub mod vsock {
+    /// DeviceID.
+    pub const DEVICE: u32 = 19;
+    /// How many queues: the third is for events.
+    pub const QUEUES: usize = 3;
+    /// Packets to come, and packets to send.
+    pub const RECEIVE: usize = 0;
+    pub const TRANSMIT: usize = 1;
+    /// Bytes before each packet's.
+    pub const HEADER: usize = 44;
+
+    /// Features, as masks.
+    pub mod feature {
+        pub const STREAM: u64 = 1 << 0;
+    }
+
+    /// Kinds of sockets.
+    pub mod kind {
+        pub const STREAM: u16 = 1;
+    }
+
+    /// What a packet is for.
+    pub mod op {
+        pub const REQUEST: u16 = 1;
+        pub const RESPONSE: u16 = 2;
+        pub const RST: u16 = 3;
+        pub const SHUTDOWN: u16 = 4;
+        pub const RW: u16 = 5;
+        pub const CREDIT_UPDATE: u16 = 6;
+        pub const CREDIT_REQUEST: u16 = 7;
     }
 }

@@ -5,8 +5,8 @@ use anyhow::{Context, Result, ensure};
 use pv_abi::{
     PAGE_SIZE,
     bundle::{
-        Backend, Blob, Bundle, Card, ConsoleMode, Disk, Guest, Image, Kind, Network, Pti, Restart,
-        Segment, Siblings, Trace,
+        Backend, Blob, Bundle, Card, ConsoleMode, Device, Disk, Guest, Image, Kind, Network, Pti,
+        Restart, Segment, Siblings, Trace,
     },
 };
 use std::{
@@ -94,6 +94,8 @@ pub struct GuestContents {
     pub disks: Vec<Disk>,
     /// Its network cards.
     pub cards: Vec<Card>,
+    /// Its other virtio devices.
+    pub devices: Vec<Device>,
 }
 
 impl Contents {
@@ -176,6 +178,7 @@ impl GuestContents {
             core: self.core,
             disks: self.disks.clone(),
             cards: self.cards.clone(),
+            devices: self.devices.clone(),
         }
     }
 }
@@ -301,6 +304,7 @@ mod tests {
             core: true,
             disks: vec![],
             cards: vec![],
+            devices: vec![],
         };
         Contents {
             guests: vec![guest],

@@ -2,6 +2,7 @@
 
 use crate::{
     accel::{self, Clock},
+    device::DevicePlan,
     disk::DiskPlan,
     memory::{Size, parse_size},
     net::{Forward, NetOption, NetPlan, Network},
@@ -93,6 +94,11 @@ pub struct GuestArgs {
     /// `disk=serial:NAME`. `ro`: it may only be read; `part`: one partition of it
     #[arg(long, value_name = "FILE[,ro][,name=NAME][,part=PART]")]
     pub disk: Vec<DiskPlan>,
+    /// Another virtio device of a native guest: random bytes, a port to its console, or sockets to other
+    /// guests, among which its address is CID (3 or more). Several get slots in their order, after disks and
+    /// network cards
+    #[arg(long, value_name = "entropy|console|vsock=CID")]
+    pub device: Vec<DevicePlan>,
 }
 
 /// `roost run`.

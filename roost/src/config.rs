@@ -6,6 +6,7 @@ use crate::{
     cli::{
         BackendChoice, ConsoleChoice, PtiChoice, RestartChoice, RunArgs, SiblingsChoice, StatsTo,
     },
+    device::DevicePlan,
     disk::{self, Access, DiskPlan, Source as DiskSource},
     files,
     memory::Size,
@@ -73,6 +74,8 @@ struct Guest {
     disk: Vec<GuestDisk>,
     #[serde(default)]
     net: Vec<GuestNet>,
+    #[serde(default)]
+    device: Vec<Word<DevicePlan>>,
 }
 
 /// A `[[guest.net]]`.
@@ -407,6 +410,7 @@ impl Source<'_> {
             backend: guest.backend.map(Backend::from).unwrap_or_default(),
             disks,
             nets: guest.net.into_iter().map(GuestNet::plan).collect(),
+            devices: guest.device.into_iter().map(|device| device.0).collect(),
             core: guest.core.map(|path| self.resolve(&path)),
         })
     }

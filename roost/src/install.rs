@@ -123,6 +123,7 @@ fn plan(args: &InstallArgs, system: &System) -> Result<Plan> {
         backend: Backend::Shadow,
         disks: vec![disk],
         nets: Vec::new(),
+        devices: Vec::new(),
         core: None,
     };
     let machine: MachinePlan = crate::cli::RunArgs::default().machine();

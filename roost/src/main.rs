@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod core_file;
 mod cpio;
+mod device;
 mod disk;
 mod dump;
 mod elf;

@@ -147,9 +147,8 @@ fn mac(guest: &GuestPlan, number: usize, net: &NetPlan) -> Mac {
 }
 
 fn check_guest(guest: &GuestPlan, seen: &mut HashSet<Mac>) -> Result<()> {
-    let devices = guest.disks.len() + guest.nets.len();
     ensure!(
-        devices <= SLOTS,
+        guest.disks.len() + guest.nets.len() <= SLOTS,
         "a guest has {SLOTS} disks and network cards at most: leave some out"
     );
     ensure!(

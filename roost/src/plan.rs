@@ -4,6 +4,7 @@ use crate::{
     accel,
     cli::{RunArgs, StatsTo},
     config,
+    device::DevicePlan,
     disk::DiskPlan,
     memory::MIB,
     net::NetPlan,
@@ -64,6 +65,8 @@ pub struct GuestPlan {
     pub disks: Vec<DiskPlan>,
     /// Its network cards, in the slots after.
     pub nets: Vec<NetPlan>,
+    /// Its other virtio devices, in the slots after these.
+    pub devices: Vec<DevicePlan>,
     /// Where its core file goes if it dies, if anywhere.
     pub core: Option<PathBuf>,
 }
@@ -137,6 +140,7 @@ impl Plan {
             backend: args.guest.backend.map(Backend::from).unwrap_or_default(),
             disks: args.guest.disk.clone(),
             nets: args.nets()?,
+            devices: args.guest.device.clone(),
             core: args.core.clone(),
         };
         Ok(Self { guests: vec![guest], machine: args.machine(), origin: Origin::CommandLine })

@@ -117,6 +117,8 @@ pub struct Machine {
     pub disks: Vec<MachineDisk>,
     /// Its network cards.
     pub cards: Vec<MachineCard>,
+    /// It has a device that gives random bytes.
+    pub entropy: bool,
 }
 
 impl Machine {
@@ -169,6 +171,9 @@ impl Machine {
         for card in &self.cards {
             args.pair("-netdev", card.netdev());
             args.pair("-device", card.device());
+        }
+        if self.entropy {
+            args.pair("-device", "virtio-rng-pci,disable-legacy=on");
         }
         args.pair("-kernel", &self.l1);
         args.pair("-initrd", &self.bundle);
@@ -228,6 +233,7 @@ mod tests {
             control: None,
             disks: vec![],
             cards: vec![],
+            entropy: false,
         }
     }
 

@@ -5,7 +5,7 @@ use crate::{
     bundle::{Contents, GuestContents, Payload},
     cli::{RunArgs, StatsTo},
     control::{Control, Inherited},
-    disk,
+    device, disk,
     folder::Folder,
     images::Images,
     kernel::Kernel,
@@ -69,6 +69,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         control: None,
         disks: disks.machine,
         cards,
+        entropy: device::any_entropy(&plan),
     };
     boot(args, &plan, &qemu, machine, folder)
 }
@@ -96,13 +97,14 @@ pub fn pack(args: &RunArgs) -> Result<()> {
 /// What goes into the boot module, for guests that start now.
 ///
 /// # Errors
-/// The shim is missing.
+/// The shim is missing, or a guest cannot have a device.
 pub fn contents(
     plan: &Plan,
     files: Vec<GuestFiles>,
     disks: Vec<Vec<Disk>>,
     images: &Images,
 ) -> Result<Contents> {
+    device::check(plan, &files)?;
     let mut guests = Vec::new();
     for ((guest, files), disks) in plan.guests.iter().zip(files).zip(disks) {
         let payload = match files.kernel {
@@ -122,6 +124,7 @@ pub fn contents(
             core: guest.core.is_some(),
             disks,
             cards: network::cards(guest),
+            devices: device::describe(guest),
         });
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

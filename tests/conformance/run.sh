@@ -66,7 +66,7 @@ truncate -s 1M "$folder/disk.img" "$folder/fixed.img"
 
 # shellcheck disable=SC2086 # $cpu is an option with its value, or nothing; so is $clock
 { "$roost" run --accel tcg --cpus "$cpus" $clock $cpu --kernel "$images/conformance" --memory 64M \
-    --vcpus "$vcpus" --disk "$folder/disk.img" --disk "$folder/fixed.img,ro" --net lan --net lan --timeout "$limit" --l1-log "$folder/log" --append "$words" </dev/null 2>"$folder/errors" ||
+    --vcpus "$vcpus" --disk "$folder/disk.img" --disk "$folder/fixed.img,ro" --net lan --net lan --device entropy --device console --device vsock=3 --timeout "$limit" --l1-log "$folder/log" --append "$words" </dev/null 2>"$folder/errors" ||
     echo "$?" >"$folder/status"; } | sed -u 's/\r//' | tee "$folder/report"
 
 if [ -n "$json" ]; then

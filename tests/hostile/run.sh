@@ -58,7 +58,7 @@ trap 'exit 143' TERM
 truncate -s 1M "$folder/disk.img"
 # shellcheck disable=SC2086 # options with their values, or nothing
 { "$roost" run --accel tcg --cpus "$cpus" $clock $cpu --kernel "$images/hostile" \
-    --disk "$folder/disk.img" --net lan --net lan --vcpus "$vcpus" --memory "$memory" --timeout "$limit" --l1-log "$folder/log" --append "$*" </dev/null 2>"$folder/errors" ||
+    --disk "$folder/disk.img" --net lan --net lan --device entropy --device vsock=3 --vcpus "$vcpus" --memory "$memory" --timeout "$limit" --l1-log "$folder/log" --append "$*" </dev/null 2>"$folder/errors" ||
     echo "$?" >"$folder/status"; } | sed -u 's/\r//' | tee "$folder/report"
 
 if [ -n "$json" ]; then

@@ -32,7 +32,8 @@ fn with_devices<'a>(folder: &Folder, run: Run<'a>) -> Run<'a> {
     folder.file("disk.img", &[0; 1 << 20]);
     folder.file("fixed.img", &[0; 1 << 20]);
     let run = run.option("--disk", "disk.img").option("--disk", "fixed.img,ro");
-    run.option("--net", "lan").option("--net", "lan")
+    let run = run.option("--net", "lan").option("--net", "lan");
+    ["entropy", "console", "vsock=3"].iter().fold(run, |run, device| run.option("--device", device))
 }
 
 /// Every check passes on QEMU's CPU model `cpu`; the counts by rule.
@@ -43,6 +44,10 @@ fn passes(cpu: &str) -> serde_json::Value {
     judgement.report.assert_passed(&ended.said.out);
     judgement.assert_complete(&ended.said.out);
     ended.assert_powered_off();
+    let letters = ended.said.out.lines().find(|line| line.starts_with("# ~"));
+    assert_eq!(letters.map(str::len), Some(3002), "all that was written to the virtio console");
+    assert!(ended.said.out.contains("# the console says this\n"), "{}", ended.said.out);
+    assert!(!ended.said.out.contains("nobody may read"), "{}", ended.said.out);
     // It asks for a check of the roots after each group, L1 makes one in the end.
     assert!(ended.log.matches("root check: ").count() > 10, "{}", ended.log);
     let rules = judgement.summary["rules"].as_object().expect("counts by rule");
@@ -242,10 +247,10 @@ fn broken_hypervisors_fail_where_they_should(first: usize) {
             Some(_) => String::new(),
         };
         let run = suite_on(flaw, &folder, &words);
-        let run = match red.iter().any(|check| check.starts_with("card.")) {
-            true => with_devices(&folder, run),
-            false => run,
+        let of_device = |check: &String| {
+            ["card.", "entropy.", "sockets."].iter().any(|group| check.starts_with(group))
         };
+        let run = if red.iter().any(of_device) { with_devices(&folder, run) } else { run };
         let ended = run.to_end();
         let report = Report::parse(&ended.said.out);
         report.assert_complete(&ended.said.out);

@@ -25,11 +25,12 @@ fn hostile<'a>(folder: &'a Folder, words: &str) -> Run<'a> {
     with_devices(folder, folder.run(&built::hostile())).flag("--icount").append(words)
 }
 
-/// Gives the guest a disk, two network cards on one network, and two vCPUs.
+/// Gives the guest a disk, two network cards on one network, random bytes, sockets, and two vCPUs.
 fn with_devices<'a>(folder: &'a Folder, run: Run<'a>) -> Run<'a> {
     folder.file("disk.img", &[0; 1 << 20]);
     let run = run.memory("64M").vcpus(2).option("--disk", "disk.img");
-    run.option("--net", "lan").option("--net", "lan")
+    let run = run.option("--net", "lan").option("--net", "lan");
+    run.option("--device", "entropy").option("--device", "vsock=3")
 }
 
 /// The disk of [`beside_a_victim`] at first.
@@ -55,7 +56,8 @@ fn beside_a_victim<'a>(folder: &'a Folder, words: &str) -> Run<'a> {
     };
     folder.file("disk.img", &shared_disk());
     let victim = guest("victim", "victim=3", &format!("weight = 25\n{}", devices(1, 1)));
-    let hostile = guest("hostile", words, &format!("vcpus = 2\n{}", devices(2, 2)));
+    let more = "vcpus = 2\ndevice = [\"entropy\", \"vsock=3\"]";
+    let hostile = guest("hostile", words, &format!("{more}\n{}", devices(2, 2)));
     let text = format!("console = \"prefix\"\n{victim}{hostile}");
     let config = folder.file("roost.toml", text.as_bytes());
     folder.run_config(&config).flag("--icount")

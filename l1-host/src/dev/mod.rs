@@ -1,6 +1,8 @@
 //! Devices: those that L1 models for guests, and those of the machine that it drives for them.
 
 pub mod bus;
+#[cfg(target_os = "none")]
+pub mod entropy;
 pub mod gpt;
 #[cfg(target_os = "none")]
 pub mod host;

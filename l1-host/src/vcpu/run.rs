@@ -195,6 +195,9 @@ impl Vcpu {
             self.apic.raise(vector);
         }
         let vm = &self.vm;
+        if slots::give_input(vm) {
+            return;
+        }
         let raise = vm.bus.lock().receive(|| {
             let mut byte = [0];
             (vm.console.take(&mut byte) == 1).then_some(byte[0])

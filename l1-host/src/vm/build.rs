@@ -263,8 +263,10 @@ fn finish(
 ) -> Result<Arc<Vm>, Error> {
     let vcpus = guest.vcpus as usize;
     let pages = pool_pages(frames);
-    // What requests under way take, and a frame of each card.
-    let requests = guest.disks.len() as u64 * (512 << 10) + guest.cards.len() as u64 * (128 << 10);
+    // What requests under way take, a frame of each card, and packets that wait.
+    let requests = guest.disks.len() as u64 * (512 << 10)
+        + guest.cards.len() as u64 * (128 << 10)
+        + guest.devices.len() as u64 * (1280 << 10);
     let traces = (vcpus * trace::SIZE * size_of::<trace::Entry>()) as u64;
     let overhead = Mmu::<VmEnv>::overhead(frames, pages)
         + Owners::overhead(frames)

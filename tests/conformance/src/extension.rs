@@ -70,6 +70,16 @@ pub fn enable(features: Features) -> Verdict {
     equal("enabled", enabled().bits().into(), (before | features).bits().into())
 }
 
+/// Keeps the page at guest-physical `page` from devices.
+pub fn unshare(page: u64) -> Verdict {
+    equal("UNSHARE", abi::call(call::UNSHARE, [page, 1, 0, 0]), 0)
+}
+
+/// Lets devices use it again.
+pub fn share(page: u64) -> Verdict {
+    equal("SHARE", abi::call(call::SHARE, [page, 1, 0, 0]), 0)
+}
+
 /// Has the hypervisor look for entries in shadow tables that must not be there, if it can.
 pub fn check_roots() -> Verdict {
     if !present() {

@@ -34,6 +34,8 @@ mod code;
 #[cfg(target_os = "none")]
 mod counters;
 #[cfg(target_os = "none")]
+mod dial;
+#[cfg(target_os = "none")]
 mod die;
 #[cfg(target_os = "none")]
 mod disk;
@@ -63,9 +65,13 @@ mod registers;
 #[cfg(target_os = "none")]
 mod second;
 #[cfg(target_os = "none")]
+mod socket;
+#[cfg(target_os = "none")]
 mod talk;
 #[cfg(target_os = "none")]
 mod tap;
+#[cfg(target_os = "none")]
+mod terminal;
 #[cfg(target_os = "none")]
 mod timer;
 #[cfg(target_os = "none")]

@@ -46,6 +46,10 @@ pub enum Task {
     Flood(u64),
     /// Talk to the network outside.
     Outside,
+    /// Exchange packets with the guest that has this address among sockets.
+    Dial(u64),
+    /// Send back what is typed.
+    Echo,
 }
 
 impl<'a> Options<'a> {
@@ -72,9 +76,11 @@ impl<'a> Options<'a> {
             Some(("live", seconds)) => self.task = Task::Live(seconds.parse().ok()?),
             Some(("talk", rounds)) => self.task = Task::Talk(rounds.parse().ok()?),
             Some(("flood", count)) => self.task = Task::Flood(count.parse().ok()?),
+            Some(("dial", cid)) => self.task = Task::Dial(cid.parse().ok()?),
             Some((key, names)) => return self.selection.take(key, names),
             None if word == "list" => self.task = Task::List,
             None if word == "measure" => self.task = Task::Measure,
+            None if word == "echo" => self.task = Task::Echo,
             None if word == "outside" => self.task = Task::Outside,
             None if word == "slow" => self.slow = true,
             None if word == "any-cost" => self.any_cost = true,

@@ -28,6 +28,11 @@ impl Wrong {
     pub const fn differs(what: &'static str, found: u64, expected: u64) -> Self {
         Self { reason: Reason::Differs { what, found, expected }, case: "" }
     }
+
+    /// This machine lacks what a check needs.
+    pub const fn skipped(why: &'static str) -> Self {
+        Self { reason: Reason::Skipped(why), case: "" }
+    }
 }
 
 /// Compares two values.
@@ -53,7 +58,7 @@ pub fn within(what: &'static str, value: u64, least: u64, most: u64) -> Verdict 
 
 /// Ends a check that this machine cannot do.
 pub fn skip(why: &'static str) -> Verdict {
-    Err(Wrong { reason: Reason::Skipped(why), case: "" })
+    Err(Wrong::skipped(why))
 }
 
 /// Says which case of a check a verdict is about.

@@ -4,13 +4,13 @@
 
 use crate::{
     abi, paging,
-    tap::{Verdict, equal},
+    tap::{Verdict, Wrong, equal},
 };
 use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
     fence,
 };
-use pv_abi::ext::call;
+use pv_abi::ext::{call, devices::SLOTS};
 
 /// Offsets of registers (virtio 1.2, 4.2.2).
 pub mod register {
@@ -63,6 +63,12 @@ pub fn read(slot: u64, offset: u64) -> u64 {
 /// Writes it; 0, or an error.
 pub fn write(slot: u64, offset: u64, value: u64) -> u64 {
     abi::call(call::DEVICE_WRITE, [slot, offset, value, 0])
+}
+
+/// The first slot with a device whose DeviceID is `id`.
+pub fn find(id: u64) -> Result<u64, Wrong> {
+    let slot = (0..SLOTS as u64).find(|&slot| read(slot, register::DEVICE_ID) == id);
+    slot.ok_or(Wrong::skipped("no slot holds such a device"))
 }
 
 /// Takes the device in `slot` over with `features` and those it must accept, and these queues.
@@ -146,9 +152,14 @@ impl Ring {
         equal("DOORBELL", abi::call(call::DOORBELL, [self.slot, self.number, 0, 0]), 0)
     }
 
+    /// A chain was used that [`Self::take`] has not told of.
+    pub fn has_used(&self) -> bool {
+        paging::half(self.device() + 2).load(SeqCst) != self.used
+    }
+
     /// The next chain that was used, and how much of it was written; `None` if there is none yet.
     pub fn take(&mut self) -> Option<(u16, u64)> {
-        if paging::half(self.device() + 2).load(SeqCst) == self.used {
+        if !self.has_used() {
             return None;
         }
         fence(SeqCst);

@@ -3,10 +3,11 @@
 //!
 //! `pci` finds them and has them interrupt, `hal` is what the crate `virtio-drivers` wants of L1,
 //! `disk` sends requests and takes the answers, `find` says which of them a guest means; `uplink` sends and
-//! receives frames. A device that misbehaves costs itself: requests of its disk fail, frames by its card are
+//! receives frames; `entropy` asks for random bytes. A device that misbehaves costs itself: requests of its disk fail, frames by its card are
 //! lost, and the log says why.
 
 mod disk;
+mod entropy;
 mod find;
 mod hal;
 mod pci;
@@ -32,8 +33,9 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use disk::Answers;
+use entropy::{SEED, Source};
 use pv_abi::bundle;
-use spin::Once;
+use spin::{Mutex, Once};
 use virtio_drivers::transport::DeviceType;
 
 /// A disk, and what was on it at the start: guests cannot move each other's partitions.
@@ -44,6 +46,7 @@ struct Known {
 }
 
 static DISKS: Once<Vec<Known>> = Once::new();
+static ENTROPY: Once<Vec<Mutex<Source>>> = Once::new();
 static UPLINKS: Once<Vec<Box<Uplink>>> = Once::new();
 /// [`look`] will be called.
 static WATCHED: AtomicBool = AtomicBool::new(false);
@@ -76,6 +79,28 @@ pub fn start_uplinks(cpu: &Cpu) {
             Ok(uplink)
         })
     });
+}
+
+/// Finds the machine's entropy devices, and asks them for a first seed. They never interrupt.
+pub fn start_entropy(cpu: &Cpu) {
+    let (kind, vector) = (DeviceType::EntropySource, vector::DISK);
+    ENTROPY.call_once(|| {
+        pci::each("entropy device", kind, cpu.apic_id, vector, |_, transport, signals| {
+            Source::new(transport, signals).map(Mutex::new)
+        })
+    });
+}
+
+/// True if the machine has an entropy device.
+#[must_use]
+pub fn has_entropy() -> bool {
+    ENTROPY.get().is_some_and(|sources| !sources.is_empty())
+}
+
+/// A seed that nobody else has, if an entropy device of the machine has given one.
+#[must_use]
+pub fn seed() -> Option<[u8; SEED]> {
+    ENTROPY.get()?.iter().find_map(|source| source.lock().take())
 }
 
 /// The network card with this address.

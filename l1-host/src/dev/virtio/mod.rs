@@ -1,24 +1,35 @@
 //! Virtio devices that L1 models for guests (virtio 1.2; spec 2.9).
 //!
-//! `registers` is the virtio-mmio block, `queue` walks a split virtqueue, `block` makes requests of a
-//! disk of its chains, `net` moves frames from and to a card's. They know no hardware and are tested on the
-//! host. The rest puts them together: `front` is what all devices have, `disk` and `card` do what these do,
-//! `slots` holds the devices.
+//! `registers` is the virtio-mmio block, `queue` walks a split virtqueue, `copy` is what most of the others do
+//! with its chains: `block` makes requests of a disk of them, `net` moves frames from and to a card's, `entropy`
+//! fills them, `port` moves a console's bytes, `packet` those between sockets. They know no hardware and are
+//! tested on the host. The rest puts them together: `front` is what all devices have; `disk`, `card`, `random`,
+//! `terminal` and `vsock` do what these do; `slots` holds the devices.
 
 pub mod block;
 #[cfg(target_os = "none")]
 pub mod card;
+pub mod copy;
 #[cfg(target_os = "none")]
 pub mod disk;
+pub mod entropy;
 #[cfg(target_os = "none")]
 pub mod front;
 #[cfg(target_os = "none")]
 mod memory;
 pub mod net;
+pub mod packet;
+pub mod port;
 pub mod queue;
+#[cfg(target_os = "none")]
+mod random;
 pub mod registers;
 #[cfg(target_os = "none")]
 pub mod slots;
+#[cfg(target_os = "none")]
+pub mod terminal;
+#[cfg(target_os = "none")]
+pub mod vsock;
 
 /// Guest memory as a device sees it: what is no RAM, or the guest's alone, cannot be reached.
 pub trait DeviceMemory {

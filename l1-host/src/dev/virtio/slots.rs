@@ -8,7 +8,10 @@ use super::{
     card::Card,
     disk::Disk,
     front::{Front, Route},
+    random,
     registers::{Asked, read_empty},
+    terminal::{self, Terminal},
+    vsock::Vsock,
 };
 use crate::{
     dev::{Rest, host::Missing},
@@ -24,9 +27,9 @@ use core::{
     },
 };
 use pv_abi::{
-    bundle::Guest,
+    bundle::{DeviceKind, Guest},
     ext::devices::{BASE, SLOTS, STRIDE},
-    virtio::{mmio, net::TRANSMIT},
+    virtio::{console, mmio, net, vsock},
 };
 use spin::Mutex;
 
@@ -34,6 +37,8 @@ use spin::Mutex;
 #[derive(Debug)]
 pub struct Slots {
     devices: Box<[Option<Device>]>,
+    /// The slot of the console, if there is one.
+    terminal: Option<u8>,
     any_unfinished: AtomicBool,
 }
 
@@ -55,6 +60,12 @@ pub enum Function {
     Disk(Disk),
     /// It is a network card.
     Card(Box<Card>),
+    /// It gives random bytes.
+    Entropy,
+    /// It is a console.
+    Terminal(Terminal),
+    /// It carries packets between sockets.
+    Vsock(Box<Vsock>),
 }
 
 /// The guest cannot have a device.
@@ -64,6 +75,10 @@ pub enum NoDevice {
     Disk(u8, Missing),
     /// The network for the card in this slot.
     Network(u8),
+    /// Random bytes for the device in this slot.
+    Entropy(u8),
+    /// There is no such slot.
+    Slot(u8),
 }
 
 impl fmt::Display for NoDevice {
@@ -75,6 +90,12 @@ impl fmt::Display for NoDevice {
                 "the machine lacks what the network of slot {slot} goes out by, or L1 cannot use it: its \
                  log says more"
             ),
+            Self::Entropy(slot) => write!(
+                f,
+                "nothing gives random bytes to the device of slot {slot}: the machine needs a virtio entropy \
+                 device, or a CPU with RDRAND"
+            ),
+            Self::Slot(slot) => write!(f, "there is no slot {slot}"),
         }
     }
 }
@@ -107,32 +128,71 @@ impl Slots {
             let (card, front) = Card::new(wanted).ok_or(missing)?;
             *slot = Some(Device::new(front, Function::Card(Box::new(card))));
         }
-        Ok(Self { devices: slots.into(), any_unfinished: AtomicBool::new(false) })
+        let mut terminal = None;
+        for wanted in &guest.devices {
+            let number = usize::from(wanted.slot);
+            let slot = slots.get_mut(number).ok_or(NoDevice::Slot(wanted.slot))?;
+            let (front, function) = match wanted.kind {
+                DeviceKind::Entropy => {
+                    let front = random::front(number).ok_or(NoDevice::Entropy(wanted.slot))?;
+                    (front, Function::Entropy)
+                }
+                DeviceKind::Console => {
+                    terminal = Some(wanted.slot);
+                    (Terminal::front(number), Function::Terminal(Terminal::default()))
+                }
+                DeviceKind::Vsock { cid } => {
+                    let (device, front) = Vsock::new(number, cid);
+                    (front, Function::Vsock(Box::new(device)))
+                }
+            };
+            *slot = Some(Device::new(front, function));
+        }
+        Ok(Self { devices: slots.into(), terminal, any_unfinished: AtomicBool::new(false) })
     }
 
-    /// The network cards.
-    fn cards(&self) -> impl Iterator<Item = &Card> {
-        self.devices.iter().flatten().filter_map(|device| match &device.function {
-            Function::Card(card) => Some(&**card),
-            Function::Disk(_) => None,
-        })
+    fn functions(&self) -> impl Iterator<Item = &Function> {
+        self.devices.iter().flatten().map(|device| &device.function)
     }
 
-    /// What has come of the frames of all network cards, and how often devices have stopped.
+    /// What has come of frames and packets, and how often devices have stopped.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut sums = Vec::new();
         let mut add = |counter| add_counter(&mut sums, counter);
-        self.cards().flat_map(|card| card.counts.each()).for_each(&mut add);
+        for function in self.functions() {
+            match function {
+                Function::Card(card) => card.counts.each().for_each(&mut add),
+                Function::Vsock(vsock) => vsock.counters().for_each(&mut add),
+                Function::Disk(_) | Function::Entropy | Function::Terminal(_) => {}
+            }
+        }
         for device in self.devices.iter().flatten() {
             device.front.lock().stops().for_each(&mut add);
         }
         sums
     }
 
-    /// Network cards receive frames for `vm`, whose devices these are, from now on.
+    /// Frames and packets from others come to `vm`, whose devices these are, from now on.
     pub fn plug_in(&self, vm: &Arc<Vm>) {
-        self.cards().for_each(|card| card.plug_in(vm));
+        for function in self.functions() {
+            match function {
+                Function::Card(card) => card.plug_in(vm),
+                Function::Vsock(vsock) => vsock.plug_in(vm),
+                Function::Disk(_) | Function::Entropy | Function::Terminal(_) => {}
+            }
+        }
+    }
+
+    /// None come any more.
+    fn unplug(&self) {
+        for function in self.functions() {
+            match function {
+                Function::Card(card) => card.unplug(),
+                Function::Vsock(vsock) => vsock.unplug(),
+                Function::Disk(_) | Function::Entropy | Function::Terminal(_) => {}
+            }
+        }
     }
 
     /// The device in `slot`.
@@ -182,7 +242,7 @@ impl Slots {
     /// The VM has ended: nothing new is begun. True if no device uses its memory any more; if not,
     /// [`guests::look_again`] tells when one has let go.
     pub fn end(&self) -> bool {
-        self.cards().for_each(Card::unplug);
+        self.unplug();
         self.devices.iter().flatten().fold(true, |all, device| all & device.front.lock().close())
     }
 }
@@ -195,23 +255,55 @@ impl Device {
     /// There is something new in `queue`.
     fn notified(&self, vm: &Arc<Vm>, queue: usize) {
         match &self.function {
-            Function::Disk(disk) => disk.serve(vm, &mut self.front.lock()),
             // Buffers to receive into are looked for when a frame has come.
-            Function::Card(card) if queue == TRANSMIT => self.send(vm, card),
-            Function::Card(_) => {}
+            Function::Card(_) if queue == net::RECEIVE => {}
+            // What has come waits for buffers.
+            Function::Terminal(_) if queue == console::RECEIVE => {
+                terminal::read(vm, &mut self.front.lock());
+            }
+            Function::Vsock(vsock) if queue == vsock::RECEIVE => {
+                vsock.receive(vm, &self.front, None);
+            }
+            _ => self.serve(vm),
         }
     }
 
-    /// Sends what there is to send. If that is more than is sent at once, a vCPU of the guest's goes on with
+    /// Does what the driver asks for. If that is more than is done at once, a vCPU of the guest's goes on with
     /// it when it has its turn.
-    fn send(&self, vm: &Arc<Vm>, card: &Card) {
-        if card.send(vm, &self.front) == Rest::More {
+    fn serve(&self, vm: &Arc<Vm>) {
+        let rest = match &self.function {
+            Function::Disk(disk) => {
+                disk.serve(vm, &mut self.front.lock());
+                Rest::Nothing
+            }
+            Function::Card(card) => card.send(vm, &self.front),
+            Function::Entropy => random::serve(vm, &mut self.front.lock()),
+            Function::Terminal(terminal) => terminal.write(vm, &self.front),
+            Function::Vsock(vsock) => vsock.send(vm, &self.front),
+        };
+        if rest == Rest::More {
             self.unfinished.store(true, Release);
             vm.devices.any_unfinished.store(true, Release);
             // Any may be off, the first too.
             (0..vm.vcpus).for_each(|index| vm.kick(index));
         }
     }
+
+    /// It was reset: what it keeps beside its front is forgotten.
+    fn forget(&self) {
+        match &self.function {
+            Function::Terminal(terminal) => terminal.forget(),
+            Function::Vsock(vsock) => vsock.forget(),
+            Function::Disk(_) | Function::Card(_) | Function::Entropy => {}
+        }
+    }
+}
+
+/// Gives the user's input to the virtio console; false if the guest has none that is driven.
+pub fn give_input(vm: &Vm) -> bool {
+    let Some(slot) = vm.devices.terminal else { return false };
+    let device = vm.devices.device(slot.into());
+    device.is_some_and(|device| terminal::read(vm, &mut device.front.lock()))
 }
 
 /// Goes on with what was not finished at once.
@@ -220,10 +312,8 @@ pub fn go_on(vm: &Arc<Vm>) {
         return;
     }
     for device in vm.devices.devices.iter().flatten() {
-        if let Function::Card(card) = &device.function
-            && device.unfinished.swap(false, AcqRel)
-        {
-            device.send(vm, card);
+        if device.unfinished.swap(false, AcqRel) {
+            device.serve(vm);
         }
     }
 }
@@ -253,7 +343,10 @@ pub fn write(vm: &Arc<Vm>, slot: u64, offset: u64, value: u32) -> Option<Written
         }
         Asked::Reset => {
             front.reset(vm);
-            if front.is_resetting() {
+            let resetting = front.is_resetting();
+            drop(front);
+            device.forget();
+            if resetting {
                 return Some(Written::Resetting);
             }
         }

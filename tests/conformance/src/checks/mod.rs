@@ -9,6 +9,7 @@ mod detect;
 mod devices;
 mod disks;
 mod early_faults;
+mod entropy;
 mod eretu;
 mod exceptions;
 mod extension_calls;
@@ -34,18 +35,20 @@ mod smp;
 mod smp_flush;
 mod smp_ipi;
 mod smp_state;
+mod sockets;
 mod start;
 mod stepping;
 mod syscalls;
 mod tables;
+mod terminal;
 mod vector_state;
 
 pub use segments::{descriptor, look};
 
 use crate::{
-    abi, clock, counters, die, durable, extension, leaks, measure, paging, second, talk,
+    abi, clock, counters, dial, die, durable, extension, leaks, measure, paging, second, talk,
     tap::{self, Verdict},
-    ways,
+    terminal as console, ways,
 };
 use conformance::options::{Options, Task};
 use core::fmt::Arguments;
@@ -125,6 +128,9 @@ const GROUPS: &[Group] = &[
     private::GROUP,
     disks::GROUP,
     cards::GROUP,
+    entropy::GROUP,
+    terminal::GROUP,
+    sockets::GROUP,
     smp::GROUP,
     local_table::GROUP,
     early_faults::GROUP,
@@ -162,7 +168,7 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
     let options = match Options::parse(cmdline) {
         Ok(options) => options,
         Err(word) => stop(format_args!(
-            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, durable, ways=, leave=, look=, live=, talk=, flood=, outside"
+            "`{word}` is no option: only=, skip=, slow, any-cost, patient, list, die=, measure, durable, ways=, leave=, look=, live=, talk=, flood=, outside, dial=, echo"
         )),
     };
     let selection = &options.selection;
@@ -191,6 +197,8 @@ pub fn run(boot: &NativeBoot, cmdline: &str) -> ! {
         Task::Talk(rounds) => talk::talk(rounds),
         Task::Flood(count) => talk::flood(count),
         Task::Outside => talk::outside(),
+        Task::Dial(cid) => dial::dial(cid),
+        Task::Echo => console::echo(),
         Task::Judge => judge(selection),
     }
     abi::shutdown(shutdown::POWEROFF)

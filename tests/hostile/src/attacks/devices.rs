@@ -1,7 +1,7 @@
 //! Attacks on virtio devices by their registers: any access, and queues of any size, anywhere.
 //! May: nothing. Context: any. Input: random.
 
-use super::{frames, requests, rings_smp};
+use super::{frames, packets, requests, rings_smp};
 use crate::{
     judge::{Group, Rounds, attack},
     runtime::{
@@ -20,7 +20,7 @@ use pv_abi::{
         devices::{BASE, QUEUE_MOST, SLOTS, STRIDE},
     },
     hypercall::EINVAL,
-    virtio::{mmio, status},
+    virtio::{mmio, status, vsock},
 };
 use suite::{
     holds,
@@ -41,6 +41,8 @@ pub const GROUP: Group = Group {
         attack("tables", "MMU-5 PVCS-3 BLK-1", 2, requests::over_tables),
         attack("frames", "VIO-5 NET-2 NET-3", 50, frames::sent),
         attack("buffers", "VIO-5 NET-4 NET-6", 30, frames::received),
+        attack("entropy", "VIO-5 RNG-1", 20, packets::entropy),
+        attack("packets", "VIO-5 VSK-2 VSK-3", 40, packets::packets),
         attack("rewritten", "VIO-5 VIO-6", 40, rings_smp::rewritten),
         attack("endless", "VIO-5", 1, rings_smp::endless),
     ],
@@ -166,7 +168,8 @@ fn one_call(random: &mut Random) -> Verdict<bool> {
         6 => {
             let queue = random.pick(&[0, 1, 2, 3, 0x1_0000_0000, u64::MAX]);
             let answer = abi::call(call::DOORBELL, [slot, queue, 0, 0]);
-            let fine = queue < 2 && slot < SLOTS as u64;
+            let sockets = read(slot, mmio::DEVICE_ID) == u64::from(vsock::DEVICE);
+            let fine = queue < if sockets { 3 } else { 2 } && slot < SLOTS as u64;
             holds!(answer == 0 && fine || answer == EINVAL, "queue {queue}: {answer:#x}");
             answer
         }

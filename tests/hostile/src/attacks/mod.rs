@@ -11,6 +11,7 @@ mod interrupts;
 mod memory_limit;
 mod modes;
 mod msrs;
+mod packets;
 mod pvcs;
 mod requests;
 mod rewrite;

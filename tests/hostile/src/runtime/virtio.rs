@@ -9,11 +9,11 @@ use core::sync::atomic::{
 use pv_abi::{
     ext::{Features, call},
     virtio::{
-        block,
+        block, entropy,
         feature::VERSION_1,
         mmio, net,
         queue::{NEXT, WRITE},
-        status,
+        status, vsock,
     },
 };
 use suite::{holds, same, skip, verdict::Verdict};
@@ -29,7 +29,7 @@ const PATIENCE: u64 = 100;
 /// Frames that each slot's driver uses: three for each of two queues, then headers, an indirect table.
 const FRAMES: u64 = 8;
 /// First frame behind those of all slots: for data.
-pub const DATA: u64 = 4 * FRAMES;
+pub const DATA: u64 = 5 * FRAMES;
 
 /// What was fuzzed since [`reset_items`]: accesses to registers, descriptors, indices, headers.
 static ITEMS: AtomicU64 = AtomicU64::new(0);
@@ -76,6 +76,19 @@ pub fn disk() -> Verdict<Device> {
     slots(block::DEVICE).next().map(Device::new).map_or_else(|| skip!("this VM has no disk"), Ok)
 }
 
+/// What gives random bytes.
+pub fn entropy() -> Verdict<Device> {
+    enable()?;
+    let found = slots(entropy::DEVICE).next().map(Device::new);
+    found.map_or_else(|| skip!("this VM has no entropy device"), Ok)
+}
+
+/// What carries packets.
+pub fn sockets() -> Verdict<Device> {
+    enable()?;
+    slots(vsock::DEVICE).next().map(Device::new).map_or_else(|| skip!("this VM has no sockets"), Ok)
+}
+
 /// The first two network cards.
 pub fn cards() -> Verdict<[Device; 2]> {
     enable()?;
@@ -86,7 +99,7 @@ pub fn cards() -> Verdict<[Device; 2]> {
     }
 }
 
-/// A device that is driven; its slot is one of the first four.
+/// A device that is driven; its slot is one of the first five.
 #[derive(Clone, Copy, Debug)]
 pub struct Device {
     pub slot: u64,
@@ -103,7 +116,9 @@ pub struct Ring {
 impl Device {
     /// The device in `slot`.
     pub fn new(slot: u64) -> Self {
-        let queues = if read(slot, mmio::DEVICE_ID) == u64::from(net::DEVICE) { 2 } else { 1 };
+        // That for events is not used.
+        let with_two = [net::DEVICE, vsock::DEVICE].map(u64::from);
+        let queues = if with_two.contains(&read(slot, mmio::DEVICE_ID)) { 2 } else { 1 };
         Self { slot, queues }
     }
 
