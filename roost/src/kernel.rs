@@ -25,7 +25,13 @@ impl Kernel {
     pub fn of(data: &[u8]) -> Result<Self> {
         if data.starts_with(b"\x7fELF") {
             let elf = Elf::parse(data)?;
-            let Some(version) = elf.native_abi()? else { return Ok(Self::Stock) };
+            let version = elf.native_abi()?;
+            ensure!(
+                version.is_some() || !elf.is_dynamic(),
+                "is a program for an operating system; name an x86-64 kernel (vmlinuz, vmlinux or a native \
+                 ELF image)"
+            );
+            let Some(version) = version else { return Ok(Self::Stock) };
             ensure!(
                 ext::is_known(version),
                 "speaks native ABI {}, this version of Roost {}: rebuild one of them",
@@ -112,5 +118,8 @@ mod tests {
         arm[56..60].copy_from_slice(b"ARM\x64");
         assert!(reason(&arm).contains("ARM64"));
         assert!(reason(b"\x7fELF\x01").contains("32-bit"));
+        // This test is one.
+        let program = std::fs::read("/proc/self/exe").unwrap();
+        assert!(reason(&program).contains("program for an operating system"));
     }
 }
