@@ -86,6 +86,12 @@ pub fn count() -> usize {
     COUNT.load(Acquire)
 }
 
+/// CPUs that have an area in the switcher window: also those that have not come up.
+#[must_use]
+pub fn areas() -> usize {
+    SEATS.get().map_or(0, Vec::len)
+}
+
 /// Builds L1's tables, switches to them, and makes the boot CPU fit for guests.
 ///
 /// # Errors

@@ -93,7 +93,7 @@ fn walk(vm: &Vm, table: Hpa, level: u8, base: u64, user: bool, tally: &mut Tally
 }
 
 fn is_window_leaf(vm: &Vm, address: u64, entry: u64) -> bool {
-    match layout::is_allowed(address, cpus::count(), vm.vcpus) {
+    match layout::is_allowed(address, cpus::areas(), vm.vcpus) {
         Some(Access::Text) => entry & W == 0,
         Some(Access::ReadOnly) => entry & W == 0 && entry & NX != 0,
         Some(Access::ReadWrite) => entry & NX != 0,
