@@ -3,15 +3,20 @@
 #![expect(unsafe_code, reason = "the tables are raw memory")]
 
 use super::entry::{KERNEL_BASE, MAPPED};
-use crate::{firmware::s5, hw::exit::PowerOff};
+use crate::{
+    firmware::{mailbox, s5},
+    hw::exit::PowerOff,
+    log,
+};
 use acpi::{
     AcpiHandler, AcpiTables, PhysicalMapping,
     address::{AddressSpace, GenericAddress},
     fadt::Fadt,
-    madt::{Madt, MadtEntry},
+    madt::{Madt, MadtEntry, MultiprocessorWakeupEntry},
 };
 use arrayvec::ArrayVec;
 use core::{ptr::NonNull, slice};
+use pv_abi::addr::Hpa;
 use switcher::layout::MAX_CPUS;
 
 /// A processor may be started: it is enabled.
@@ -40,6 +45,8 @@ pub enum Root {
 pub struct Firmware {
     /// The processors.
     pub processors: Processors,
+    /// The mailbox in which they wait for a command, if they do: then they start in no other way.
+    pub mailbox: Option<Hpa>,
     /// How to switch off.
     pub power_off: Option<PowerOff>,
 }
@@ -80,28 +87,39 @@ impl Root {
     }
 }
 
-/// Reads the tables that `root` leads to.
+/// Reads the tables that `root` leads to. L1 can map what is below `reach`.
 #[must_use]
-pub fn read(root: Option<Root>) -> Firmware {
+pub fn read(root: Option<Root>, reach: u64) -> Firmware {
     let Some(tables) = root.and_then(Root::tables) else { return Firmware::default() };
-    Firmware { processors: processors(&tables), power_off: power_off(&tables) }
-}
-
-fn processors(tables: &Tables) -> Processors {
-    let mut found = Processors::new();
-    let Ok(madt) = tables.find_table::<Madt>() else { return found };
+    let mut firmware = Firmware { power_off: power_off(&tables), ..Firmware::default() };
+    let Ok(madt) = tables.find_table::<Madt>() else { return firmware };
     for entry in madt.get().entries() {
-        let processor = match entry {
-            MadtEntry::LocalApic(entry) => (u32::from(entry.apic_id), entry.flags),
-            MadtEntry::LocalX2Apic(entry) => (entry.x2apic_id, entry.flags),
-            _ => continue,
-        };
-        let (id, flags) = processor;
-        if flags & ENABLED != 0 && !found.contains(&id) {
-            let _ = found.try_push(id);
+        match entry {
+            MadtEntry::LocalApic(entry) => firmware.add(entry.apic_id.into(), entry.flags),
+            MadtEntry::LocalX2Apic(entry) => firmware.add(entry.x2apic_id, entry.flags),
+            MadtEntry::MultiprocessorWakeup(entry) => firmware.mailbox = mailbox(entry, reach),
+            _ => {}
         }
     }
-    found
+    firmware
+}
+
+impl Firmware {
+    fn add(&mut self, id: u32, flags: u32) {
+        if flags & ENABLED != 0 && !self.processors.contains(&id) {
+            let _ = self.processors.try_push(id);
+        }
+    }
+}
+
+fn mailbox(entry: &MultiprocessorWakeupEntry, reach: u64) -> Option<Hpa> {
+    match mailbox::place(entry.header.length, entry.mailbox_address, reach) {
+        Ok(address) => Some(Hpa(address)),
+        Err(wrong) => {
+            log!("the firmware's mailbox for processors is not used: {wrong}");
+            None
+        }
+    }
 }
 
 /// The registers and values of sleep state S5; none on machines that have other means.

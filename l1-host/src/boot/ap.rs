@@ -1,9 +1,13 @@
-//! Starts the other processors: INIT, STARTUP, and the way of `entry.S` into Rust.
+//! Starts the other processors, by interrupts or by the firmware's mailbox; `entry.S` leads them into Rust.
 //! May: unsafe. Context: boot.
 #![expect(unsafe_code, reason = "code that is copied, and what assembly reads")]
 
 use super::cpus;
-use crate::hw::{cpu, percpu::Cpu, physmap};
+use crate::{
+    firmware::mailbox::Mailbox,
+    hw::{cpu, percpu::Cpu, physmap},
+    log,
+};
 use core::{
     ops::Range,
     slice,
@@ -17,9 +21,10 @@ use pv_abi::addr::Hpa;
 unsafe extern "C" {
     static ap_trampoline: u8;
     static ap_trampoline_end: u8;
+    static ap_wakeup: u8;
 }
 
-/// Where a processor starts: a page below 1 MiB that firmware leaves alone.
+/// Where a processor starts after an interrupt: a page below 1 MiB that firmware leaves alone.
 const TRAMPOLINE: u64 = 0x8000;
 
 /// Root of the processor that is being started, for `entry.S`.
@@ -42,8 +47,33 @@ pub fn can_start<'a>(mut usable: impl Iterator<Item = &'a Range<u64>>) -> bool {
     usable.any(|range| range.start <= TRAMPOLINE && TRAMPOLINE + 0x1000 <= range.end)
 }
 
+/// How processors are started.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    /// INIT and STARTUP.
+    Interrupts,
+    /// A command in the firmware's mailbox.
+    Mailbox(Mailbox<'static>),
+}
+
+impl Way {
+    /// The mailbox at `page` if there is one, for it is there where interrupts start nobody.
+    pub fn of(page: Option<Hpa>) -> Self {
+        match page {
+            None => {
+                prepare();
+                Self::Interrupts
+            }
+            Some(page) => {
+                log!("processors are woken by the firmware's mailbox at {:#x}", page.0);
+                Self::Mailbox(Mailbox(physmap::frame(page)))
+            }
+        }
+    }
+}
+
 /// Puts the trampoline where processors start.
-pub fn prepare() {
+fn prepare() {
     // SAFETY: the two labels of `entry.S` enclose the trampoline, in the start-up image, which the
     // direct map shows as it does all RAM below 4 GiB.
     let code = unsafe {
@@ -54,23 +84,45 @@ pub fn prepare() {
     physmap::write(Hpa(TRAMPOLINE), code);
 }
 
-/// Starts the processor with APIC id `id` as CPU `index`, by `boot`; false if it does not come up.
-#[must_use]
-pub fn start(boot: &Cpu, index: usize, id: u32, root: Hpa, stack: u64) -> bool {
+/// Starts the processor with APIC id `id` as CPU `index`, by `boot`.
+///
+/// # Errors
+/// It does not come up: what it does instead.
+pub fn start(
+    way: Way,
+    boot: &Cpu,
+    index: usize,
+    id: u32,
+    root: Hpa,
+    stack: u64,
+) -> Result<(), &'static str> {
     let millisecond = boot.clock.tsc_hz / 1000;
+    let up = || cpus::count() > index;
     ap_root.store(root.0, Release);
     ap_stack.store(stack, Release);
     INDEX.store(index as u64, Release);
     STARTED.store(cpu::tsc(), Release);
-    boot.apic.send_init(id);
-    wait(10 * millisecond, || false);
-    for _ in 0..2 {
-        boot.apic.send_startup(id, (TRAMPOLINE >> 12) as u8);
-        if wait(millisecond, || cpus::count() > index) {
-            return true;
+    match way {
+        Way::Interrupts => {
+            boot.apic.send_init(id);
+            wait(10 * millisecond, || false);
+            for _ in 0..2 {
+                boot.apic.send_startup(id, (TRAMPOLINE >> 12) as u8);
+                if wait(millisecond, up) {
+                    return Ok(());
+                }
+            }
         }
+        Way::Mailbox(mailbox) => mailbox.wake(id, &raw const ap_wakeup as u64),
     }
-    wait(PATIENCE * millisecond, || cpus::count() > index)
+    if wait(PATIENCE * millisecond, up) {
+        return Ok(());
+    }
+    match way {
+        // Another one must not find it there.
+        Way::Mailbox(mailbox) if mailbox.withdraw() => Err("takes no command from the mailbox"),
+        _ => Err("does not start"),
+    }
 }
 
 /// Waits for `done`, `ticks` at most.

@@ -1,7 +1,7 @@
 //! Makes CPUs fit for guests: the first one, and those that it starts.
 //! May: alloc, take-frame. Context: boot.
 
-use super::{acpi::Processors, ap, entry};
+use super::{acpi::Firmware, ap, entry};
 use crate::{
     hw::{
         apic::{self, LocalApic},
@@ -99,7 +99,7 @@ pub fn areas() -> usize {
 pub fn first(
     info: &entry::BootInfo,
     features: &Features,
-    processors: &Processors,
+    firmware: &Firmware,
 ) -> Result<&'static Cpu, NoMemory> {
     let devices = [LocalApic::physical_base(), apic::IO_APIC];
     // The low megabyte stays readable: firmware tables are there. A loader may have put the module into
@@ -109,9 +109,12 @@ pub fn first(
     if let Some(module) = &info.given.module {
         ram.add(module.start & !0xfff..module.end.next_multiple_of(4096));
     }
+    if let Some(mailbox) = firmware.mailbox {
+        ram.add(mailbox.0..mailbox.0 + 4096);
+    }
     let root = paging::build_root(&info.layout, ram.iter().cloned(), &devices, features)?;
     let mut areas = Vec::new();
-    for index in 0..processors.len().max(1) {
+    for index in 0..firmware.processors.len().max(1) {
         areas.push(area_frames()?);
         if index > 0 {
             let base = STACKS + index as u64 * STACK_STRIDE;
@@ -181,18 +184,18 @@ fn seat(frames: AreaFrames, root: &Tree, shared: &Tree) -> Result<Seat, NoMemory
 }
 
 /// Starts the processors that are not `boot`; those that do not come up are told of.
-pub fn start_others(boot: &Cpu, processors: &Processors) {
-    if processors.len() < 2 {
+pub fn start_others(boot: &Cpu, firmware: &Firmware) {
+    if firmware.processors.len() < 2 {
         return;
     }
-    ap::prepare();
+    let way = ap::Way::of(firmware.mailbox);
     let seats = SEATS.get().expect("the first CPU has made them");
     let own = boot.apic.id();
-    for &id in processors.iter().filter(|&&id| id != own) {
+    for &id in firmware.processors.iter().filter(|&&id| id != own) {
         let index = count();
         let stack = STACKS + index as u64 * STACK_STRIDE + STACK_PAGES * 4096;
-        if !ap::start(boot, index, id, seats[index].root.table, stack) {
-            log!("the processor with APIC id {id} does not start: L1 goes on without it");
+        if let Err(instead) = ap::start(way, boot, index, id, seats[index].root.table, stack) {
+            log!("the processor with APIC id {id} {instead}: L1 goes on without it");
         }
     }
     log!("{} CPUs", count());

@@ -74,10 +74,13 @@ boot_gdt:
     .quad 0x00cf9b000000ffff    /* 32-bit code */
 boot_gdt_pointer:
     .word 31
-    .long boot_gdt
+    .quad boot_gdt              /* 32-bit code reads half of it */
+ap_wakeup32_pointer:
+    .long ap_wakeup32
+    .word 24
 
-/* An application processor starts in real mode at a page below 1 MiB to which this is copied, and goes
- * the same way. Its root and stack are in `ap_root` and `ap_stack`. */
+/* An application processor starts in real mode at a page below 1 MiB to which this is copied, or at
+ * ap_wakeup, and goes the same way. Its root and stack are in `ap_root` and `ap_stack`. */
     .global ap_trampoline
     .global ap_trampoline_end
     .code16
@@ -96,7 +99,25 @@ ap_gdt_pointer:
     .long boot_gdt
 ap_trampoline_end:
 
+/* Where one goes on that the firmware wakes: 64-bit code, on the firmware's descriptors, which are flat, and
+ * tables, which need map nothing but the page of this code where it lies. They may have five levels, which
+ * cannot be changed while they are in use; so paging goes, and with it all that is the firmware's. */
+    .code64
+    .global ap_wakeup
+ap_wakeup:
+    cli
+    cld
+    movq %cr4, %rax
+    btrq $17, %rax              /* PCIDE: with it, paging cannot be turned off */
+    movq %rax, %cr4
+    lgdt boot_gdt_pointer(%rip)
+    ljmpl *ap_wakeup32_pointer(%rip)
+
     .code32
+ap_wakeup32:
+    movl %cr0, %eax
+    andl $0x7fffffff, %eax
+    movl %eax, %cr0
 ap_start32:
     movl $0x10, %eax
     movl %eax, %ds

@@ -79,9 +79,10 @@ fn start(info: &entry::BootInfo) -> ! {
         log!("memory: {:#x}..{:#x}", range.start, range.end);
     }
     // First of all: it is needed to refuse.
-    let acpi::Firmware { mut processors, power_off } = acpi::read(*acpi);
-    log!("power: {power_off:x?}");
-    if let Some(power_off) = power_off {
+    let reach = physmap::DIRECT_MAP_SIZE.min(1 << features.physical_bits);
+    let mut firmware = acpi::read(*acpi, reach);
+    log!("power: {:x?}", firmware.power_off);
+    if let Some(power_off) = firmware.power_off {
         exit::remember(power_off);
     }
     let Some(module) = module.clone() else {
@@ -103,10 +104,10 @@ fn start(info: &entry::BootInfo) -> ! {
     };
     heap::add(heap_start, HEAP_PAGES << 12);
 
-    if !ap::can_start(usable.iter()) {
-        processors.truncate(1);
+    if firmware.mailbox.is_none() && !ap::can_start(usable.iter()) {
+        firmware.processors.truncate(1);
     }
-    let cpu = match cpus::first(info, &features, &processors) {
+    let cpu = match cpus::first(info, &features, &firmware) {
         Ok(cpu) => cpu,
         Err(paging::NoMemory) => {
             refuse(bundle::exit::L1_FAILED, format_args!("L1 has too little memory to start"))
@@ -124,7 +125,7 @@ fn start(info: &entry::BootInfo) -> ! {
     };
     WALL_SECONDS.store(wall_seconds(&bundle), Relaxed);
     START[1].store((cpu.clock.tsc_hz / 1_000_000).max(1), Relaxed);
-    cpus::start_others(cpu, &processors);
+    cpus::start_others(cpu, &firmware);
     run_guests(cpu, bundle, file)
 }
 

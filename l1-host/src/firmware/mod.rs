@@ -1,4 +1,5 @@
 //! Understands what firmware leaves in memory and in chips.
 
+pub mod mailbox;
 pub mod rtc;
 pub mod s5;
