@@ -15,7 +15,7 @@ bare_target=x86_64-unknown-none
 # The images: package:binary. build.sh copies each to target/roost under the binary's name.
 # shellcheck disable=SC2034 # for those who source this
 bare_images='l1-host:l1 l2-guest-shim:shim conformance:conformance l0-conformance:l0-conformance
-hostile:hostile example-kernel:example exits:exits'
+hostile:hostile example-kernel:example exits:exits mailbox-firmware:mailbox-firmware'
 
 # rust_serves BIN_DIR: true if the Rust there serves; sets bare_core to `ready` or `build`.
 rust_serves() {

@@ -40,6 +40,12 @@ pub fn example() -> PathBuf {
     image("example")
 }
 
+/// Firmware with a mailbox for processors, which starts L1.
+#[must_use]
+pub fn mailbox_firmware() -> PathBuf {
+    image("mailbox-firmware")
+}
+
 fn image(name: &str) -> PathBuf {
     let images = env::var_os("ROOST_IMAGES").map_or_else(|| target().join("roost"), PathBuf::from);
     existing(images.join(name), "scripts/build.sh")

@@ -1,6 +1,6 @@
 //! Has the tool start QEMU with other words than it meant to.
 
-use crate::folder::Folder;
+use crate::{built, folder::Folder};
 use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf};
 
 /// A program for `--qemu` that changes each argument by the commands of `sed`.
@@ -14,6 +14,26 @@ pub fn changed(folder: &Folder, sed: &str) -> PathBuf {
          set -- \"$@\" \"$(printf '%s\\n' \"$word\" | sed '{sed}')\"\ndone\n\
          exec qemu-system-x86_64 \"$@\"\n"
     );
+    program(folder, &script)
+}
+
+/// A program for `--qemu` that has L1 started by firmware with a mailbox for processors; `words` are for
+/// the firmware.
+///
+/// # Panics
+/// It cannot be written.
+#[must_use]
+pub fn with_mailbox(folder: &Folder, words: &str) -> PathBuf {
+    let text = |path: PathBuf| path.to_str().expect("a plain path").to_owned();
+    let firmware = text(built::mailbox_firmware());
+    let script = include_str!("with_mailbox.sh")
+        .replace("=FIRMWARE", &format!("='{firmware}'"))
+        .replace("=BOTH", &format!("='{}'", text(folder.path("both"))))
+        .replace("WORDS", words);
+    program(folder, &script)
+}
+
+fn program(folder: &Folder, script: &str) -> PathBuf {
     let path = folder.file("qemu.sh", script.as_bytes());
     std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is ours");
     path
