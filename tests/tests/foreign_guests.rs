@@ -29,7 +29,8 @@ fn grub_reads_a_disk() {
     let image = folder.path("disk.img");
     File::create(&image).and_then(|file| file.set_len(1 << 20)).expect("temporary file");
     disk::host("mke2fs", &["-q", "-t", "ext2", disk::text(&image)]);
-    disk::debugfs(&image, &format!("write {} file.txt", disk::text(&folder.path("file.txt"))));
+    let write = format!("write {} file.txt", disk::text(&folder.path("file.txt")));
+    assert!(disk::debugfs(&image, &write).contains("Allocated inode"));
     let run = folder.run(&packaged).memory("64M").option("--disk", "disk.img");
     let mut guest = run.piped();
     guest.expect("grub>");
