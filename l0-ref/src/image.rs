@@ -161,7 +161,7 @@ fn memory_map(ram: &Ram) -> Vec<hvm_memmap_table_entry> {
 mod tests {
     use super::*;
     use pv_abi::bundle::{
-        Backend, Blob, ConsoleMode, Guest, Image, Kind, Pti, Restart, Siblings, Trace,
+        Backend, Blob, ConsoleMode, ConsolePort, Guest, Image, Kind, Pti, Restart, Siblings, Trace,
     };
     use std::io::Write;
     use vm_memory::ByteValued;
@@ -235,6 +235,7 @@ mod tests {
             console: ConsoleMode::Focus,
             siblings: Siblings::AnyGuests,
             pti: Pti::On,
+            port: ConsolePort::Serial,
             wall_seconds: 0,
         };
         bundle.encode().unwrap()

@@ -36,7 +36,7 @@ use core::{
         Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     },
 };
-use pv_abi::bundle::{self, Bundle, DeviceKind, Guest, Restart, Siblings, Trace};
+use pv_abi::bundle::{self, Bundle, ConsolePort, DeviceKind, Guest, Restart, Siblings, Trace};
 use spin::{Mutex, Once};
 
 /// What the user has asked for, and what building a guest needs.
@@ -70,6 +70,9 @@ pub fn start(cpu: &'static Cpu, bundle: Bundle, context: Context<'static>) -> ! 
         sched::keep_l1_alone();
     }
     pti::choose(host.bundle.pti);
+    if host.bundle.port == ConsolePort::Virtio {
+        host::start_console(cpu);
+    }
     live::begin(host.bundle.stats_every, &cpu.clock, cpu::tsc());
     if guests.iter().any(|guest| !guest.disks.is_empty()) {
         host::start_disks(cpu);
@@ -156,7 +159,7 @@ fn launch(cpu: &Cpu, vm: &Arc<Vm>, start: Start) -> Result<(), build::Error> {
     Ok(())
 }
 
-/// Listens to the serial port from now on.
+/// Listens to the console's port from now on.
 fn listen(cpu: &Cpu) {
     serial::CONSOLE.interrupt_on_receive();
     interrupt::receive();
@@ -364,6 +367,7 @@ fn one_less(code: u8) {
     if RUNNING.fetch_sub(1, AcqRel) == 1 {
         console::mux().finish();
         host::tell_uplinks();
+        host::settle_console();
         exit::machine(worst);
     }
 }

@@ -67,11 +67,14 @@ fn receive_frames(cpu: &Cpu) {
     }
 }
 
-/// Gives what the serial port has to the guests' consoles.
+/// Gives what has come by the serial port and the virtio console to the guests' consoles.
 pub fn receive() {
-    let mut buffer = [0; 64];
+    let mut buffer = [0; host::CONSOLE_BUFFER];
     loop {
-        let count = serial::CONSOLE.read(&mut buffer);
+        let count = match serial::CONSOLE.read(&mut buffer) {
+            0 => host::read_console(&mut buffer),
+            count => count,
+        };
         if count == 0 {
             return;
         }

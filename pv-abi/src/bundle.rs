@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// First bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"RoostBdl";
 /// Version of header and encoding.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
 pub const HEADER: usize = 16;
 
@@ -254,6 +254,16 @@ pub enum Siblings {
     Kick,
 }
 
+/// The port that guests' consoles share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsolePort {
+    /// The first serial port.
+    #[default]
+    Serial,
+    /// The first port of the machine's virtio console; the serial one if it has none.
+    Virtio,
+}
+
 /// Whether L1's memory is out of guests' page tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pti {
@@ -297,6 +307,8 @@ pub struct Bundle {
     pub siblings: Siblings,
     /// Page-table isolation.
     pub pti: Pti,
+    /// Which port the consoles share.
+    pub port: ConsolePort,
     /// Seconds since 1970 at start, from the tool's clock; 0 if L1 is to ask its machine.
     pub wall_seconds: u64,
 }
@@ -466,6 +478,7 @@ mod tests {
             console: ConsoleMode::Prefix,
             siblings: Siblings::OneGuest,
             pti: Pti::Auto,
+            port: ConsolePort::Virtio,
             wall_seconds: 7,
         }
     }

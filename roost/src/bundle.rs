@@ -5,8 +5,8 @@ use anyhow::{Context, Result, ensure};
 use pv_abi::{
     PAGE_SIZE,
     bundle::{
-        Backend, Blob, Bundle, Card, ConsoleMode, Device, Disk, Guest, Image, Kind, Network, Pti,
-        Restart, Segment, Siblings, Trace,
+        Backend, Blob, Bundle, Card, ConsoleMode, ConsolePort, Device, Disk, Guest, Image, Kind,
+        Network, Pti, Restart, Segment, Siblings, Trace,
     },
 };
 use std::{
@@ -63,6 +63,8 @@ pub struct Contents {
     pub siblings: Siblings,
     /// Page-table isolation.
     pub pti: Pti,
+    /// Which port the consoles share.
+    pub port: ConsolePort,
     /// Seconds since 1970.
     pub wall_seconds: u64,
 }
@@ -148,6 +150,7 @@ impl Contents {
             console: self.console,
             siblings: self.siblings,
             pti: self.pti,
+            port: self.port,
             wall_seconds: self.wall_seconds,
         }
     }
@@ -315,6 +318,7 @@ mod tests {
             console: ConsoleMode::Prefix,
             siblings: Siblings::OneGuest,
             pti: Pti::Auto,
+            port: ConsolePort::Virtio,
             wall_seconds: 1_700_000_000,
         }
     }
@@ -335,7 +339,7 @@ mod tests {
         assert!(read.stats && read.guests[0].core);
         assert_eq!((read.stats_every, read.trace), (7, Trace::Death));
         assert_eq!((read.console, read.siblings), (ConsoleMode::Prefix, Siblings::OneGuest));
-        assert_eq!(read.pti, Pti::Auto);
+        assert_eq!((read.pti, read.port), (Pti::Auto, ConsolePort::Virtio));
         assert_eq!(read.wall_seconds, 1_700_000_000);
         let [guest] = &read.guests[..] else { panic!("one guest") };
         assert_eq!((guest.name.as_str(), guest.cmdline.as_str()), ("guest", "quiet"));

@@ -3,7 +3,8 @@
 mod choices;
 
 pub use choices::{
-    BackendChoice, ConsoleChoice, PtiChoice, RestartChoice, SiblingsChoice, StatsTo, TraceChoice,
+    BackendChoice, ConsoleChoice, PortChoice, PtiChoice, RestartChoice, SiblingsChoice, StatsTo,
+    TraceChoice,
 };
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
-use pv_abi::bundle::{ConsoleMode, Pti, Siblings, Trace};
+use pv_abi::bundle::{ConsoleMode, ConsolePort, Pti, Siblings, Trace};
 use std::{path::PathBuf, str::FromStr};
 
 /// Runs paravirtual guests on machines that offer no VMX or SVM.
@@ -136,6 +137,9 @@ pub struct RunArgs {
     /// is left [default: on]
     #[arg(long, value_enum)]
     pub pti: Option<PtiChoice>,
+    /// Which port of the machine guests' consoles share [default: serial]
+    #[arg(long, value_enum)]
+    pub console_port: Option<PortChoice>,
     /// How several guests share the console [default: focus at a terminal, else prefix]
     #[arg(long, value_enum)]
     pub console: Option<ConsoleChoice>,
@@ -212,6 +216,7 @@ impl RunArgs {
             threads: self.threads.unwrap_or(1),
             siblings: self.siblings.map(Siblings::from).unwrap_or_default(),
             pti: self.pti.map(Pti::from).unwrap_or_default(),
+            port: self.console_port.map(ConsolePort::from).unwrap_or_default(),
             accel: self.accel.unwrap_or_default(),
             cpu: self.cpu.clone(),
             clock: if self.icount { Clock::Instructions } else { Clock::Host },
@@ -245,6 +250,9 @@ pub struct ImageArgs {
     /// Whether L1's memory is out of guests' page tables [default: on]
     #[arg(long, value_enum)]
     pub pti: Option<PtiChoice>,
+    /// Which port of the machine guests' consoles share [default: serial]
+    #[arg(long, value_enum)]
+    pub console_port: Option<PortChoice>,
 }
 
 impl ImageArgs {
@@ -257,6 +265,7 @@ impl ImageArgs {
             console: self.console,
             siblings: self.siblings,
             pti: self.pti,
+            console_port: self.console_port,
             ..RunArgs::default()
         }
     }

@@ -4,7 +4,8 @@
 use crate::{
     accel::{self, Clock},
     cli::{
-        BackendChoice, ConsoleChoice, PtiChoice, RestartChoice, RunArgs, SiblingsChoice, StatsTo,
+        BackendChoice, ConsoleChoice, PortChoice, PtiChoice, RestartChoice, RunArgs,
+        SiblingsChoice, StatsTo,
     },
     device::DevicePlan,
     disk::{self, Access, DiskPlan, Source as DiskSource},
@@ -18,8 +19,8 @@ use crate::{
 };
 use anyhow::{Result, anyhow, bail, ensure};
 use pv_abi::bundle::{
-    Backend, ConsoleMode, DEFAULT_WEIGHT, MTUS, MachineDisk, Partition, Pti, Restart, Siblings,
-    Trace, WEIGHTS,
+    Backend, ConsoleMode, ConsolePort, DEFAULT_WEIGHT, MTUS, MachineDisk, Partition, Pti, Restart,
+    Siblings, Trace, WEIGHTS,
 };
 use serde::Deserialize;
 use std::{
@@ -43,6 +44,7 @@ struct File {
     threads: Option<Spanned<Bounded<1, MOST_THREADS>>>,
     siblings: Option<Spanned<SiblingsChoice>>,
     pti: Option<Spanned<PtiChoice>>,
+    console_port: Option<Spanned<PortChoice>>,
     accel: Option<Spanned<accel::Choice>>,
     cpu: Option<Spanned<String>>,
     icount: Option<Spanned<bool>>,
@@ -337,6 +339,7 @@ impl Source<'_> {
         let threads = self.choose("threads", &file.threads, args.threads.is_some())?;
         let siblings = self.choose("siblings", &file.siblings, args.siblings.is_some())?;
         let pti = self.choose("pti", &file.pti, args.pti.is_some())?;
+        let port = self.choose("console-port", &file.console_port, args.console_port.is_some())?;
         let accel = self.choose("accel", &file.accel, args.accel.is_some())?;
         let kind = self.choose("machine", &file.machine, args.machine.is_some())?;
         let every = self.choose("stats-every", &file.stats_every, args.stats_every.is_some())?;
@@ -348,6 +351,7 @@ impl Source<'_> {
             threads: threads.map_or(usual.threads, |threads| threads.0),
             siblings: siblings.map_or(usual.siblings, Siblings::from),
             pti: pti.map_or(usual.pti, Pti::from),
+            port: port.map_or(usual.port, ConsolePort::from),
             accel: accel.unwrap_or(usual.accel),
             cpu: self.choose("cpu", &file.cpu, args.cpu.is_some())?.or(usual.cpu),
             clock: clock.unwrap_or(usual.clock),

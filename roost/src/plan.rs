@@ -10,7 +10,9 @@ use crate::{
     net::NetPlan,
 };
 use anyhow::{Context, Result};
-use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Pti, Restart, Siblings, Trace};
+use pv_abi::bundle::{
+    Backend, ConsoleMode, ConsolePort, DEFAULT_WEIGHT, Pti, Restart, Siblings, Trace,
+};
 use std::{
     fmt::Display,
     path::{Path, PathBuf},
@@ -84,6 +86,8 @@ pub struct MachinePlan {
     pub siblings: Siblings,
     /// Whether L1's memory is out of guests' page tables.
     pub pti: Pti,
+    /// Which port guests' consoles share.
+    pub port: ConsolePort,
     /// How QEMU runs it.
     pub accel: accel::Choice,
     /// QEMU's CPU model, if not the usual one.

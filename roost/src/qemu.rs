@@ -8,6 +8,7 @@ use crate::{
     process,
 };
 use anyhow::{Context, Result};
+use pv_abi::bundle::ConsolePort;
 use std::{
     env,
     ffi::{OsStr, OsString},
@@ -119,6 +120,8 @@ pub struct Machine {
     pub cards: Vec<MachineCard>,
     /// It has a device that gives random bytes.
     pub entropy: bool,
+    /// Where the console is.
+    pub port: ConsolePort,
 }
 
 impl Machine {
@@ -157,7 +160,14 @@ impl Machine {
                 args.pair("-mon", "chardev=end,mode=control");
             }
         }
-        args.pair("-serial", "chardev:console");
+        match self.port {
+            ConsolePort::Serial => args.pair("-serial", "chardev:console"),
+            ConsolePort::Virtio => {
+                args.pair("-serial", "null");
+                args.pair("-device", "virtio-serial-pci,disable-legacy=on,max_ports=1");
+                args.pair("-device", "virtconsole,chardev=console");
+            }
+        }
         args.pair("-chardev", option_path("file,id=log,path=", &self.log));
         args.pair("-serial", "chardev:log");
         if let Some(socket) = self.control {
@@ -234,6 +244,7 @@ mod tests {
             disks: vec![],
             cards: vec![],
             entropy: false,
+            port: ConsolePort::Serial,
         }
     }
 
@@ -252,6 +263,17 @@ mod tests {
              -serial chardev:console -chardev file,id=log,path=a,,b.log -serial chardev:log \
              -kernel l1 -initrd dir/bundle"
         );
+    }
+
+    /// The log stays on the second serial port.
+    #[test]
+    fn the_console_may_be_virtios() {
+        let line = line(&Machine { port: ConsolePort::Virtio, ..machine() });
+        assert!(line.contains(
+            "-serial null -device virtio-serial-pci,disable-legacy=on,max_ports=1 \
+             -device virtconsole,chardev=console -chardev file,id=log"
+        ));
+        assert!(line.contains("-serial chardev:log"));
     }
 
     #[test]

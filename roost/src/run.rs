@@ -70,6 +70,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         disks: disks.machine,
         cards,
         entropy: device::any_entropy(&plan),
+        port: plan.machine.port,
     };
     boot(args, &plan, &qemu, machine, folder)
 }
@@ -137,6 +138,7 @@ pub fn contents(
         console: plan.console(io::stdin().is_terminal()),
         siblings: plan.machine.siblings,
         pti: plan.machine.pti,
+        port: plan.machine.port,
         wall_seconds: match plan.machine.clock {
             Clock::Instructions => COUNTED_WALL_SECONDS,
             // To the nearest second.

@@ -1,4 +1,4 @@
-//! The guests' consoles, and the one serial port that they share.
+//! The guests' consoles, and the one port that they share.
 //!
 //! | module | what |
 //! |---|---|
@@ -25,22 +25,24 @@ pub use queue::Console;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GuestId(pub usize);
 
-/// The first serial port.
+/// The machine's port: its virtio console if that is used, else the first serial port.
 #[cfg(target_os = "none")]
 #[derive(Debug)]
-pub struct Com1;
+pub struct Machine;
 
 #[cfg(target_os = "none")]
-impl screen::Port for Com1 {
+impl screen::Port for Machine {
     fn send(&self, bytes: &[u8]) {
-        crate::hw::serial::CONSOLE.write(bytes);
+        if !crate::dev::host::send_to_console(bytes) {
+            crate::hw::serial::CONSOLE.write(bytes);
+        }
     }
 }
 
 /// The multiplexer of this machine.
 #[cfg(target_os = "none")]
-pub fn mux() -> &'static Mux<Com1> {
-    static MUX: Mux<Com1> = Mux::new(Com1);
+pub fn mux() -> &'static Mux<Machine> {
+    static MUX: Mux<Machine> = Mux::new(Machine);
     &MUX
 }
 

@@ -1,7 +1,7 @@
 //! Values of options that are one of a few words, which mean something to L1 too.
 
 use clap::ValueEnum;
-use pv_abi::bundle::{Backend, ConsoleMode, Pti, Restart, Siblings, Trace};
+use pv_abi::bundle::{Backend, ConsoleMode, ConsolePort, Pti, Restart, Siblings, Trace};
 use serde::Deserialize;
 use std::{path::PathBuf, str::FromStr};
 
@@ -64,6 +64,25 @@ impl From<PtiChoice> for Pti {
             PtiChoice::On => Self::On,
             PtiChoice::Auto => Self::Auto,
             PtiChoice::Off => Self::Off,
+        }
+    }
+}
+
+/// The port that guests' consoles share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortChoice {
+    /// The first serial port, which each machine has
+    Serial,
+    /// The machine's virtio console, which takes many bytes at once
+    Virtio,
+}
+
+impl From<PortChoice> for ConsolePort {
+    fn from(choice: PortChoice) -> Self {
+        match choice {
+            PortChoice::Serial => Self::Serial,
+            PortChoice::Virtio => Self::Virtio,
         }
     }
 }

@@ -3,16 +3,19 @@
 //!
 //! `pci` finds them and has them interrupt, `hal` is what the crate `virtio-drivers` wants of L1,
 //! `disk` sends requests and takes the answers, `find` says which of them a guest means; `uplink` sends and
-//! receives frames; `entropy` asks for random bytes. A device that misbehaves costs itself: requests of its disk fail, frames by its card are
+//! receives frames; `entropy` asks for random bytes; `console` has the guests' consoles. A device that misbehaves costs itself: requests of its disk fail, frames by its card are
 //! lost, and the log says why.
 
+mod console;
 mod disk;
 mod entropy;
 mod find;
 mod hal;
 mod pci;
+mod ring;
 mod uplink;
 
+pub use console::BUFFER as CONSOLE_BUFFER;
 pub use disk::{Disk, Outcome, PIECES, Refused, Run, Ticket, Work};
 pub use find::{Extent, Missing};
 pub use uplink::Uplink;
@@ -28,6 +31,7 @@ use crate::{
     log, sched,
 };
 use alloc::{boxed::Box, format, string::String, vec::Vec};
+use console::Console;
 use core::sync::atomic::{
     AtomicBool,
     Ordering::{Relaxed, SeqCst},
@@ -46,6 +50,7 @@ struct Known {
 }
 
 static DISKS: Once<Vec<Known>> = Once::new();
+static CONSOLE: Once<Option<Mutex<Console>>> = Once::new();
 static ENTROPY: Once<Vec<Mutex<Source>>> = Once::new();
 static UPLINKS: Once<Vec<Box<Uplink>>> = Once::new();
 /// [`look`] will be called.
@@ -101,6 +106,44 @@ pub fn has_entropy() -> bool {
 #[must_use]
 pub fn seed() -> Option<[u8; SEED]> {
     ENTROPY.get()?.iter().find_map(|source| source.lock().take())
+}
+
+/// Finds the machine's virtio console, the first if there are several; it interrupts `cpu`.
+pub fn start_console(cpu: &Cpu) {
+    let (kind, vector) = (DeviceType::Console, vector::CONSOLE);
+    CONSOLE.call_once(|| {
+        let found = pci::each("console", kind, cpu.apic_id, vector, |place, transport, signals| {
+            let console = Console::new(transport, signals)?;
+            log!("console at {place}");
+            Ok(Mutex::new(console))
+        });
+        if found.is_empty() {
+            log!("the machine lacks a virtio console: guests' consoles are on the serial port");
+        }
+        found.into_iter().next()
+    });
+}
+
+fn console() -> Option<&'static Mutex<Console>> {
+    CONSOLE.get()?.as_ref()
+}
+
+/// Sends `bytes` by the machine's virtio console; false if that is not used, or has failed.
+#[must_use]
+pub fn send_to_console(bytes: &[u8]) -> bool {
+    console().is_some_and(|console| console.lock().send(bytes))
+}
+
+/// Waits until the machine's virtio console has taken what was sent, or will not.
+pub fn settle_console() {
+    if let Some(console) = console() {
+        console.lock().settle();
+    }
+}
+
+/// Copies to `out` what has come by the machine's virtio console; how many bytes.
+pub fn read_console(out: &mut [u8; CONSOLE_BUFFER]) -> usize {
+    console().map_or(0, |console| console.lock().read(out))
 }
 
 /// The network card with this address.

@@ -1,11 +1,11 @@
 //! Sends and receives frames by one network card of the machine.
-//! May: unsafe, take-frame, alloc. Context: boot; run-loop, irq-off. Input: the machine's device, and the
-//! network.
-#![expect(unsafe_code, reason = "the queues are told of raw memory")]
+//! May: unsafe, alloc. Context: boot; run-loop, irq-off. Input: the machine's device, and the network.
+#![expect(unsafe_code, reason = "the buffers are raw memory")]
 
 use super::{
-    hal::{self, L1, piece},
-    pci::{Doorbell, Signals},
+    hal::{self, piece},
+    pci::Signals,
+    ring::{Broken, Ring, Way},
 };
 use crate::{
     dev::{
@@ -18,13 +18,12 @@ use crate::{
             network,
         },
     },
-    log, memory,
+    log,
 };
 use alloc::{
     boxed::Box,
     string::{String, ToString},
 };
-use arrayvec::ArrayVec;
 use core::{
     hint::spin_loop,
     sync::atomic::{Ordering::SeqCst, fence},
@@ -37,16 +36,12 @@ use pv_abi::{
     },
 };
 use spin::Mutex;
-use virtio_drivers::{
-    queue::VirtQueue,
-    transport::{DeviceStatus, Transport, pci::PciTransport},
-};
+use virtio_drivers::transport::{DeviceStatus, Transport, pci::PciTransport};
 
 /// Entries of each queue.
 const SIZE: usize = 256;
 /// Bytes of a buffer.
 const BUFFER: usize = 2048;
-const BUFFERS_PAGES: u64 = (SIZE * BUFFER / 4096) as u64;
 /// Frames that are taken at once, at most.
 const AT_ONCE: usize = 64;
 
@@ -73,27 +68,12 @@ pub struct Uplink {
 #[derive(Debug)]
 struct State {
     transport: PciTransport,
-    receive: Ring,
-    transmit: Ring,
+    receive: Ring<SIZE, BUFFER>,
+    transmit: Ring<SIZE, BUFFER>,
     /// The device was given frames and not told.
     untold: bool,
     failed: bool,
 }
-
-/// A queue and its buffers.
-#[derive(Debug)]
-struct Ring {
-    queue: VirtQueue<L1, SIZE>,
-    doorbell: Doorbell,
-    start: Hpa,
-    /// The buffer behind each token.
-    tokens: [Option<u16>; SIZE],
-    /// Buffers that the device does not have.
-    free: ArrayVec<u16, SIZE>,
-}
-
-/// What is wrong with a card. It is used no more.
-type Broken = &'static str;
 
 impl Uplink {
     /// The card behind `transport`.
@@ -107,10 +87,10 @@ impl Uplink {
         }
         signals.route()?;
         let mac = transport.read_config_space(0).map_err(|why| why.to_string())?;
-        let mut receive = Ring::new(&mut transport, signals, RECEIVE as u16)?;
-        let mut transmit = Ring::new(&mut transport, signals, TRANSMIT as u16)?;
+        let mut receive = Ring::new(&mut transport, signals, RECEIVE, Way::Receive)?;
+        let mut transmit = Ring::new(&mut transport, signals, TRANSMIT, Way::Transmit)?;
         // What was sent is looked for when there is more to send.
-        transmit.queue.set_dev_notify(false);
+        transmit.set_interrupts(false);
         transport.finish_init();
         receive.offer_all()?;
         receive.tell();
@@ -158,7 +138,7 @@ impl Uplink {
         self.pass_on(&mut merger);
         let state = &mut *self.state.lock();
         if rest == Rest::More {
-            state.receive.queue.set_dev_notify(false);
+            state.receive.set_interrupts(false);
         }
         if !state.failed {
             state.receive.tell();
@@ -226,13 +206,13 @@ impl Uplink {
 impl State {
     /// The next frame. If there is none, the device interrupts when one comes.
     fn take(&mut self) -> Result<Option<(u16, usize)>, Broken> {
-        if let Some(taken) = self.receive.take(Way::Receive)? {
+        if let Some(taken) = self.receive.take()? {
             return Ok(Some(taken));
         }
-        self.receive.queue.set_dev_notify(true);
+        self.receive.set_interrupts(true);
         // One may have come before the device could know.
         fence(SeqCst);
-        self.receive.take(Way::Receive)
+        self.receive.take()
     }
 
     /// The device may use a buffer again.
@@ -240,7 +220,7 @@ impl State {
         if self.failed {
             return Ok(());
         }
-        self.receive.offer(buffer)
+        self.receive.add(buffer, BUFFER)
     }
 
     /// Gives the device frame `number` of `frames`, none of which is too long; its bytes.
@@ -252,15 +232,13 @@ impl State {
         if self.failed {
             return Ok(Err(Lost::Nobody));
         }
-        while let Some((buffer, _)) = self.transmit.take(Way::Transmit)? {
-            self.transmit.free.push(buffer);
-        }
-        let Some(buffer) = self.transmit.free.pop() else { return Ok(Err(Lost::NoBuffer)) };
+        self.transmit.reclaim()?;
+        let Some(buffer) = self.transmit.take_free() else { return Ok(Err(Lost::NoBuffer)) };
         // SAFETY: the device does not have the buffer, and no frame lies in it.
         let to = unsafe { piece(self.transmit.at(buffer), BUFFER) };
         to[..HEADER].fill(0);
         let len = frames.write(number, &mut to[HEADER..]);
-        self.transmit.add(buffer, HEADER + len, Way::Transmit)?;
+        self.transmit.add(buffer, HEADER + len)?;
         self.untold = true;
         Ok(Ok(len))
     }
@@ -282,78 +260,4 @@ impl State {
     }
 }
 
-/// Who writes the buffers of a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// The device.
-    Receive,
-    /// L1.
-    Transmit,
-}
-
-impl Ring {
-    fn new(transport: &mut PciTransport, signals: Signals, number: u16) -> Result<Self, String> {
-        let doorbell = signals.doorbell(number)?;
-        let queue =
-            VirtQueue::new(transport, number, false, false).map_err(|why| why.to_string())?;
-        let start = memory::take_pages(BUFFERS_PAGES, 4096).ok_or("L1 has too little memory")?;
-        let free = (0..SIZE as u16).collect();
-        Ok(Self { queue, doorbell, start, tokens: [None; SIZE], free })
-    }
-
-    /// Tells the device of what was added.
-    fn tell(&self) {
-        hal::tell(&self.queue, self.doorbell);
-    }
-
-    fn at(&self, buffer: u16) -> Hpa {
-        self.start.offset((usize::from(buffer) * BUFFER) as u64)
-    }
-
-    fn offer_all(&mut self) -> Result<(), Broken> {
-        while let Some(buffer) = self.free.pop() {
-            self.offer(buffer)?;
-        }
-        Ok(())
-    }
-
-    fn offer(&mut self, buffer: u16) -> Result<(), Broken> {
-        self.add(buffer, BUFFER, Way::Receive)
-    }
-
-    /// Gives `len` bytes of a buffer to the device.
-    fn add(&mut self, buffer: u16, len: usize, way: Way) -> Result<(), Broken> {
-        // SAFETY: the buffers are this ring's for ever, and nobody but the device uses one whose number
-        // is behind a token.
-        let token = unsafe {
-            let bytes = piece(self.at(buffer), len);
-            match way {
-                Way::Receive => self.queue.add(&[], &mut [bytes]),
-                Way::Transmit => self.queue.add(&[bytes], &mut []),
-            }
-        };
-        let place = token.ok().and_then(|token| self.tokens.get_mut(usize::from(token)));
-        *place.ok_or("its queue takes nothing")? = Some(buffer);
-        Ok(())
-    }
-
-    /// Takes a buffer back, and how much of it the device says it has written.
-    fn take(&mut self, way: Way) -> Result<Option<(u16, usize)>, Broken> {
-        let Some(token) = self.queue.peek_used() else { return Ok(None) };
-        let place = self.tokens.get_mut(usize::from(token)).and_then(Option::take);
-        let buffer = place.ok_or("it gives back what it was not given")?;
-        // SAFETY: this is the buffer of `add`; the lengths are those that the queue keeps itself.
-        let len = unsafe {
-            let bytes = piece(self.at(buffer), BUFFER);
-            match way {
-                Way::Receive => self.queue.pop_used(token, &[], &mut [bytes]),
-                Way::Transmit => self.queue.pop_used(token, &[bytes], &mut []),
-            }
-        };
-        let len = len.map_err(|_| "it changes what it gives back")?;
-        Ok(Some((buffer, len as usize)))
-    }
-}
-
-const _: () =
-    assert!(BUFFER >= HEADER + ETHERNET + 4 + 1500 && (SIZE * BUFFER).is_multiple_of(4096));
+const _: () = assert!(BUFFER >= HEADER + ETHERNET + 4 + 1500);

@@ -1,0 +1,152 @@
+//! A queue of a device of the machine, and the buffers that go through it: all of one size, and L1's for ever.
+//! May: unsafe, take-frame. Context: boot; run-loop, irq-off. Input: the machine's device.
+#![expect(unsafe_code, reason = "the queue is told of raw memory")]
+
+use super::{
+    hal::{self, L1, piece},
+    pci::{Doorbell, Signals},
+};
+use crate::memory;
+use alloc::string::{String, ToString};
+use arrayvec::ArrayVec;
+use pv_abi::addr::Hpa;
+use virtio_drivers::{queue::VirtQueue, transport::pci::PciTransport};
+
+/// What is wrong with a device. It is used no more.
+pub type Broken = &'static str;
+
+/// Who writes the buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The device.
+    Receive,
+    /// L1.
+    Transmit,
+}
+
+/// The queue, of `SIZE` buffers of `BUFFER` bytes.
+#[derive(Debug)]
+pub struct Ring<const SIZE: usize, const BUFFER: usize> {
+    queue: VirtQueue<L1, SIZE>,
+    doorbell: Doorbell,
+    way: Way,
+    start: Hpa,
+    /// The buffer behind each token.
+    tokens: [Option<u16>; SIZE],
+    /// Buffers that the device does not have.
+    free: ArrayVec<u16, SIZE>,
+}
+
+impl<const SIZE: usize, const BUFFER: usize> Ring<SIZE, BUFFER> {
+    /// Queue `number` of the device behind `transport`.
+    ///
+    /// # Errors
+    /// The device has none, or L1 has too little memory.
+    pub fn new(
+        transport: &mut PciTransport,
+        signals: Signals,
+        number: usize,
+        way: Way,
+    ) -> Result<Self, String> {
+        const { assert!((SIZE * BUFFER).is_multiple_of(4096)) };
+        let doorbell = signals.doorbell(number as u16)?;
+        let queue = VirtQueue::new(transport, number as u16, false, false);
+        let queue = queue.map_err(|why| why.to_string())?;
+        let pages = (SIZE * BUFFER / 4096) as u64;
+        let start = memory::take_pages(pages, 4096).ok_or("L1 has too little memory")?;
+        let free = (0..SIZE as u16).collect();
+        Ok(Self { queue, doorbell, way, start, tokens: [None; SIZE], free })
+    }
+
+    /// Whether the device interrupts when it has used a buffer.
+    pub fn set_interrupts(&mut self, wanted: bool) {
+        self.queue.set_dev_notify(wanted);
+    }
+
+    /// Tells the device of what was added.
+    pub fn tell(&self) {
+        hal::tell(&self.queue, self.doorbell);
+    }
+
+    /// Where a buffer is.
+    pub fn at(&self, buffer: u16) -> Hpa {
+        self.start.offset((usize::from(buffer) * BUFFER) as u64)
+    }
+
+    /// A buffer that the device does not have, and that is the caller's until it is added.
+    pub fn take_free(&mut self) -> Option<u16> {
+        self.free.pop()
+    }
+
+    /// The device has no buffer.
+    pub fn is_idle(&self) -> bool {
+        self.free.is_full()
+    }
+
+    /// The device has all buffers.
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// Gives all free buffers to the device, to write to.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn offer_all(&mut self) -> Result<(), Broken> {
+        while let Some(buffer) = self.free.pop() {
+            self.add(buffer, BUFFER)?;
+        }
+        Ok(())
+    }
+
+    /// Gives `len` bytes of a buffer to the device.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn add(&mut self, buffer: u16, len: usize) -> Result<(), Broken> {
+        // SAFETY: the buffers are this ring's for ever, and nobody but the device uses one whose number
+        // is behind a token.
+        let token = unsafe {
+            let bytes = piece(self.at(buffer), len);
+            match self.way {
+                Way::Receive => self.queue.add(&[], &mut [bytes]),
+                Way::Transmit => self.queue.add(&[bytes], &mut []),
+            }
+        };
+        let place = token.ok().and_then(|token| self.tokens.get_mut(usize::from(token)));
+        *place.ok_or("its queue takes nothing")? = Some(buffer);
+        Ok(())
+    }
+
+    /// Takes a buffer back, and how much of it the device says it has written. It is the caller's until it is
+    /// added again.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn take(&mut self) -> Result<Option<(u16, usize)>, Broken> {
+        let Some(token) = self.queue.peek_used() else { return Ok(None) };
+        let place = self.tokens.get_mut(usize::from(token)).and_then(Option::take);
+        let buffer = place.ok_or("it gives back what it was not given")?;
+        // SAFETY: this is the buffer of `add`; the lengths are those that the queue keeps itself.
+        let len = unsafe {
+            let bytes = piece(self.at(buffer), BUFFER);
+            match self.way {
+                Way::Receive => self.queue.pop_used(token, &[], &mut [bytes]),
+                Way::Transmit => self.queue.pop_used(token, &[bytes], &mut []),
+            }
+        };
+        let len = len.map_err(|_| "it changes what it gives back")?;
+        Ok(Some((buffer, len as usize)))
+    }
+
+    /// Takes all buffers back that the device has done with; they are free then.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn reclaim(&mut self) -> Result<(), Broken> {
+        while let Some((buffer, _)) = self.take()? {
+            self.free.push(buffer);
+        }
+        Ok(())
+    }
+}
