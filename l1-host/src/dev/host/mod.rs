@@ -1,10 +1,11 @@
-//! Drives disks and network cards of the machine, for guests.
+//! Drives devices of the machine, for guests.
 //! May: alloc. Context: boot; run-loop, irq-off. Input: the machine's devices.
 //!
-//! `pci` finds them and has them interrupt, `hal` is what the crate `virtio-drivers` wants of L1,
-//! `disk` sends requests and takes the answers, `find` says which of them a guest means; `uplink` sends and
-//! receives frames; `entropy` asks for random bytes; `console` has the guests' consoles. A device that misbehaves costs itself: requests of its disk fail, frames by its card are
-//! lost, and the log says why.
+//! `pci` finds them and has them interrupt, `hal` is what the crate `virtio-drivers` wants of L1, `ring` is
+//! a queue with buffers. `disk` sends requests and takes the answers, `find` says which of them a guest means;
+//! `uplink` sends and receives frames; `entropy` asks for random bytes; `console` has the guests' consoles. A
+//! device that misbehaves costs itself: requests of its disk fail, frames by its card are lost, and the log
+//! says why.
 
 mod console;
 mod disk;
