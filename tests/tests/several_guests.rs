@@ -1,6 +1,7 @@
 //! Several guests on one machine.
 
 use roost_tests::{built::Kernel, folder::Folder, session::Session};
+use std::collections::BTreeSet;
 
 /// A guest in a configuration file, with a busybox.
 fn guest(folder: &Folder, name: &str, more: &str) -> String {
@@ -47,8 +48,9 @@ fn an_end_leaves_the_others_alone() {
     let ended = console.end();
     assert_eq!(ended.said.status, 3, "a guest died: {ended:?}");
     ended.assert_l1_is_sound();
-    let names: Vec<_> = ended.guests.iter().map(|guest| guest.name()).collect();
-    assert_eq!(names, ["a", "b", "c"]);
+    // Two end at nearly the same time, and whose end is told first is nobody's business.
+    let names: BTreeSet<_> = ended.guests.iter().map(|guest| guest.name()).collect();
+    assert_eq!((names, ended.guests.len()), (BTreeSet::from(["a", "b", "c"]), 3));
 }
 
 /// A guest starts again where it is, with the memory it had, as often as it likes.
