@@ -2,7 +2,7 @@
 //! May: nothing. Context: boot; run-loop, irq-off. Input: the machine's device, the user's keystrokes.
 
 use super::{
-    hal,
+    hal::{self, Plain},
     pci::Signals,
     ring::{Broken, Ring, Way},
 };
@@ -13,10 +13,7 @@ use crate::{
 };
 use alloc::string::String;
 use core::hint::spin_loop;
-use pv_abi::virtio::{
-    console::{RECEIVE, TRANSMIT},
-    feature,
-};
+use pv_abi::virtio::console::{RECEIVE, TRANSMIT};
 use virtio_drivers::transport::{Transport, pci::PciTransport};
 
 /// Entries of each queue.
@@ -26,14 +23,6 @@ pub const BUFFER: usize = 4096 / SIZE;
 /// How long the machine may take for what it was given, as parts of a second. What comes while it takes longer
 /// is lost: guests do not wait for somebody who has stopped to read.
 const PATIENCE: u64 = 1;
-
-bitflags::bitflags! {
-    /// Features that L1 knows.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    struct Features: u64 {
-        const VERSION_1 = feature::VERSION_1;
-    }
-}
 
 /// The port.
 #[derive(Debug)]
@@ -53,7 +42,7 @@ impl Console {
     /// # Errors
     /// What is wrong with it.
     pub fn new(mut transport: PciTransport, signals: Signals) -> Result<Self, String> {
-        hal::agree(&mut transport, Features::all())?;
+        hal::agree(&mut transport, Plain::all())?;
         signals.route()?;
         let mut receive = Ring::new(&mut transport, signals, RECEIVE, Way::Receive)?;
         let mut transmit = Ring::new(&mut transport, signals, TRANSMIT, Way::Transmit)?;

@@ -1,44 +1,28 @@
 //! Asks a device of the machine for random bytes.
-//! May: unsafe, take-frame. Context: boot; run-loop. Input: the machine's device, trusted for what it gives.
-#![expect(unsafe_code, reason = "the queue is told of raw memory")]
+//! May: nothing. Context: boot; run-loop. Input: the machine's device, trusted for what it gives.
 
 use super::{
-    hal::{self, L1, piece},
-    pci::{Doorbell, Signals},
+    hal::{self, Plain},
+    pci::Signals,
+    ring::{Broken, Ring, Way},
 };
-use crate::{hw::physmap, memory};
-use alloc::string::{String, ToString};
-use pv_abi::{
-    addr::Hpa,
-    virtio::{entropy, feature},
-};
-use virtio_drivers::{
-    queue::VirtQueue,
-    transport::{Transport, pci::PciTransport},
-};
+use crate::hw::physmap;
+use alloc::string::String;
+use pv_abi::virtio::entropy::QUEUE;
+use virtio_drivers::transport::{Transport, pci::PciTransport};
 
 /// Bytes that are asked for at once.
 pub const SEED: usize = 32;
-/// Entries of its queue, of which one is used.
+/// Buffers, and bytes of each: a page in all. One is used.
 const SIZE: usize = 2;
-
-bitflags::bitflags! {
-    /// Features that L1 knows.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    struct Features: u64 {
-        const VERSION_1 = feature::VERSION_1;
-    }
-}
+const BUFFER: usize = 4096 / SIZE;
 
 /// The device.
 #[derive(Debug)]
 pub struct Source {
     /// It goes when this does.
     _transport: PciTransport,
-    queue: VirtQueue<L1, SIZE>,
-    doorbell: Doorbell,
-    page: Hpa,
-    asked: Option<u16>,
+    ring: Ring<SIZE, BUFFER>,
 }
 
 impl Source {
@@ -47,36 +31,32 @@ impl Source {
     /// # Errors
     /// What is wrong with it.
     pub fn new(mut transport: PciTransport, signals: Signals) -> Result<Self, String> {
-        hal::agree(&mut transport, Features::all())?;
-        let number = entropy::QUEUE as u16;
-        let doorbell = signals.doorbell(number)?;
-        let mut queue =
-            VirtQueue::new(&mut transport, number, false, false).map_err(|why| why.to_string())?;
+        hal::agree(&mut transport, Plain::all())?;
+        let mut ring = Ring::new(&mut transport, signals, QUEUE, Way::Receive)?;
         // It is looked at when a seed is wanted.
-        queue.set_dev_notify(false);
+        ring.set_interrupts(false);
         transport.finish_init();
-        let page = memory::take_pages(1, 4096).ok_or("L1 has too little memory")?;
-        let mut source = Self { _transport: transport, queue, doorbell, page, asked: None };
-        source.ask();
+        let buffer = ring.take_free().ok_or("its queue has no buffer")?;
+        let mut source = Self { _transport: transport, ring };
+        source.ask(buffer)?;
         Ok(source)
     }
 
-    fn ask(&mut self) {
-        // SAFETY: the page is this device's for ever, and L1 reads it only when the device has given it back.
-        let added = unsafe { self.queue.add(&[], &mut [piece(self.page, SEED)]) };
-        self.asked = added.ok();
-        hal::tell(&self.queue, self.doorbell);
+    fn ask(&mut self, buffer: u16) -> Result<(), Broken> {
+        self.ring.add(buffer, SEED)?;
+        self.ring.tell();
+        Ok(())
     }
 
     /// A seed that nobody else has, if the device has given one; it is asked for the next then.
     pub fn take(&mut self) -> Option<[u8; SEED]> {
-        let token = self.asked.filter(|_| self.queue.can_pop())?;
-        // SAFETY: this is the buffer of `ask`.
-        let len = unsafe { self.queue.pop_used(token, &[], &mut [piece(self.page, SEED)]) };
+        let (buffer, len) = self.ring.take().ok()??;
+        let at = self.ring.at(buffer);
         let mut seed = [0; SEED];
-        physmap::copy_from_frame(self.page, 0, &mut seed);
-        physmap::zero(self.page, 4096);
-        self.ask();
-        (len == Ok(SEED as u32)).then_some(seed)
+        physmap::copy_from_frame(at.page(), at.page_offset() as usize, &mut seed);
+        physmap::copy_to_frame(at.page(), at.page_offset() as usize, &[0; SEED]);
+        // One that takes no more gives no more.
+        let _ = self.ask(buffer);
+        (len == SEED).then_some(seed)
     }
 }

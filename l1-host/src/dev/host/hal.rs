@@ -62,6 +62,14 @@ unsafe impl Hal for L1 {
     unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
 }
 
+bitflags::bitflags! {
+    /// What L1 agrees on with a device of which it needs nothing but what all have.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Plain: u64 {
+        const VERSION_1 = feature::VERSION_1;
+    }
+}
+
 /// `len` bytes of RAM at `hpa`, to be told to a device.
 ///
 /// # Safety

@@ -37,7 +37,7 @@ pub const GROUP: Group = Group {
         attack("set_up", "VIO-3 VIO-5", 20, set_up),
         attack("requests", "VIO-5 BLK-1 BLK-2", 40, requests::any),
         attack("floods", "VIO-5 BLK-2", 2, requests::floods),
-        attack("resets", "VIO-6", 1, requests::resets),
+        attack("resets", "VIO-6", 4, requests::resets),
         attack("tables", "MMU-5 PVCS-3 BLK-1", 2, requests::over_tables),
         attack("frames", "VIO-5 NET-2 NET-3", 50, frames::sent),
         attack("buffers", "VIO-5 NET-4 NET-6", 30, frames::received),

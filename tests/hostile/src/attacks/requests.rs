@@ -391,8 +391,8 @@ fn reset_all(rounds: &mut Rounds, disk: Device) -> Verdict {
         same!(ring.used(), 0, "round {round}: answers after a reset");
     }
     println!("# devices.resets: {unanswered} with requests under way");
-    // How many is the disk's affair: of fifty one may be, or none.
-    holds!(unanswered > 0 || rounds.count < 200, "no reset in the midst of requests");
+    // How many is the disk's affair.
+    holds!(unanswered > 0, "no reset in the midst of requests");
     Ok(())
 }
 
