@@ -101,7 +101,8 @@ fn thirty_two_vcpus() {
 /// A guest that waits costs an exit a wake-up and nothing else: ten a second at most.
 #[test]
 fn an_idle_guest_is_left_alone() {
-    const SECONDS: u64 = 20;
+    // Many: two boots differ by some 40 exits.
+    const SECONDS: u64 = 60;
     let exits = |seconds: u64| {
         let folder = Folder::new();
         let initrd = folder.busybox();
@@ -115,4 +116,26 @@ fn an_idle_guest_is_left_alone() {
     let idle = long.saturating_sub(short);
     assert!(idle <= 10 * SECONDS, "{idle} exits in {SECONDS} seconds");
     assert!(idle >= SECONDS / 2, "{idle} exits in {SECONDS} seconds: nobody woke up");
+}
+
+/// A tick of a guest that is busy costs one exit: L1 looks at the timer's word when it fires.
+#[test]
+fn a_tick_is_one_exit() {
+    let ticks_and_exits = |turns: u64| {
+        let folder = Folder::new();
+        let initrd = folder.busybox();
+        let run = folder.run(&Kernel::Cloud.file()).initrd(&initrd).flag("--icount");
+        let mut guest = run.append("console=hvc0 quiet").piped();
+        guest.expect_shell();
+        guest.succeed(&format!("i=0; while [ $i -lt {turns} ]; do i=$((i+1)); done"));
+        let told = guest.succeed("grep timer0 /proc/interrupts");
+        let ticks = told.split_whitespace().nth(1).and_then(|ticks| ticks.parse().ok());
+        let ticks: u64 = ticks.unwrap_or_else(|| panic!("{told:?}"));
+        (ticks, power_off(guest).stats.expect("statistics").exits("timer"))
+    };
+    let ((few, short), (many, long)) = (ticks_and_exits(1), ticks_and_exits(200_000));
+    let (ticks, exits) = (many - few, long.saturating_sub(short));
+    assert!(ticks >= 200, "{ticks} ticks: it was not busy for long");
+    assert!(exits * 10 <= ticks * 12, "{exits} exits of the timer for {ticks} ticks");
+    assert!(exits * 10 >= ticks * 8, "{exits} exits of the timer for {ticks} ticks");
 }

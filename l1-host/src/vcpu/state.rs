@@ -4,8 +4,8 @@
 #[cfg(feature = "dirty-check")]
 use super::dirty::DirtyCheck;
 use super::{
-    apic::VirtualApic, debug::DebugRegisters, pvcs::PvcsPage, registers::Msrs, remote::Remote,
-    steal::Steal, switch::Saved, tlb::Tlb,
+    apic::VirtualApic, debug::DebugRegisters, look::Look, pvcs::PvcsPage, registers::Msrs,
+    remote::Remote, steal::Steal, switch::Saved, tlb::Tlb,
 };
 use crate::{
     abi_flaw::{Flaw, planted},
@@ -107,7 +107,9 @@ pub struct Vcpu {
     pub(super) ldt: Vec<pv_abi::addr::Hpa>,
     pub(super) debug: DebugRegisters,
     /// When L1 looks at the deadline's word although none was set.
-    pub(super) look_at: Option<u64>,
+    pub(super) look: Option<Look>,
+    /// The deadline that was met last.
+    pub(super) fired: u64,
     ring: Option<&'static Frame>,
     ring_tail: u32,
     /// The last note that was drained in this exit.
@@ -162,7 +164,8 @@ impl Vcpu {
             tls: [0; 3],
             ldt: Vec::new(),
             debug: DebugRegisters::default(),
-            look_at: None,
+            look: None,
+            fired: 0,
             ring,
             ring_tail: 0,
             noted: None,
