@@ -78,6 +78,22 @@ fn one_that_takes_no_command_is_left_out() {
     assert!(log.contains("3 CPUs"), "{log}");
 }
 
+/// Processor 1 goes when L1 does not expect it any more, but another: one of the two comes up, on one stack.
+#[test]
+fn one_that_comes_late_disturbs_nobody() {
+    const LATE: &str =
+        "the processor with APIC id 1 starts late: L1 goes on with it, and without 2";
+    for (words, comes_up) in [("late=1 deaf=2", true), ("late=1", false)] {
+        let log = example(words).log;
+        assert!(log.contains("APIC id 1 does not start: L1 goes on"), "{words}: {log}");
+        assert!(!comes_up || log.contains(LATE), "{words}: {log}");
+        assert!(log.contains("3 CPUs"), "{words}: {log}");
+    }
+    let log = example("late=3").log;
+    assert!(log.contains("APIC id 3 does not start: L1 goes on"), "{log}");
+    assert!(log.contains("3 CPUs"), "{log}");
+}
+
 /// Then there are interrupts, as if the firmware had said nothing.
 #[test]
 fn a_mailbox_that_cannot_be_is_not_used() {

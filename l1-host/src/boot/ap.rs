@@ -13,7 +13,7 @@ use core::{
     slice,
     sync::atomic::{
         AtomicU64,
-        Ordering::{Acquire, Release},
+        Ordering::{AcqRel, Acquire, Release},
     },
 };
 use pv_abi::addr::Hpa;
@@ -27,12 +27,14 @@ unsafe extern "C" {
 /// Where a processor starts after an interrupt: a page below 1 MiB that firmware leaves alone.
 const TRAMPOLINE: u64 = 0x8000;
 
-/// Root of the processor that is being started, for `entry.S`.
-#[unsafe(no_mangle)]
-static ap_root: AtomicU64 = AtomicU64::new(0);
-/// Its stack.
+/// The stack of the processor that is being started, for `entry.S`. Whoever takes it, and leaves 0, goes on with
+/// what is below; who finds 0 rests for ever. So nobody minds which processor it is: one that comes when it is
+/// not expected any more may come up in the place of the next.
 #[unsafe(no_mangle)]
 static ap_stack: AtomicU64 = AtomicU64::new(0);
+/// Its root. Like the others it stays as it is until the stack is taken and its CPU is up, or taken back.
+#[unsafe(no_mangle)]
+static ap_root: AtomicU64 = AtomicU64::new(0);
 /// Its number.
 static INDEX: AtomicU64 = AtomicU64::new(0);
 /// The TSC when it was started: it must not have one that is behind.
@@ -40,6 +42,15 @@ static STARTED: AtomicU64 = AtomicU64::new(0);
 
 /// Milliseconds that a processor has to come up.
 const PATIENCE: u64 = 1000;
+
+/// Why there is no CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The processor is left out; what it does instead.
+    LeftOut(&'static str),
+    /// It has begun with what only one may use, and is not done.
+    Stuck,
+}
 
 /// True if the trampoline's page is RAM.
 #[must_use]
@@ -87,7 +98,7 @@ fn prepare() {
 /// Starts the processor with APIC id `id` as CPU `index`, by `boot`.
 ///
 /// # Errors
-/// It does not come up: what it does instead.
+/// [`Failure`]
 pub fn start(
     way: Way,
     boot: &Cpu,
@@ -95,13 +106,13 @@ pub fn start(
     id: u32,
     root: Hpa,
     stack: u64,
-) -> Result<(), &'static str> {
+) -> Result<(), Failure> {
     let millisecond = boot.clock.tsc_hz / 1000;
     let up = || cpus::count() > index;
     ap_root.store(root.0, Release);
-    ap_stack.store(stack, Release);
     INDEX.store(index as u64, Release);
     STARTED.store(cpu::tsc(), Release);
+    ap_stack.store(stack, Release);
     match way {
         Way::Interrupts => {
             boot.apic.send_init(id);
@@ -118,11 +129,15 @@ pub fn start(
     if wait(PATIENCE * millisecond, up) {
         return Ok(());
     }
-    match way {
+    let why = match way {
         // Another one must not find it there.
-        Way::Mailbox(mailbox) if mailbox.withdraw() => Err("takes no command from the mailbox"),
-        _ => Err("does not start"),
+        Way::Mailbox(mailbox) if mailbox.withdraw() => "takes no command from the mailbox",
+        _ => "does not start",
+    };
+    if ap_stack.swap(0, AcqRel) != 0 {
+        return Err(Failure::LeftOut(why));
     }
+    if wait(PATIENCE * millisecond, up) { Ok(()) } else { Err(Failure::Stuck) }
 }
 
 /// Waits for `done`, `ticks` at most.

@@ -1,7 +1,11 @@
 //! Makes CPUs fit for guests: the first one, and those that it starts.
 //! May: alloc, take-frame. Context: boot.
 
-use super::{acpi::Firmware, ap, entry};
+use super::{
+    acpi::Firmware,
+    ap::{self, Failure},
+    entry,
+};
 use crate::{
     hw::{
         apic::{self, LocalApic},
@@ -194,11 +198,27 @@ pub fn start_others(boot: &Cpu, firmware: &Firmware) {
     for &id in firmware.processors.iter().filter(|&&id| id != own) {
         let index = count();
         let stack = STACKS + index as u64 * STACK_STRIDE + STACK_PAGES * 4096;
-        if let Err(instead) = ap::start(way, boot, index, id, seats[index].root.table, stack) {
-            log!("the processor with APIC id {id} {instead}: L1 goes on without it");
+        match ap::start(way, boot, index, id, seats[index].root.table, stack) {
+            Ok(()) => tell_late(index, id),
+            Err(Failure::LeftOut(instead)) => {
+                log!("the processor with APIC id {id} {instead}: L1 goes on without it");
+            }
+            Err(Failure::Stuck) => {
+                log!("the processor with APIC id {id} is stuck: L1 starts no other");
+                break;
+            }
         }
     }
     log!("{} CPUs", count());
+}
+
+/// CPU `index` is up, for which the processor with APIC id `id` was started. Tells if it is another.
+fn tell_late(index: usize, id: u32) {
+    if let Some(Cpu { apic_id: late, .. }) = cpu(index)
+        && *late != id
+    {
+        log!("the processor with APIC id {late} starts late: L1 goes on with it, and without {id}");
+    }
 }
 
 /// A processor that was started, as CPU `index`: `in_step` if its TSC is not behind.

@@ -80,7 +80,7 @@ ap_wakeup32_pointer:
     .word 24
 
 /* An application processor starts in real mode at a page below 1 MiB to which this is copied, or at
- * ap_wakeup, and goes the same way. Its root and stack are in `ap_root` and `ap_stack`. */
+ * ap_wakeup, and goes the same way. Its stack is in `ap_stack` and its root in `ap_root`, if it is expected. */
     .global ap_trampoline
     .global ap_trampoline_end
     .code16
@@ -129,12 +129,19 @@ ap_start32:
 /* In L1's image, which the start-up tables and L1's own both map. */
     .section .text.ap, "ax", @progbits
 ap_main:
+    xorl %ecx, %ecx
+    xchgq %rcx, ap_stack(%rip)
+    testq %rcx, %rcx
+    jz 1f
     movq ap_root(%rip), %rax
     movq %rax, %cr3
-    movq ap_stack(%rip), %rsp
+    movq %rcx, %rsp
     xorl %ebp, %ebp
     callq l1_ap_main
     ud2
+1:  cli
+    hlt
+    jmp 1b
 
     .section .boot.bss, "aw", @nobits
     .balign 4096

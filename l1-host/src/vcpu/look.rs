@@ -16,7 +16,7 @@ const SLACK: u64 = 40_000;
 
 /// When L1 looks at the word although the guest has told nothing, in ticks of the TSC.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
+pub struct Look {
     /// What it says.
     pub told: u64,
     /// What it does.
@@ -25,7 +25,8 @@ pub(super) struct Look {
 
 impl Look {
     /// The timer was set for `fired`, and for `before` before that.
-    pub(super) fn after(fired: u64, before: u64, now: u64, tsc_hz: u64) -> Self {
+    #[must_use]
+    pub fn after(fired: u64, before: u64, now: u64, tsc_hz: u64) -> Self {
         let soon = tsc_hz / SOON;
         let period = fired.saturating_sub(before);
         let period = if (soon..=tsc_hz / LONGEST).contains(&period) { period } else { soon };

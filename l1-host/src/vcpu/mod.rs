@@ -15,12 +15,12 @@
 //! | `segments`, `debug` | descriptors, breakpoints |
 //! | `observe` | last exits, live counters, registers for whoever asks |
 //! | `tlb` | what the CPU has cached of their translations |
-//! | `timer`, `look` | the timer's word that a guest shares, and when L1 looks at it |
+//! | `timer`, [`look`] | the timer's word that a guest shares, and when L1 looks at it |
 //! | `dirty` | a check of the dirty log (feature `dirty-check`) |
 //! | [`apic`] | the virtual local APIC |
 
 pub mod apic;
-mod look;
+pub mod look;
 #[cfg(target_os = "none")]
 pub mod remote;
 pub mod stop;

@@ -33,7 +33,7 @@ extern "C" fn firmware_main(start_info: u32) -> ! {
     let entry = l1::load(file);
     let mut madt = acpi::Madt::new();
     let others = acpi::add_mailbox(info.rsdp, &words, &mut madt) - 1;
-    processors::park(others, words.deaf);
+    processors::park(others, &words);
     println!("firmware: {others} processors are parked");
     let mut given = pvh::ForL1::of(&info, bundle, words.low);
     // SAFETY: L1 has been loaded; what it is given lies on this stack, which is not RAM to it.

@@ -32,8 +32,8 @@ pub static MAILBOX: Mailbox = Mailbox {
     vector: AtomicU64::new(0),
 };
 
-/// Waits for the command to wake processor `id`, and does it.
-pub fn wait(id: u32) -> ! {
+/// Waits for the command to wake processor `id`, and does it; if `late`, when there is one for another.
+pub fn wait(id: u32, late: bool) -> ! {
     while MAILBOX.command.load(Acquire) != WAKE_UP || MAILBOX.id.load(Relaxed) != id {
         core::hint::spin_loop();
     }
@@ -41,6 +41,9 @@ pub fn wait(id: u32) -> ! {
     // Whoever gave the command waits, so nobody else prints.
     println!("firmware: processor {id} goes to {vector:#x}");
     MAILBOX.command.store(NOOP, Release);
+    while late && MAILBOX.id.load(Acquire) == id {
+        core::hint::spin_loop();
+    }
     // SAFETY: L1 says that code of its own is there, which does not come back.
     let go: extern "C" fn() -> ! = unsafe { mem::transmute(vector) };
     go()

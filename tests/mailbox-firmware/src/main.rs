@@ -10,6 +10,7 @@
 //! Words of the command line, each with a decimal number:
 //! - `bundle=N`: where L1's module starts, in bytes. It must be there;
 //! - `deaf=N`: the processor with this APIC id takes no command;
+//! - `late=N`: this one takes it, and goes when there is a command for another;
 //! - `length=N`, `address=N`: the structure in the MADT has this length, or says this address;
 //! - `low=1`: the low megabyte is the RAM that it is.
 #![cfg_attr(target_os = "none", no_std, no_main)]

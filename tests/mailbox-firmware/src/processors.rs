@@ -2,7 +2,7 @@
 //! May: unsafe. Context: boot, a parked processor. Input: the machine, trusted.
 #![expect(unsafe_code, reason = "start-up code, the APIC's registers")]
 
-use super::mailbox;
+use super::{mailbox, words::Words};
 use core::{
     arch::x86_64::_rdtsc,
     sync::atomic::{
@@ -28,6 +28,8 @@ const PAUSE: u64 = 100_000_000;
 
 /// APIC id of the one that takes no command.
 static DEAF: AtomicU32 = AtomicU32::new(u32::MAX);
+/// APIC id of the one that goes late.
+static LATE: AtomicU32 = AtomicU32::new(u32::MAX);
 /// How many are parked.
 static PARKED: AtomicUsize = AtomicUsize::new(0);
 
@@ -37,9 +39,10 @@ unsafe extern "C" {
 }
 
 /// Parks the other `count` processors.
-pub fn park(count: usize, deaf: Option<u32>) {
+pub fn park(count: usize, words: &Words) {
     assert!(count <= MOST, "there are {count} other processors");
-    DEAF.store(deaf.unwrap_or(u32::MAX), Relaxed);
+    DEAF.store(words.deaf.unwrap_or(u32::MAX), Relaxed);
+    LATE.store(words.late.unwrap_or(u32::MAX), Relaxed);
     let code = &raw const trampoline;
     let length = &raw const trampoline_end as usize - code as usize;
     // SAFETY: 1. The page is RAM below 1 MiB that nobody has a use for any more.
@@ -67,5 +70,5 @@ extern "C" fn other_main() -> ! {
             x86_64::instructions::hlt();
         }
     }
-    mailbox::wait(id)
+    mailbox::wait(id, id == LATE.load(Relaxed))
 }

@@ -10,6 +10,8 @@ pub struct Words {
     pub bundle: usize,
     /// APIC id of the processor that takes no command.
     pub deaf: Option<u32>,
+    /// APIC id of the one that goes late.
+    pub late: Option<u32>,
     /// Length of the structure in the MADT.
     pub length: u8,
     /// Address of the mailbox that it says.
@@ -29,6 +31,7 @@ impl Words {
         Self {
             bundle: number("bundle").expect("`bundle=` is missing") as usize,
             deaf: number("deaf").map(|id| id as u32),
+            late: number("late").map(|id| id as u32),
             length: number("length").map_or(16, |length| length as u8),
             address: number("address").unwrap_or(&raw const MAILBOX as u64),
             low: number("low").is_some(),
