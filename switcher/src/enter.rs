@@ -110,6 +110,7 @@ unsafe extern "C" {
     static switcher_syscall_msr: u8;
     static switcher_syscall32: u8;
     static switcher_virtual_8086: u8;
+    static switcher_no_clac: u8;
     static switcher_cr3_loads: u32;
     static switcher_cr3_loads_end: u32;
 }
@@ -131,6 +132,8 @@ pub struct Text {
     pub syscall32: u64,
     /// Exit from virtual-8086 mode, which no CPU takes.
     pub virtual_8086: u64,
+    /// Where [`CLAC`] belongs if SMAP is on.
+    pub no_clac: u64,
     /// Entry of a guest.
     pub enter: u64,
     /// The same, clearing buffers.
@@ -151,11 +154,16 @@ impl Text {
             syscall_msr: offset(&raw const switcher_syscall_msr),
             syscall32: offset(&raw const switcher_syscall32),
             virtual_8086: offset(&raw const switcher_virtual_8086),
+            no_clac: offset(&raw const switcher_no_clac),
             enter: offset(&raw const switcher_enter),
             enter_clear: offset(&raw const switcher_enter_clear),
         }
     }
 }
+
+/// CLAC: a guest may have set AC, which turns SMAP off for L1. It stands at [`Text::no_clac`] on CPUs that have it; on
+/// others it is not there to be executed.
+pub const CLAC: [u8; 3] = [0x0f, 0x01, 0xca];
 
 /// What stands in the text in place of a load of CR3 if L1 stays on the guest's root: a NOP of as many
 /// bytes.

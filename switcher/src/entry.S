@@ -377,6 +377,12 @@ leave:
     pop rbx
     pop rbp
     cld
+    /* With SMAP there is CLAC instead of the first three bytes. */
+    .global switcher_no_clac
+switcher_no_clac:
+    ret
+    nop
+    nop
     ret
 
 /* ---- Exceptions and interrupts ------------------------------------------------------------ */

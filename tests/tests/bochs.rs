@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// A minute or two of one CPU is usual; the rest is for a busy host.
 const fn bochs(memory: u32, cpus: u32) -> Bochs {
-    Bochs { model: "corei7_haswell_4770", memory, cpus, limit: 1800 }
+    Bochs { model: "broadwell_ult", memory, cpus, limit: 1800 }
 }
 
 /// An image with a guest.
@@ -25,7 +25,8 @@ fn image(folder: &Folder, kernel: &Path, options: &[&str]) {
 
 /// L1 uses what the CPU has.
 fn assert_features(log: &str) {
-    for feature in ["pcid: true", "invpcid: true", "x2apic: true", "tsc_deadline: true", "X2apic"] {
+    let cpu = ["pcid: true", "invpcid: true", "x2apic: true", "tsc_deadline: true", "smap: true"];
+    for feature in cpu.into_iter().chain(["X2apic", "SMAP: on"]) {
         assert!(log.contains(feature), "no {feature}: {log}");
     }
 }

@@ -4,7 +4,7 @@
 use super::{
     acpi::Firmware,
     ap::{self, Failure},
-    entry,
+    entry, smap,
 };
 use crate::{
     hw::{
@@ -147,13 +147,26 @@ pub fn first(
 /// Has CPUs stay on a guest's root when they leave the guest: its roots map all of L1 from now on
 /// ([`root_entries`]). No guest has run yet.
 pub fn stay_on_guests_roots() {
-    let root = &SEATS.get().expect("the first CPU has made them")[0].root;
     for &offset in enter::cr3_loads() {
-        let address = Text::linked().linked + u64::from(offset);
-        let entry = root.entry_at(address, 1).expect("L1's text is mapped by small pages");
-        let page = Hpa(entry.load(Relaxed) & ADDRESS);
-        physmap::write(page.offset(address & 0xfff), &enter::NO_LOAD);
+        overwrite_text(offset.into(), &enter::NO_LOAD);
     }
+}
+
+/// Puts other code into the switcher's text, which is one for all CPUs. No guest has run yet.
+pub fn overwrite_text(offset: u64, code: &[u8]) {
+    let root = &SEATS.get().expect("the first CPU has made them")[0].root;
+    let address = Text::linked().linked + offset;
+    let entry = root.entry_at(address, 1).expect("L1's text is mapped by small pages");
+    let page = Hpa(entry.load(Relaxed) & ADDRESS);
+    physmap::write(page.offset(address & 0xfff), code);
+}
+
+/// A root with what the first CPU's maps.
+///
+/// # Errors
+/// [`NoMemory`].
+pub fn fork_root() -> Result<Tree, NoMemory> {
+    SEATS.get().ok_or(NoMemory)?[0].root.fork()
 }
 
 /// The entries of L1's root but for the switcher window's: slots and values.
@@ -252,6 +265,7 @@ fn bring_up(
     let (block, gdt) =
         percpu::prepare(index, &seat.frames, seat.root.table, interrupt::l1_trap, stacks);
     let bases = entry::load_cpu(index, features);
+    smap::follow();
     xstate::init(features);
     let apic = LocalApic::enable(features);
     let clock = clock.unwrap_or_else(|| Clock::calibrate(apic, features));

@@ -7,6 +7,7 @@ pub mod cpus;
 mod entry;
 mod multiboot2;
 mod pvh;
+mod smap;
 
 use crate::{
     abi_flaw::{Flaw, planted},
@@ -125,6 +126,9 @@ fn start(info: &entry::BootInfo) -> ! {
     };
     WALL_SECONDS.store(wall_seconds(&bundle), Relaxed);
     START[1].store((cpu.clock.tsc_hz / 1_000_000).max(1), Relaxed);
+    if smap::start(cpu).is_err() {
+        refuse(bundle::exit::L1_FAILED, format_args!("L1 has too little memory to start"));
+    }
     cpus::start_others(cpu, &firmware);
     run_guests(cpu, bundle, file)
 }

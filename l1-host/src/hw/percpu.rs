@@ -20,7 +20,7 @@ use switcher::{
 };
 use x86_64::{
     PrivilegeLevel, VirtAddr,
-    instructions::tables as load,
+    instructions::{smap::Smap, tables as load},
     registers::{
         control::{Cr0, Cr0Flags, Cr4, Cr4Flags},
         segmentation::{CS, SS, Segment, SegmentSelector},
@@ -133,9 +133,17 @@ pub unsafe fn load(index: usize, features: &Features) -> BaseAccess {
     bases
 }
 
-/// SMAP stays off while guests run: some emulators fault on IRET at CPL3 under it, and L1 never
-/// goes through a user mapping anyway, and with page-table isolation has none. UMIP hides the
-/// descriptor tables. PCE and TSD are off: guests have no counters and a native TSC.
+/// Turns SMAP on or off, on a CPU that has it.
+pub fn set_smap(on: bool) {
+    // SAFETY: L1 uses no user mappings. Where SMAP stays on, the switcher clears AC on the way out of guests.
+    unsafe {
+        Smap::new_unchecked().enable();
+        Cr4::update(|cr4| cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, on));
+    }
+}
+
+/// SMAP comes later, if at all (`boot::smap`). UMIP hides the descriptor tables. PCE and TSD are off:
+/// guests have no counters and a native TSC.
 fn control_registers(features: &Features) {
     // SAFETY: each optional bit is set only if the CPU has it. Global pages are never used.
     unsafe {
