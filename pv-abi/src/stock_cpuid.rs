@@ -101,8 +101,9 @@ fn masked(number: u32, subleaf: u32, end_pages: u64, machine: [u32; 4]) -> [u32;
             [eax, ebx, ecx, edx] = [eax & 0x0000_1c30, 0, 0, 0];
         }
         0xd if subleaf == 1 => {
+            // EBX, the bytes that XSAVEC stores, is right: without XSAVES the machine counts what XCR0 enables.
             eax &= !hidden::LEAFD1_EAX;
-            [ebx, ecx, edx] = [0; 3];
+            [ecx, edx] = [0; 2];
         }
         0x8000_0001 => {
             ecx &= !hidden::EXTENDED_ECX;
@@ -140,5 +141,6 @@ mod tests {
         assert_eq!(all(0x8000_0008, 0)[0] & 0xff, 36, "at least");
         assert_eq!(leaf(0x8000_0008, 0, 1 << 26, || [u32::MAX; 4])[0] & 0xff, 38);
         assert_eq!(all(0xb, 1), [0; 4]);
+        assert_eq!(all(0xd, 1), [!hidden::LEAFD1_EAX, u32::MAX, 0, 0]);
     }
 }
