@@ -23,9 +23,12 @@ use crate::{
     sched,
 };
 use alloc::vec::Vec;
-use core::sync::atomic::{
-    AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+use core::{
+    fmt,
+    sync::atomic::{
+        AtomicU64, AtomicUsize,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 use pv_abi::addr::Hpa;
 use spin::Once;
@@ -47,6 +50,33 @@ const IST_PAGES: u64 = 16;
 const STACK_PAGES: u64 = 32;
 /// Bytes from one such stack to the next: what is between them stays unmapped.
 const STACK_STRIDE: u64 = 0x4_0000;
+
+/// Why a CPU is not fit for guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// There is too little memory.
+    NoMemory,
+    /// Nothing tells the time.
+    NoClock,
+}
+
+impl From<NoMemory> for Unfit {
+    fn from(NoMemory: NoMemory) -> Self {
+        Self::NoMemory
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoMemory => "L1 has too little memory to start",
+            Self::NoClock => {
+                "the machine has no clock: it needs an interval timer (PIT), a real-time clock (RTC), or a \
+                 CPU that states the rate of its TSC"
+            }
+        })
+    }
+}
 
 /// What a CPU is given before it starts.
 #[derive(Debug)]
@@ -95,12 +125,12 @@ pub fn areas() -> usize {
 /// Builds L1's tables, switches to them, and makes the boot CPU fit for guests.
 ///
 /// # Errors
-/// [`NoMemory`].
+/// [`Unfit`].
 pub fn first(
     info: &entry::BootInfo,
     features: &Features,
     firmware: &Firmware,
-) -> Result<&'static Cpu, NoMemory> {
+) -> Result<&'static Cpu, Unfit> {
     let devices = [LocalApic::physical_base(), apic::IO_APIC];
     // The low megabyte stays readable: firmware tables are there. A loader may have put the module into
     // RAM that it calls usable, or not.
@@ -213,7 +243,7 @@ pub fn other(index: usize, in_step: bool) -> ! {
             }
             sched::run(cpu)
         }
-        Err(NoMemory) => panic!("no memory for the stacks of CPU {index}"),
+        Err(why) => panic!("CPU {index}: {why}"),
     }
 }
 
@@ -223,7 +253,7 @@ fn bring_up(
     seat: &Seat,
     features: &Features,
     clock: Option<Clock>,
-) -> Result<&'static Cpu, NoMemory> {
+) -> Result<&'static Cpu, Unfit> {
     let mut stacks = [0; 4];
     for stack in &mut stacks {
         let base = memory::take_pages(IST_PAGES, 4096).ok_or(NoMemory)?;
@@ -234,7 +264,7 @@ fn bring_up(
     let bases = entry::load_cpu(index, features);
     xstate::init(features);
     let apic = LocalApic::enable(features);
-    let clock = clock.unwrap_or_else(|| Clock::calibrate(apic, features));
+    let clock = clock.or_else(|| Clock::calibrate(apic, features)).ok_or(Unfit::NoClock)?;
     clock.adopt(apic);
     let cpu = CPUS[index].call_once(|| Cpu {
         index,

@@ -13,7 +13,7 @@ use crate::{
     guests,
     hw::{clock::Clock, cpu, exit, features::Features, percpu::Cpu, physmap, rtc, serial},
     log,
-    memory::{self, heap, paging},
+    memory::{self, heap},
     report,
     vm::build,
 };
@@ -109,9 +109,7 @@ fn start(info: &entry::BootInfo) -> ! {
     }
     let cpu = match cpus::first(info, &features, &firmware) {
         Ok(cpu) => cpu,
-        Err(paging::NoMemory) => {
-            refuse(bundle::exit::L1_FAILED, format_args!("L1 has too little memory to start"))
-        }
+        Err(unfit) => refuse(bundle::exit::L1_FAILED, format_args!("{unfit}")),
     };
     for range in usable.iter() {
         memory::give(range.start.max(entry::MAPPED)..range.end.max(entry::MAPPED));

@@ -12,6 +12,7 @@ pub mod pci;
 pub mod percpu;
 pub mod physmap;
 pub mod pic;
+pub mod pit;
 pub mod rtc;
 pub mod serial;
 pub mod xstate;
