@@ -48,6 +48,15 @@ pub fn handle(cpu: &Cpu, number: u8) -> Reason {
             cpu.apic.eoi();
             Reason::Kick
         }
+        vector::FIRST_LINE..=vector::LAST_LINE => {
+            match host::acknowledge(number - vector::FIRST_LINE) {
+                Some(meant) => handle(cpu, meant),
+                None => {
+                    cpu.apic.eoi();
+                    Reason::OtherInterrupt
+                }
+            }
+        }
         vector::SPURIOUS => Reason::OtherInterrupt,
         _ => {
             cpu.apic.eoi();

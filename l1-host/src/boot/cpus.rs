@@ -4,10 +4,10 @@
 use super::{acpi::Firmware, ap, entry};
 use crate::{
     hw::{
-        apic::{self, LocalApic},
+        apic::LocalApic,
         clock::Clock,
         features::{self, Features},
-        mitigations,
+        ioapic, mitigations,
         percpu::{self, AreaFrames, Cpu},
         physmap::{self, DIRECT_MAP, STACKS},
         pic, xstate,
@@ -131,7 +131,8 @@ pub fn first(
     features: &Features,
     firmware: &Firmware,
 ) -> Result<&'static Cpu, Unfit> {
-    let devices = [LocalApic::physical_base(), apic::IO_APIC];
+    let mut devices = alloc::vec![LocalApic::physical_base()];
+    devices.extend(firmware.io_apics.iter().map(|apic| u64::from(apic.address)));
     // The low megabyte stays readable: firmware tables are there. A loader may have put the module into
     // RAM that it calls usable, or not.
     let mut ram = info.given.usable.clone();
@@ -159,7 +160,7 @@ pub fn first(
     let seats = SEATS.try_call_once(|| seats.collect())?;
     entry::activate(&seats[0].root);
     pic::silence();
-    apic::mask_lines();
+    ioapic::start(firmware.io_apics.clone());
     let cpu = bring_up(0, &seats[0], features, None)?;
     log!(
         "clock: TSC {} kHz, {:?}, xcr0 {:#x}",

@@ -7,6 +7,7 @@ pub mod cpus;
 mod entry;
 mod multiboot2;
 mod pvh;
+mod virtio_mmio;
 
 use crate::{
     abi_flaw::{Flaw, planted},
@@ -74,9 +75,12 @@ fn start(info: &entry::BootInfo) -> ! {
     if info.loader == Loader::Multiboot2 {
         log::report_to_console();
     }
-    let entry::Given { usable, module, acpi } = &info.given;
+    let entry::Given { usable, module, acpi, command_line } = &info.given;
     for range in usable.iter() {
         log!("memory: {:#x}..{:#x}", range.start, range.end);
+    }
+    if !command_line.is_empty() {
+        log!("command line: {}", command_line.trim());
     }
     // First of all: it is needed to refuse.
     let reach = physmap::DIRECT_MAP_SIZE.min(1 << features.physical_bits);
@@ -123,6 +127,7 @@ fn start(info: &entry::BootInfo) -> ! {
     };
     WALL_SECONDS.store(wall_seconds(&bundle), Relaxed);
     START[1].store((cpu.clock.tsc_hz / 1_000_000).max(1), Relaxed);
+    virtio_mmio::find(info, &firmware, reach);
     cpus::start_others(cpu, &firmware);
     run_guests(cpu, bundle, file)
 }

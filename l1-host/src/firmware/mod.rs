@@ -3,3 +3,4 @@
 pub mod mailbox;
 pub mod rtc;
 pub mod s5;
+pub mod virtio_mmio;

@@ -32,7 +32,7 @@ pub static CONSOLE: Port = Port(Mutex::new(None));
 pub static LOG: Port = Port(Mutex::new(None));
 
 /// Interrupt line of COM1.
-pub const CONSOLE_IRQ: u8 = 4;
+pub const CONSOLE_IRQ: u32 = 4;
 
 impl Write for Open {
     fn write_str(&mut self, text: &str) -> fmt::Result {

@@ -2,10 +2,10 @@
 //! May: unsafe, take-frame. Context: boot; run-loop. Input: trusted.
 #![expect(unsafe_code, reason = "devices are told of raw memory")]
 
-use super::pci::Doorbell;
+use super::transport::Doorbell;
 use crate::{
     hw::{
-        pci,
+        mmio,
         physmap::{self, DIRECT_MAP},
     },
     memory,
@@ -31,7 +31,7 @@ pub struct L1;
 
 // SAFETY: 1. `dma_alloc` gives frames that the allocator has given to nobody else, zeroed, as pointers
 // into the direct map, which covers all RAM for ever. 2. `mmio_phys_to_virt` gives addresses of registers
-// that `hw::pci` maps for this driver alone. 3. There is no IOMMU: a device's addresses are physical.
+// that `hw::mmio` maps for this driver alone. 3. There is no IOMMU: a device's addresses are physical.
 unsafe impl Hal for L1 {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         // The crate takes 0 for "no memory".
@@ -50,8 +50,8 @@ unsafe impl Hal for L1 {
     }
 
     unsafe fn mmio_phys_to_virt(paddr: PhysAddr, _: usize) -> NonNull<u8> {
-        let at = pci::mapped(paddr).and_then(|at| NonNull::new(at as *mut u8));
-        at.expect("`pci::disks` maps all of a device's registers first")
+        let at = mmio::mapped(paddr).and_then(|at| NonNull::new(at as *mut u8));
+        at.expect("`dev::host` maps all of a device's registers first")
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
