@@ -9,7 +9,7 @@ use crate::{
         virtio_mmio::{self, Devices, dsdt},
     },
     hw::{
-        exit::PowerOff,
+        exit::{Control, PowerOff, Register},
         ioapic::{self, IoApic, IoApics},
     },
     log,
@@ -116,7 +116,8 @@ impl Root {
 pub fn read(root: Option<Root>, reach: u64) -> Firmware {
     let Some(tables) = root.and_then(Root::tables) else { return Firmware::default() };
     let code = byte_code(&tables).unwrap_or_default();
-    let mut firmware = Firmware { power_off: power_off(&tables, code), ..Firmware::default() };
+    let power_off = power_off(&tables, code, reach);
+    let mut firmware = Firmware { power_off, ..Firmware::default() };
     firmware.virtio.extend(dsdt::devices(code).take(virtio_mmio::MOST));
     let Ok(madt) = tables.find_table::<Madt>() else { return firmware };
     let mut io_apics = IoApics::new();
@@ -171,19 +172,26 @@ fn byte_code(tables: &Tables) -> Option<&'static [u8]> {
 }
 
 /// The registers and values of sleep state S5; none on machines that have other means.
-fn power_off(tables: &Tables, code: &[u8]) -> Option<PowerOff> {
+fn power_off(tables: &Tables, code: &[u8], reach: u64) -> Option<PowerOff> {
     let fadt = tables.find_table::<Fadt>().ok()?;
+    let [first_value, second_value] = s5::sleep_types(code)?;
     let port = |register: GenericAddress| {
         let io = register.address_space == AddressSpace::SystemIo;
         u16::try_from(register.address).ok().filter(|&port| io && port != 0)
     };
-    let first = fadt.pm1a_control_block().ok().and_then(port)?;
+    let Some(first) = fadt.pm1a_control_block().ok().and_then(port) else {
+        let register = fadt.sleep_control_register().ok().flatten()?;
+        let memory = register.address_space == AddressSpace::SystemMemory;
+        let in_reach = memory && register.address != 0 && register.address < reach;
+        let in_memory = in_reach.then_some(Register::Memory(register.address));
+        let register = port(register).map(Register::Port).or(in_memory)?;
+        return Some(PowerOff::Sleep(register, first_value));
+    };
     let second = fadt.pm1b_control_block().ok().flatten().and_then(port);
-    let [first_value, second_value] = s5::sleep_types(code)?;
     let smi = u16::try_from(fadt.smi_cmd_port).ok().filter(|&port| port != 0);
-    Some(PowerOff {
+    Some(PowerOff::Control(Control {
         first: (first, first_value),
         second: second.map(|port| (port, second_value)),
         acpi_on: smi.map(|port| (port, fadt.acpi_enable)),
-    })
+    }))
 }

@@ -133,6 +133,8 @@ pub fn first(
 ) -> Result<&'static Cpu, Unfit> {
     let mut devices = alloc::vec![LocalApic::physical_base()];
     devices.extend(firmware.io_apics.iter().map(|apic| u64::from(apic.address)));
+    let power_off = firmware.power_off.and_then(|power_off| power_off.in_memory());
+    devices.extend(power_off.map(|register| register & !0xfff));
     // The low megabyte stays readable: firmware tables are there. A loader may have put the module into
     // RAM that it calls usable, or not.
     let mut ram = info.given.usable.clone();
