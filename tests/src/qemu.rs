@@ -17,6 +17,20 @@ pub fn changed(folder: &Folder, sed: &str) -> PathBuf {
     program(folder, &script)
 }
 
+/// A program for `--qemu` that gives L1 a command line.
+///
+/// # Panics
+/// It cannot be written.
+#[must_use]
+pub fn with_line(folder: &Folder, line: &str) -> PathBuf {
+    // The tool has it look at disks as well, without L1.
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *-kernel*) set -- \"$@\" -append '{line}' ;; esac\n\
+         exec qemu-system-x86_64 \"$@\"\n"
+    );
+    program(folder, &script)
+}
+
 /// A program for `--qemu` that has L1 started by firmware with a mailbox for processors; `words` are for
 /// the firmware.
 ///

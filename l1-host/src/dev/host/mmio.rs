@@ -92,7 +92,7 @@ fn look(address: u64, len: u64, line: u32) -> Result<Option<Found>, String> {
     let register = |offset| Register32::at(address + offset).ok_or("its registers have no place");
     let magic = register(MAGIC)?.read();
     if magic != VIRTIO {
-        return Err(format!("{magic:#x} is there, and no virtio device"));
+        return Err(format!("no virtio device is there: its first register has {magic:#x}"));
     }
     let kind = register(KIND)?.read();
     if kind == NOBODY {
