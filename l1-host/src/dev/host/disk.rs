@@ -375,7 +375,7 @@ impl State {
 
     fn tell(&mut self) {
         if core::mem::take(&mut self.untold) && !self.failed {
-            hal::tell(&self.queue, self.doorbell);
+            hal::tell(&self.queue, &self.doorbell);
         }
     }
 

@@ -98,7 +98,7 @@ pub fn agree<F: Flags<Bits = u64> + BitAnd<Output = F> + Debug>(
 }
 
 /// Tells the device of what was added to its queue, if it wants to hear of that.
-pub fn tell<const SIZE: usize>(queue: &VirtQueue<L1, SIZE>, doorbell: Doorbell) {
+pub fn tell<const SIZE: usize>(queue: &VirtQueue<L1, SIZE>, doorbell: &Doorbell) {
     // What was added is out before the device's flag is looked at; the device does it the other way round.
     fence(SeqCst);
     if queue.should_notify() {

@@ -65,7 +65,7 @@ impl<const SIZE: usize, const BUFFER: usize> Ring<SIZE, BUFFER> {
 
     /// Tells the device of what was added.
     pub fn tell(&self) {
-        hal::tell(&self.queue, self.doorbell);
+        hal::tell(&self.queue, &self.doorbell);
     }
 
     /// Where a buffer is.

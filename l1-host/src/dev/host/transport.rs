@@ -75,7 +75,7 @@ impl Signals {
 
 /// Where a device is told that a queue has something for it, and the number of the queue. The crate's transport
 /// looks for it each time, on PCI by a write and a read that each leave the machine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub enum Doorbell {
     /// On PCI.
     Pci(Register16, u16),
@@ -86,8 +86,8 @@ pub enum Doorbell {
 impl Doorbell {
     /// Tells the device.
     #[inline]
-    pub fn ring(self) {
-        match self {
+    pub fn ring(&self) {
+        match *self {
             Self::Pci(register, queue) => register.write(queue),
             Self::Memory(register, queue) => register.write(queue),
         }
