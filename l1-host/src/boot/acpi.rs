@@ -142,7 +142,14 @@ pub fn read(root: Option<Root>, reach: u64) -> Firmware {
 
 impl Firmware {
     fn add(&mut self, id: u32, flags: u32) {
-        if flags & ENABLED != 0 && !self.processors.contains(&id) {
+        if flags & ENABLED != 0 {
+            self.add_processor(id);
+        }
+    }
+
+    /// Adds a processor that may be started.
+    pub fn add_processor(&mut self, id: u32) {
+        if !self.processors.contains(&id) {
             let _ = self.processors.try_push(id);
         }
     }

@@ -5,6 +5,7 @@ mod acpi;
 mod ap;
 pub mod cpus;
 mod entry;
+mod mp_table;
 mod multiboot2;
 mod pvh;
 mod virtio_mmio;
@@ -87,6 +88,9 @@ fn start(info: &entry::BootInfo) -> ! {
     // First of all: it is needed to refuse.
     let reach = physmap::DIRECT_MAP_SIZE.min(1 << features.physical_bits);
     let mut firmware = acpi::read(*acpi, reach);
+    if firmware.processors.is_empty() {
+        mp_table::read(&mut firmware);
+    }
     log!("power: {:x?}", firmware.power_off);
     if let Some(power_off) = firmware.power_off {
         exit::remember(power_off);
