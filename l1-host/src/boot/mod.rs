@@ -73,10 +73,12 @@ fn start(info: &entry::BootInfo) -> ! {
     let features = Features::detect();
     log!("cpu: {features:?}");
 
-    match info.loader {
-        Loader::Multiboot2 => log::report_to_console(),
+    if info.loader == Loader::Multiboot2 || !serial::LOG.is_there() {
+        log::report_to_console();
+    }
+    if info.loader == Loader::Pvh {
         // A machine monitor that offers no way to switch its machine off ends with a reset.
-        Loader::Pvh => exit::end_by_reset(),
+        exit::end_by_reset();
     }
     let entry::Given { usable, module, acpi, command_line } = &info.given;
     for range in usable.iter() {

@@ -52,6 +52,11 @@ impl Port {
         }
     }
 
+    /// The machine has it.
+    pub fn is_there(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     /// Sends all of `bytes`.
     pub fn write(&self, bytes: &[u8]) {
         if let Some(port) = &mut *self.0.lock() {
