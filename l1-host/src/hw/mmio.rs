@@ -35,11 +35,13 @@ pub fn map(start: u64, len: u64) -> Result<(), NoMemory> {
     mapped.try_push((pages, at)).map_err(|_| NoMemory)
 }
 
-/// Where the registers at physical address `start` are, if they are mapped.
+/// Where `len` bytes of registers at physical address `start` are, if they are mapped in one piece.
 #[must_use]
-pub fn mapped(start: u64) -> Option<u64> {
+pub fn mapped(start: u64, len: u64) -> Option<u64> {
+    let end = start.checked_add(len)?;
+    let holds = |region: &Range<u64>| region.start <= start && end <= region.end;
     let mapped = MAPPED.lock();
-    let (region, at) = mapped.iter().find(|(region, _)| region.contains(&start))?;
+    let (region, at) = mapped.iter().find(|(region, _)| holds(region))?;
     Some(at + (start - region.start))
 }
 
@@ -51,7 +53,7 @@ impl Register16 {
     /// The one at physical address `start`, if it is mapped.
     #[must_use]
     pub fn at(start: u64) -> Option<Self> {
-        mapped(start).filter(|at| at.is_multiple_of(2)).map(Self)
+        mapped(start, 2).filter(|at| at.is_multiple_of(2)).map(Self)
     }
 
     /// Writes it.
@@ -77,7 +79,7 @@ impl Register32 {
     /// The one at physical address `start`, if it is mapped.
     #[must_use]
     pub fn at(start: u64) -> Option<Self> {
-        mapped(start).filter(|at| at.is_multiple_of(4)).map(Self)
+        mapped(start, 4).filter(|at| at.is_multiple_of(4)).map(Self)
     }
 
     /// Writes it.

@@ -49,8 +49,8 @@ unsafe impl Hal for L1 {
         0
     }
 
-    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, _: usize) -> NonNull<u8> {
-        let at = mmio::mapped(paddr).and_then(|at| NonNull::new(at as *mut u8));
+    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, len: usize) -> NonNull<u8> {
+        let at = mmio::mapped(paddr, len as u64).and_then(|at| NonNull::new(at as *mut u8));
         at.expect("`dev::host` maps all of a device's registers first")
     }
 

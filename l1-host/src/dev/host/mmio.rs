@@ -41,6 +41,7 @@ const VIRTIO: u32 = u32::from_le_bytes(*b"virt");
 const LEGACY: u32 = 1;
 /// Where there could be a device, and is none.
 const NOBODY: u32 = 0;
+const NO_PLACE: &str = "its registers have no place";
 /// Bytes of registers that are mapped: those of the devices that L1 drives are far fewer.
 const MOST: u64 = 4096;
 /// Acknowledgements of one interrupt, after which the line is taken to be stuck.
@@ -89,7 +90,7 @@ pub fn start(devices: Devices) {
 
 fn look(address: u64, len: u64, line: u32) -> Result<Option<Found>, String> {
     mmio::map(address, len).map_err(|_| "L1 cannot map its registers")?;
-    let register = |offset| Register32::at(address + offset).ok_or("its registers have no place");
+    let register = |offset| Register32::at(address + offset).ok_or(NO_PLACE);
     let magic = register(MAGIC)?.read();
     if magic != VIRTIO {
         return Err(format!("no virtio device is there: its first register has {magic:#x}"));
@@ -130,9 +131,8 @@ pub fn each(
 
 impl Found {
     fn open(&self) -> Result<MmioTransport<'static>, String> {
-        let header =
-            mmio::mapped(self.address).and_then(|at| NonNull::new(at as *mut VirtIOHeader));
-        let header = header.ok_or("its registers have no place")?;
+        let at = mmio::mapped(self.address, self.len).ok_or(NO_PLACE)?;
+        let header = NonNull::new(at as *mut VirtIOHeader).ok_or(NO_PLACE)?;
         // SAFETY: `look` has mapped so many bytes for good, at a multiple of 4, and found a device there. What
         // this module touches beside the transport are registers that the transport does not.
         let transport = unsafe { MmioTransport::new(header, self.len as usize) };
@@ -166,7 +166,7 @@ impl Signals {
     /// It has no place.
     pub fn doorbell(&self, queue: u16) -> Result<Doorbell, String> {
         let register = Register32::at(self.device()?.address + NOTIFY);
-        Ok(Doorbell::Memory(register.ok_or("its registers have no place")?, queue.into()))
+        Ok(Doorbell::Memory(register.ok_or(NO_PLACE)?, queue.into()))
     }
 }
 
