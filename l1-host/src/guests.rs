@@ -8,12 +8,7 @@ use crate::{
     console::{self, Action, GuestId},
     dev::{entropy, host, switch::network},
     diagnostics,
-    hw::{
-        apic::{self, vector},
-        cpu, exit,
-        percpu::Cpu,
-        serial,
-    },
+    hw::{apic::vector, cpu, exit, ioapic, percpu::Cpu, serial},
     interrupt, live, log, memory, pti, report, sched,
     stats::{ExitStats, Report, Timing, VcpuReport, add_counter},
     vcpu::{Vcpu, stop::Stop},
@@ -163,7 +158,9 @@ fn launch(cpu: &Cpu, vm: &Arc<Vm>, start: Start) -> Result<(), build::Error> {
 fn listen(cpu: &Cpu) {
     serial::CONSOLE.interrupt_on_receive();
     interrupt::receive();
-    apic::route(serial::CONSOLE_IRQ, vector::CONSOLE, cpu.apic_id);
+    if !ioapic::route(serial::CONSOLE_IRQ, vector::CONSOLE, cpu.apic_id) {
+        log!("the serial port cannot interrupt: nothing that is typed there is seen");
+    }
 }
 
 /// Passes what was typed on to the consoles, and does what the user asks for there.
@@ -367,6 +364,7 @@ fn one_less(code: u8) {
     if RUNNING.fetch_sub(1, AcqRel) == 1 {
         console::mux().finish();
         host::tell_uplinks();
+        host::tell_lines();
         host::settle_console();
         exit::machine(worst);
     }

@@ -180,7 +180,7 @@ pub struct RunArgs {
     /// QEMU to use [default: qemu-system-x86_64 from PATH]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
     pub qemu: Option<PathBuf>,
-    /// QEMU machine type [default: q35]
+    /// QEMU machine type, such as q35, pc, or microvm, whose devices are not on PCI [default: q35]
     #[arg(long, value_name = "TYPE")]
     pub machine: Option<String>,
     /// Start nothing: write L1's boot module to FILE, for another machine monitor, and print the

@@ -4,6 +4,7 @@
 use crate::{
     net::{Forward, Mac, NetPlan, Network, Protocol},
     plan::{GuestPlan, Plan},
+    qemu::Bus,
 };
 use anyhow::{Result, bail, ensure};
 use pv_abi::{
@@ -51,10 +52,12 @@ impl MachineCard {
 
     /// The value of its `-device`.
     #[must_use]
-    pub fn device(&self) -> String {
+    pub fn device(&self, bus: Bus) -> String {
         let Self { number, mac, .. } = self;
+        let device = bus.device("virtio-net");
         // Nothing boots from it.
-        format!("virtio-net-pci,netdev=net{number},mac={mac},disable-legacy=on,romfile=")
+        let rom = if bus == Bus::Pci { ",romfile=" } else { "" };
+        format!("{device},netdev=net{number},mac={mac}{rom}")
     }
 }
 

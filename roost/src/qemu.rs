@@ -89,6 +89,31 @@ pub enum Console {
     Terminal(PathBuf),
 }
 
+/// How the machine's virtio devices are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// To PCI.
+    Pci,
+    /// By registers in memory alone.
+    Memory,
+}
+
+impl Bus {
+    /// That of QEMU's machine type `kind`, which may have options behind commas.
+    fn of(kind: &str) -> Self {
+        if kind.split(',').next() == Some("microvm") { Self::Memory } else { Self::Pci }
+    }
+
+    /// QEMU's name for its virtio device `name`, of virtio 1.
+    #[must_use]
+    pub fn device(self, name: &str) -> String {
+        match self {
+            Self::Pci => format!("{name}-pci,disable-legacy=on"),
+            Self::Memory => format!("{name}-device"),
+        }
+    }
+}
+
 /// The machine that L1 runs on.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -129,7 +154,11 @@ impl Machine {
     #[must_use]
     pub fn arguments(&self) -> Vec<OsString> {
         let mut args = Arguments::default();
+        let bus = Bus::of(&self.kind);
         args.pair("-M", &self.kind);
+        if bus == Bus::Memory {
+            args.pair("-global", "virtio-mmio.force-legacy=false");
+        }
         match self.accel {
             Accel::Kvm => args.pair("-accel", "kvm"),
             Accel::Tcg(Clock::Host) => args.pair("-accel", "tcg"),
@@ -164,26 +193,30 @@ impl Machine {
             ConsolePort::Serial => args.pair("-serial", "chardev:console"),
             ConsolePort::Virtio => {
                 args.pair("-serial", "null");
-                args.pair("-device", "virtio-serial-pci,disable-legacy=on,max_ports=1");
+                args.pair("-device", bus.device("virtio-serial") + ",max_ports=1");
                 args.pair("-device", "virtconsole,chardev=console");
             }
         }
         args.pair("-chardev", option_path("file,id=log,path=", &self.log));
-        args.pair("-serial", "chardev:log");
+        match bus {
+            Bus::Pci => args.pair("-serial", "chardev:log"),
+            // QEMU makes it one serial port.
+            Bus::Memory => args.pair("-device", "isa-serial,index=1,chardev=log"),
+        }
         if let Some(socket) = self.control {
             args.pair("-chardev", format!("socket,id=control,fd={socket}"));
             args.pair("-mon", "chardev=control,mode=control");
         }
         for disk in &self.disks {
             args.pair("-drive", disk.drive());
-            args.pair("-device", disk.device());
+            args.pair("-device", disk.device(bus));
         }
         for card in &self.cards {
             args.pair("-netdev", card.netdev());
-            args.pair("-device", card.device());
+            args.pair("-device", card.device(bus));
         }
         if self.entropy {
-            args.pair("-device", "virtio-rng-pci,disable-legacy=on");
+            args.pair("-device", bus.device("virtio-rng"));
         }
         args.pair("-kernel", &self.l1);
         args.pair("-initrd", &self.bundle);
@@ -227,6 +260,7 @@ pub fn worth_showing(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::{Access, machine::Format};
 
     fn machine() -> Machine {
         Machine {
@@ -274,6 +308,33 @@ mod tests {
              -device virtconsole,chardev=console -chardev file,id=log"
         ));
         assert!(line.contains("-serial chardev:log"));
+    }
+
+    /// Its only bus has no slots, and it comes with one serial port.
+    #[test]
+    fn a_microvm_has_no_pci() {
+        let disk = MachineDisk {
+            path: "disk.img".into(),
+            format: Format::Raw,
+            access: Access::Write,
+            serial: "disk0".into(),
+        };
+        for kind in ["microvm", "microvm,acpi=off"] {
+            let (port, disks) = (ConsolePort::Virtio, vec![disk.clone()]);
+            let line =
+                line(&Machine { kind: kind.into(), port, disks, entropy: true, ..machine() });
+            for part in [
+                &format!("-M {kind} -global virtio-mmio.force-legacy=false -accel"),
+                "-device virtio-serial-device,max_ports=1 -device virtconsole",
+                "-device isa-serial,index=1,chardev=log",
+                "-device virtio-blk-device,drive=disk0,serial=disk0,num-queues=1,rerror",
+                "-device virtio-rng-device",
+            ] {
+                assert!(line.contains(part), "{part}: {line}");
+            }
+            assert!(!line.contains("pci") && !line.contains("-serial chardev:log"), "{line}");
+        }
+        assert_eq!(Bus::of("microvm2"), Bus::Pci);
     }
 
     #[test]

@@ -71,10 +71,10 @@ fn every_key_arrives() {
 #[test]
 fn the_machine_is_as_the_file_says() {
     let machine = "machine-memory = \"200M\"\ncpus = 2\naccel = \"tcg\"\ncpu = \"EPYC-v3\"\n\
-                   machine = \"microvm\"\nicount = false\n";
+                   machine = \"pc\"\nicount = false\n";
     let said = run(&bench(&format!("{machine}{GUEST}")), &["--verbose"]);
     assert!(said.err.contains("memory 200 MiB = guest 64 MiB + L1 136 MiB"), "{said:?}");
-    let words = "-M microvm -accel tcg -cpu EPYC-v3 -smp 2 -m 200 ";
+    let words = "-M pc -accel tcg -cpu EPYC-v3 -smp 2 -m 200 ";
     assert!(said.err.contains(words), "{said:?}");
 }
 

@@ -73,7 +73,7 @@ fn qemu_is_told_of_ways_out() {
     let said = run(&bench, &["--verbose"]);
     let netdev = format!(
         "-netdev user,id=net0,hostfwd=tcp:127.0.0.1:{tcp}-10.0.2.20:80,\
-         hostfwd=udp:127.0.0.1:{udp}-10.0.2.20:{udp} -device virtio-net-pci,netdev=net0,mac=02:"
+         hostfwd=udp:127.0.0.1:{udp}-10.0.2.20:{udp} -device virtio-net-pci,disable-legacy=on,netdev=net0,mac=02:"
     );
     assert!(said.err.contains(&netdev), "{said:?}");
     assert_eq!(said.err.matches("-netdev ").count(), 1, "one for both, none for `lan`: {said:?}");

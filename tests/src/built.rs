@@ -40,6 +40,12 @@ pub fn example() -> PathBuf {
     image("example")
 }
 
+/// L1.
+#[must_use]
+pub fn l1() -> PathBuf {
+    image("l1")
+}
+
 /// Firmware with a mailbox for processors, which starts L1.
 #[must_use]
 pub fn mailbox_firmware() -> PathBuf {

@@ -134,10 +134,25 @@ impl Folder {
     /// The kernel has no such module.
     #[must_use]
     pub fn busybox_with(&self, kernel: Kernel, place: &str, words: &[&str]) -> PathBuf {
-        let module = self.module(kernel, place).unwrap_or_else(|| panic!("{place} is built in"));
-        let add = format!("{module}=/{module}");
-        let usual = ["--busybox", "--add", &add];
-        self.ramdisk(&format!("{kernel:?}.cpio"), &[&usual[..], words].concat())
+        self.busybox_with_all(kernel, &[place], words)
+    }
+
+    /// The same with several modules.
+    ///
+    /// # Panics
+    /// A kernel has one built in, or the tool fails.
+    #[must_use]
+    pub fn busybox_with_all(&self, kernel: Kernel, places: &[&str], words: &[&str]) -> PathBuf {
+        let add = |place: &&str| {
+            let module = self.module(kernel, place);
+            let module = module.unwrap_or_else(|| panic!("{place} is built in"));
+            format!("{module}=/{module}")
+        };
+        let added: Vec<_> = places.iter().map(add).collect();
+        let added = added.iter().flat_map(|add| ["--add", add]);
+        let all: Vec<_> =
+            ["--busybox"].into_iter().chain(added).chain(words.iter().copied()).collect();
+        self.ramdisk(&format!("{kernel:?}.cpio"), &all)
     }
 
     /// Unpacks a module of `kernel`'s into the folder: its name there; `None` if it is built in.

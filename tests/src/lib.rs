@@ -14,6 +14,7 @@ pub mod folder;
 pub mod gpt;
 pub mod l0_stats;
 pub mod machine;
+pub mod net;
 pub mod outcome;
 pub mod qemu;
 pub mod run;

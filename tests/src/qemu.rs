@@ -17,6 +17,20 @@ pub fn changed(folder: &Folder, sed: &str) -> PathBuf {
     program(folder, &script)
 }
 
+/// A program for `--qemu` that takes `words` as well, as the shell reads them, when it starts L1.
+///
+/// # Panics
+/// It cannot be written.
+#[must_use]
+pub fn with_words(folder: &Folder, words: &str) -> PathBuf {
+    // The tool has it look at disks too, without L1.
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *-kernel*) set -- \"$@\" {words} ;; esac\n\
+         exec qemu-system-x86_64 \"$@\"\n"
+    );
+    program(folder, &script)
+}
+
 /// A program for `--qemu` that has L1 started by firmware with a mailbox for processors; `words` are for
 /// the firmware.
 ///

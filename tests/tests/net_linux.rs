@@ -1,67 +1,25 @@
 //! Stock kernels find their network cards: they get an address, reach the host and are reached by it, and
 //! guests reach each other.
 
-use roost_tests::{built::Kernel, folder::Folder, session::Session};
+use roost_tests::{
+    built::Kernel,
+    folder::Folder,
+    net::{DRIVER, add_script, dhcp, hash, load, noise, serve},
+    session::Session,
+};
 use std::{
     fmt::Write as _,
-    fs,
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 const MIB: usize = 1 << 20;
-/// What busybox's DHCP client calls when it has an address.
-const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip addr add $ip/$mask dev $interface\n\
-                      ip route add default via $router\n";
-
 /// A ramdisk with busybox, the kernel's driver for network cards, which is a module, and the script.
 fn ramdisk(folder: &Folder, kernel: Kernel) -> PathBuf {
-    let script = folder.file("dhcp.sh", SCRIPT.as_bytes());
-    fs::set_permissions(script, fs::Permissions::from_mode(0o755)).expect("temporary file");
-    folder.busybox_with(kernel, "drivers/net/xen-netfront", &["--add", "dhcp.sh=/dhcp.sh"])
-}
-
-/// Bytes without a pattern that a lost or repeated packet would keep.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..len).map(|_| next()).collect()
-}
-
-/// The hash of `bytes` as the guest's busybox prints it.
-fn hash(folder: &Folder, bytes: &[u8]) -> String {
-    let file = folder.file("hashed", bytes);
-    let said = Command::new("sha256sum").arg(file).output().expect("sha256sum, of coreutils");
-    let said = String::from_utf8(said.stdout).expect("text");
-    said.split(' ').next().expect("a hash").to_owned()
-}
-
-/// Answers one request by HTTP with `bytes`; the port.
-fn serve(bytes: Vec<u8>) -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let port = listener.local_addr().expect("a port").port();
-    thread::spawn(move || {
-        let (mut guest, _) = listener.accept().expect("the guest");
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            guest.read_exact(&mut byte).expect("a request");
-            request.push(byte[0]);
-        }
-        let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
-        guest.write_all(head.as_bytes()).and_then(|()| guest.write_all(&bytes)).expect("the guest");
-    });
-    port
+    folder.busybox_with(kernel, DRIVER, &add_script(folder))
 }
 
 /// A port of the host's that nobody has.
@@ -91,19 +49,6 @@ fn echoed(port: u16, bytes: &[u8]) -> Vec<u8> {
         assert!(Instant::now() < end, "nothing came back through port {port}");
         thread::sleep(Duration::from_millis(200));
     }
-}
-
-/// The driver is there, and the cards up to the one named `last`.
-fn load(guest: &mut Session<'_>, last: &str) {
-    guest.succeed("insmod /xen-netfront.ko");
-    guest.succeed(&format!("while ! [ -e /sys/class/net/{last} ]; do sleep 0.1; done"));
-}
-
-/// The card gets an address.
-fn dhcp(guest: &mut Session<'_>) {
-    guest.succeed("ip link set eth0 up && udhcpc -n -q -t 8 -i eth0 -s /dhcp.sh");
-    let addresses = guest.succeed("ip -4 addr show eth0");
-    assert!(addresses.contains("inet 10.0.2.15/24"), "{addresses}");
 }
 
 /// The kernel found nothing wrong.

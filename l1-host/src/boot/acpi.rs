@@ -4,8 +4,14 @@
 
 use super::entry::{KERNEL_BASE, MAPPED};
 use crate::{
-    firmware::{mailbox, s5},
-    hw::exit::PowerOff,
+    firmware::{
+        mailbox, s5,
+        virtio_mmio::{self, Devices, dsdt},
+    },
+    hw::{
+        exit::{Control, PowerOff, Register},
+        ioapic::{self, IoApic, IoApics},
+    },
     log,
 };
 use acpi::{
@@ -15,7 +21,7 @@ use acpi::{
     madt::{Madt, MadtEntry, MultiprocessorWakeupEntry},
 };
 use arrayvec::ArrayVec;
-use core::{ptr::NonNull, slice};
+use core::{iter, ptr::NonNull, slice};
 use pv_abi::addr::Hpa;
 use switcher::layout::MAX_CPUS;
 
@@ -41,7 +47,7 @@ pub enum Root {
 }
 
 /// What the tables say.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Firmware {
     /// The processors.
     pub processors: Processors,
@@ -49,6 +55,24 @@ pub struct Firmware {
     pub mailbox: Option<Hpa>,
     /// How to switch off.
     pub power_off: Option<PowerOff>,
+    /// The I/O APICs.
+    pub io_apics: IoApics,
+    /// Virtio devices with registers in memory alone.
+    pub virtio: Devices,
+}
+
+/// What is so on a machine without tables.
+impl Default for Firmware {
+    fn default() -> Self {
+        let io_apics = iter::once(ioapic::USUAL).collect();
+        Self {
+            processors: Processors::new(),
+            mailbox: None,
+            power_off: None,
+            io_apics,
+            virtio: Devices::new(),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -91,22 +115,41 @@ impl Root {
 #[must_use]
 pub fn read(root: Option<Root>, reach: u64) -> Firmware {
     let Some(tables) = root.and_then(Root::tables) else { return Firmware::default() };
-    let mut firmware = Firmware { power_off: power_off(&tables), ..Firmware::default() };
+    let code = byte_code(&tables).unwrap_or_default();
+    let power_off = power_off(&tables, code, reach);
+    let mut firmware = Firmware { power_off, ..Firmware::default() };
+    firmware.virtio.extend(dsdt::devices(code).take(virtio_mmio::MOST));
     let Ok(madt) = tables.find_table::<Madt>() else { return firmware };
+    let mut io_apics = IoApics::new();
     for entry in madt.get().entries() {
         match entry {
             MadtEntry::LocalApic(entry) => firmware.add(entry.apic_id.into(), entry.flags),
             MadtEntry::LocalX2Apic(entry) => firmware.add(entry.x2apic_id, entry.flags),
+            MadtEntry::IoApic(entry) => {
+                let (address, first_line) =
+                    (entry.io_apic_address, entry.global_system_interrupt_base);
+                let _ = io_apics.try_push(IoApic { address, first_line });
+            }
             MadtEntry::MultiprocessorWakeup(entry) => firmware.mailbox = mailbox(entry, reach),
             _ => {}
         }
+    }
+    if !io_apics.is_empty() {
+        firmware.io_apics = io_apics;
     }
     firmware
 }
 
 impl Firmware {
     fn add(&mut self, id: u32, flags: u32) {
-        if flags & ENABLED != 0 && !self.processors.contains(&id) {
+        if flags & ENABLED != 0 {
+            self.add_processor(id);
+        }
+    }
+
+    /// Adds a processor that may be started.
+    pub fn add_processor(&mut self, id: u32) {
+        if !self.processors.contains(&id) {
             let _ = self.processors.try_push(id);
         }
     }
@@ -122,27 +165,40 @@ fn mailbox(entry: &MultiprocessorWakeupEntry, reach: u64) -> Option<Hpa> {
     }
 }
 
-/// The registers and values of sleep state S5; none on machines that have other means.
-fn power_off(tables: &Tables) -> Option<PowerOff> {
-    let fadt = tables.find_table::<Fadt>().ok()?;
-    let port = |register: GenericAddress| {
-        let io = register.address_space == AddressSpace::SystemIo;
-        u16::try_from(register.address).ok().filter(|&port| io && port != 0)
-    };
-    let first = fadt.pm1a_control_block().ok().and_then(port)?;
-    let second = fadt.pm1b_control_block().ok().flatten().and_then(port);
+/// The firmware's byte code.
+fn byte_code(tables: &Tables) -> Option<&'static [u8]> {
     let dsdt = tables.dsdt().ok()?;
     assert!((dsdt.address as u64).saturating_add(dsdt.length.into()) <= MAPPED, "as all tables");
-    // SAFETY: the firmware's table says so, and it is mapped as all of them are.
+    // SAFETY: the firmware's table says so, and it is mapped as all of them are. Nobody looks at it when the
+    // start-up tables are gone.
     let code = unsafe {
         let start = (KERNEL_BASE as usize + dsdt.address) as *const u8;
         slice::from_raw_parts(start, dsdt.length as usize)
     };
+    Some(code)
+}
+
+/// The registers and values of sleep state S5; none on machines that have other means.
+fn power_off(tables: &Tables, code: &[u8], reach: u64) -> Option<PowerOff> {
+    let fadt = tables.find_table::<Fadt>().ok()?;
     let [first_value, second_value] = s5::sleep_types(code)?;
+    let port = |register: GenericAddress| {
+        let io = register.address_space == AddressSpace::SystemIo;
+        u16::try_from(register.address).ok().filter(|&port| io && port != 0)
+    };
+    let Some(first) = fadt.pm1a_control_block().ok().and_then(port) else {
+        let register = fadt.sleep_control_register().ok().flatten()?;
+        let memory = register.address_space == AddressSpace::SystemMemory;
+        let in_reach = memory && register.address != 0 && register.address < reach;
+        let in_memory = in_reach.then_some(Register::Memory(register.address));
+        let register = port(register).map(Register::Port).or(in_memory)?;
+        return Some(PowerOff::Sleep(register, first_value));
+    };
+    let second = fadt.pm1b_control_block().ok().flatten().and_then(port);
     let smi = u16::try_from(fadt.smi_cmd_port).ok().filter(|&port| port != 0);
-    Some(PowerOff {
+    Some(PowerOff::Control(Control {
         first: (first, first_value),
         second: second.map(|port| (port, second_value)),
         acpi_on: smi.map(|port| (port, fadt.acpi_enable)),
-    })
+    }))
 }

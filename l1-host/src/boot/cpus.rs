@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     hw::{
-        apic::{self, LocalApic},
+        apic::LocalApic,
         clock::Clock,
         features::{self, Features},
-        mitigations,
+        ioapic, mitigations,
         percpu::{self, AreaFrames, Cpu},
         physmap::{self, DIRECT_MAP, STACKS},
         pic, xstate,
@@ -27,9 +27,12 @@ use crate::{
     sched,
 };
 use alloc::vec::Vec;
-use core::sync::atomic::{
-    AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+use core::{
+    fmt,
+    sync::atomic::{
+        AtomicU64, AtomicUsize,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 use pv_abi::addr::Hpa;
 use spin::Once;
@@ -51,6 +54,33 @@ const IST_PAGES: u64 = 16;
 const STACK_PAGES: u64 = 32;
 /// Bytes from one such stack to the next: what is between them stays unmapped.
 const STACK_STRIDE: u64 = 0x4_0000;
+
+/// Why a CPU is not fit for guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// There is too little memory.
+    NoMemory,
+    /// Nothing tells the time.
+    NoClock,
+}
+
+impl From<NoMemory> for Unfit {
+    fn from(NoMemory: NoMemory) -> Self {
+        Self::NoMemory
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoMemory => "L1 has too little memory to start",
+            Self::NoClock => {
+                "the machine has no clock: it needs an interval timer (PIT), a real-time clock (RTC), or a \
+                 CPU that states the rate of its TSC"
+            }
+        })
+    }
+}
 
 /// What a CPU is given before it starts.
 #[derive(Debug)]
@@ -99,13 +129,16 @@ pub fn areas() -> usize {
 /// Builds L1's tables, switches to them, and makes the boot CPU fit for guests.
 ///
 /// # Errors
-/// [`NoMemory`].
+/// [`Unfit`].
 pub fn first(
     info: &entry::BootInfo,
     features: &Features,
     firmware: &Firmware,
-) -> Result<&'static Cpu, NoMemory> {
-    let devices = [LocalApic::physical_base(), apic::IO_APIC];
+) -> Result<&'static Cpu, Unfit> {
+    let mut devices = alloc::vec![LocalApic::physical_base()];
+    devices.extend(firmware.io_apics.iter().map(|apic| u64::from(apic.address)));
+    let power_off = firmware.power_off.and_then(|power_off| power_off.in_memory());
+    devices.extend(power_off.map(|register| register & !0xfff));
     // The low megabyte stays readable: firmware tables are there. A loader may have put the module into
     // RAM that it calls usable, or not.
     let mut ram = info.given.usable.clone();
@@ -133,7 +166,7 @@ pub fn first(
     let seats = SEATS.try_call_once(|| seats.collect())?;
     entry::activate(&seats[0].root);
     pic::silence();
-    apic::mask_lines();
+    ioapic::start(firmware.io_apics.clone());
     let cpu = bring_up(0, &seats[0], features, None)?;
     log!(
         "clock: TSC {} kHz, {:?}, xcr0 {:#x}",
@@ -246,7 +279,7 @@ pub fn other(index: usize, in_step: bool) -> ! {
             }
             sched::run(cpu)
         }
-        Err(NoMemory) => panic!("no memory for the stacks of CPU {index}"),
+        Err(why) => panic!("CPU {index}: {why}"),
     }
 }
 
@@ -256,7 +289,7 @@ fn bring_up(
     seat: &Seat,
     features: &Features,
     clock: Option<Clock>,
-) -> Result<&'static Cpu, NoMemory> {
+) -> Result<&'static Cpu, Unfit> {
     let mut stacks = [0; 4];
     for stack in &mut stacks {
         let base = memory::take_pages(IST_PAGES, 4096).ok_or(NoMemory)?;
@@ -268,7 +301,7 @@ fn bring_up(
     smap::follow();
     xstate::init(features);
     let apic = LocalApic::enable(features);
-    let clock = clock.unwrap_or_else(|| Clock::calibrate(apic, features));
+    let clock = clock.or_else(|| Clock::calibrate(apic, features)).ok_or(Unfit::NoClock)?;
     clock.adopt(apic);
     let cpu = CPUS[index].call_once(|| Cpu {
         index,

@@ -10,6 +10,7 @@ use crate::{
         ranges::Ranges,
     },
 };
+use arrayvec::ArrayString;
 use core::{arch::global_asm, ops::Range};
 use switcher::enter::{Buffers, Enter};
 
@@ -62,7 +63,12 @@ pub struct Given {
     pub module: Option<Range<u64>>,
     /// Where the firmware's tables start.
     pub acpi: Option<Root>,
+    /// Words for L1 itself.
+    pub command_line: CommandLine,
 }
+
+/// A command line: as much of it as is read.
+pub type CommandLine = ArrayString<4096>;
 
 /// What L1 needs to know of the machine at start.
 #[derive(Debug)]

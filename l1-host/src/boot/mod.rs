@@ -5,16 +5,18 @@ mod acpi;
 mod ap;
 pub mod cpus;
 mod entry;
+mod mp_table;
 mod multiboot2;
 mod pvh;
 mod smap;
+mod virtio_mmio;
 
 use crate::{
     abi_flaw::{Flaw, planted},
     guests,
     hw::{clock::Clock, cpu, exit, features::Features, percpu::Cpu, physmap, rtc, serial},
     log,
-    memory::{self, heap, paging},
+    memory::{self, heap},
     report,
     vm::build,
 };
@@ -72,16 +74,26 @@ fn start(info: &entry::BootInfo) -> ! {
     let features = Features::detect();
     log!("cpu: {features:?}");
 
-    if info.loader == Loader::Multiboot2 {
+    if info.loader == Loader::Multiboot2 || !serial::LOG.is_there() {
         log::report_to_console();
     }
-    let entry::Given { usable, module, acpi } = &info.given;
+    if info.loader == Loader::Pvh {
+        // A machine monitor that offers no way to switch its machine off ends with a reset.
+        exit::end_by_reset();
+    }
+    let entry::Given { usable, module, acpi, command_line } = &info.given;
     for range in usable.iter() {
         log!("memory: {:#x}..{:#x}", range.start, range.end);
+    }
+    if !command_line.is_empty() {
+        log!("command line: {}", command_line.trim());
     }
     // First of all: it is needed to refuse.
     let reach = physmap::DIRECT_MAP_SIZE.min(1 << features.physical_bits);
     let mut firmware = acpi::read(*acpi, reach);
+    if firmware.processors.is_empty() {
+        mp_table::read(&mut firmware);
+    }
     log!("power: {:x?}", firmware.power_off);
     if let Some(power_off) = firmware.power_off {
         exit::remember(power_off);
@@ -110,9 +122,7 @@ fn start(info: &entry::BootInfo) -> ! {
     }
     let cpu = match cpus::first(info, &features, &firmware) {
         Ok(cpu) => cpu,
-        Err(paging::NoMemory) => {
-            refuse(bundle::exit::L1_FAILED, format_args!("L1 has too little memory to start"))
-        }
+        Err(unfit) => refuse(bundle::exit::L1_FAILED, format_args!("{unfit}")),
     };
     for range in usable.iter() {
         memory::give(range.start.max(entry::MAPPED)..range.end.max(entry::MAPPED));
@@ -129,6 +139,7 @@ fn start(info: &entry::BootInfo) -> ! {
     if smap::start(cpu).is_err() {
         refuse(bundle::exit::L1_FAILED, format_args!("L1 has too little memory to start"));
     }
+    virtio_mmio::find(info, &firmware, reach);
     cpus::start_others(cpu, &firmware);
     run_guests(cpu, bundle, file)
 }

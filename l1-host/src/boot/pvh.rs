@@ -3,7 +3,7 @@
 
 use super::{
     acpi::Root,
-    entry::{Given, copy},
+    entry::{CommandLine, Given, copy},
 };
 use crate::memory::ranges::Ranges;
 
@@ -60,5 +60,25 @@ pub fn read(start_info: u64) -> Given {
         module.start..module.start + module.size
     });
     let acpi = (info.rsdp != 0).then_some(Root::Pointer(info.rsdp));
-    Given { usable, module, acpi }
+    let command_line = command_line(info.command_line);
+    Given { usable, module, acpi, command_line }
+}
+
+/// The text at this address, without what is no ASCII, and the last word if it is cut off.
+fn command_line(address: u64) -> CommandLine {
+    let mut line = CommandLine::new();
+    if address == 0 {
+        return line;
+    }
+    for at in address.. {
+        let byte: u8 = copy(at);
+        if byte == 0 {
+            break;
+        }
+        if line.try_push(if byte.is_ascii() { byte.into() } else { '?' }).is_err() {
+            line.truncate(line.rfind(' ').unwrap_or(0));
+            break;
+        }
+    }
+    line
 }

@@ -1,4 +1,4 @@
-//! Drives the local APIC and the I/O APIC.
+//! Drives the local APIC.
 //! May: unsafe, msr. Context: any.
 #![expect(unsafe_code, reason = "memory-mapped registers")]
 
@@ -17,6 +17,10 @@ pub mod vector {
     pub const DISK: u8 = 0x43;
     /// A network card has received something.
     pub const NETWORK: u8 = 0x44;
+    /// The first of the vectors of devices' interrupt lines, one each.
+    pub const FIRST_LINE: u8 = 0x50;
+    /// The last of them.
+    pub const LAST_LINE: u8 = 0x6f;
     /// The local APIC had nothing after all.
     pub const SPURIOUS: u8 = 0xff;
 }
@@ -169,47 +173,4 @@ impl LocalApic {
     pub fn use_deadline(self) {
         self.write(x2apic::LVT_TIMER, LVT_TSC_DEADLINE | u32::from(vector::TIMER));
     }
-}
-
-/// Physical address of the I/O APIC on every PC-like machine without an ACPI table that says
-/// otherwise.
-pub const IO_APIC: u64 = 0xfec0_0000;
-
-/// Registers of the I/O APIC.
-const VERSION: u32 = 1;
-const FIRST_LINE: u32 = 0x10;
-const LINE_MASKED: u32 = 1 << 16;
-/// Lines that an I/O APIC has at most; one that is absent seems to have more.
-const MOST_LINES: u32 = 240;
-
-/// Puts the I/O APIC's register `register` into its window; returns the window.
-fn select(register: u32) -> *mut u32 {
-    // SAFETY: the I/O APIC's page is mapped, uncached; its register select is at 0, and only the boot
-    // CPU programs it.
-    unsafe { ((DIRECT_MAP + IO_APIC) as *mut u32).write_volatile(register) };
-    (DIRECT_MAP + IO_APIC + 0x10) as *mut u32
-}
-
-fn set(register: u32, value: u32) {
-    // SAFETY: the window is part of the same page.
-    unsafe { select(register).write_volatile(value) }
-}
-
-/// Masks all interrupt lines: what firmware has routed somewhere is not for us.
-pub fn mask_lines() {
-    // SAFETY: as for `set`.
-    let version = unsafe { select(VERSION).read_volatile() };
-    let lines = (version >> 16 & 0xff) + 1;
-    if lines <= MOST_LINES {
-        for line in 0..lines {
-            set(FIRST_LINE + 2 * line, LINE_MASKED);
-        }
-    }
-}
-
-/// Routes interrupt line `line` to `vector` on the CPU with APIC id `destination`.
-pub fn route(line: u8, vector: u8, destination: u32) {
-    let entry = FIRST_LINE + 2 * u32::from(line);
-    set(entry + 1, destination << 24);
-    set(entry, u32::from(vector));
 }

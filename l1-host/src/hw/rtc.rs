@@ -2,6 +2,7 @@
 //! May: unsafe, port-io. Context: boot.
 #![expect(unsafe_code, reason = "the chip's ports")]
 
+use super::{apic::LocalApic, clock::Measured, cpu};
 use crate::firmware::rtc::{self, Time};
 use x86_64::instructions::port::Port;
 
@@ -9,6 +10,9 @@ use x86_64::instructions::port::Port;
 const UPDATES: u8 = 1 << 7;
 /// Looks at the chip at most, each of a few microseconds: a time that does not stand still is no time.
 const PATIENCE: u32 = 100_000;
+
+/// Looks at the chip in more than a second.
+const SECOND: u32 = 10_000_000;
 
 /// Seconds since 1970, if there is a clock that knows.
 #[must_use]
@@ -26,6 +30,24 @@ pub fn seconds() -> Option<u64> {
         before = Some(now);
     }
     None
+}
+
+/// What goes by in a second. None without a clock.
+#[must_use]
+pub fn measure(apic: LocalApic) -> Option<Measured> {
+    next_second()?;
+    apic.start_timer(u32::MAX);
+    let (tsc, count) = (cpu::tsc(), apic.timer_count());
+    next_second()?;
+    let (tsc, apic) = (cpu::tsc() - tsc, count - apic.timer_count());
+    Some(Measured { tsc, apic, time: (1, 1) })
+}
+
+/// Waits until the clock shows another second, if it does.
+fn next_second() -> Option<()> {
+    seconds()?;
+    let now = register(0);
+    (0..SECOND).find(|_| register(0) != now).map(drop)
 }
 
 fn time() -> Time {

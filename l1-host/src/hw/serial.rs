@@ -32,7 +32,7 @@ pub static CONSOLE: Port = Port(Mutex::new(None));
 pub static LOG: Port = Port(Mutex::new(None));
 
 /// Interrupt line of COM1.
-pub const CONSOLE_IRQ: u8 = 4;
+pub const CONSOLE_IRQ: u32 = 4;
 
 impl Write for Open {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -50,6 +50,11 @@ impl Port {
         if uart.init(Config { interrupts: IER::empty(), ..Config::default() }).is_ok() {
             *self.0.lock() = Some(Open { uart, early });
         }
+    }
+
+    /// The machine has it.
+    pub fn is_there(&self) -> bool {
+        self.0.lock().is_some()
     }
 
     /// Sends all of `bytes`.

@@ -2,7 +2,10 @@
 //! Input: files the user named.
 
 use super::Access;
-use crate::{process, qemu::option_path};
+use crate::{
+    process,
+    qemu::{Bus, option_path},
+};
 use anyhow::{Result, bail, ensure};
 use std::{
     ffi::OsString,
@@ -61,13 +64,10 @@ impl MachineDisk {
 
     /// The value of its `-device`.
     #[must_use]
-    pub fn device(&self) -> String {
-        let serial = &self.serial;
+    pub fn device(&self, bus: Bus) -> String {
+        let (device, serial) = (bus.device("virtio-blk"), &self.serial);
         // The guest is told of errors. Else QEMU would stop the machine if there is no room here.
-        format!(
-            "virtio-blk-pci,drive={serial},serial={serial},num-queues=1,disable-legacy=on,\
-             rerror=report,werror=report"
-        )
+        format!("{device},drive={serial},serial={serial},num-queues=1,rerror=report,werror=report")
     }
 
     /// Has `qemu` open the image and leave it at that.
@@ -75,7 +75,7 @@ impl MachineDisk {
         let mut command = Command::new(qemu);
         command.args(["-M", "q35", "-m", "16", "-nodefaults", "-display", "none", "-S"]);
         // Without a device QEMU would not lock the image.
-        command.arg("-drive").arg(self.drive()).arg("-device").arg(self.device());
+        command.arg("-drive").arg(self.drive()).arg("-device").arg(self.device(Bus::Pci));
         command.args(["-monitor", "stdio"]);
         let reply = process::ask(command, b"quit\n", Duration::from_secs(20))?;
         if reply.status.success() {

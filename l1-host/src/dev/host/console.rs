@@ -3,8 +3,8 @@
 
 use super::{
     hal::{self, Plain},
-    pci::Signals,
     ring::{Broken, Ring, Way},
+    transport::Signals,
 };
 use crate::{
     boot,
@@ -14,7 +14,7 @@ use crate::{
 use alloc::string::String;
 use core::hint::spin_loop;
 use pv_abi::virtio::console::{RECEIVE, TRANSMIT};
-use virtio_drivers::transport::{Transport, pci::PciTransport};
+use virtio_drivers::transport::{SomeTransport, Transport};
 
 /// Entries of each queue.
 const SIZE: usize = 16;
@@ -28,7 +28,7 @@ const PATIENCE: u64 = 1;
 #[derive(Debug)]
 pub struct Console {
     /// It goes when this does.
-    _transport: PciTransport,
+    _transport: SomeTransport<'static>,
     receive: Ring<SIZE, BUFFER>,
     transmit: Ring<SIZE, BUFFER>,
     /// The machine has taken nothing for so long that it is not waited for.
@@ -41,7 +41,7 @@ impl Console {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn new(mut transport: PciTransport, signals: Signals) -> Result<Self, String> {
+    pub fn new(mut transport: SomeTransport<'static>, signals: Signals) -> Result<Self, String> {
         hal::agree(&mut transport, Plain::all())?;
         signals.route()?;
         let mut receive = Ring::new(&mut transport, signals, RECEIVE, Way::Receive)?;

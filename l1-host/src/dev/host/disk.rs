@@ -4,8 +4,8 @@
 
 use super::{
     hal::{self, L1, piece},
-    pci::{self, Doorbell, Signals},
     tell,
+    transport::{Doorbell, Place, Signals},
 };
 use crate::{
     boot,
@@ -35,10 +35,7 @@ use pv_abi::{
 use spin::Mutex;
 use virtio_drivers::{
     queue::VirtQueue,
-    transport::{
-        DeviceStatus, Transport,
-        pci::{PciTransport, bus::DeviceFunction},
-    },
+    transport::{DeviceStatus, SomeTransport, Transport},
 };
 
 /// Descriptors of the queue.
@@ -140,7 +137,7 @@ pub enum Refused {
 /// One disk.
 #[derive(Debug)]
 pub struct Disk {
-    place: DeviceFunction,
+    place: Place,
     serial: String,
     sectors: u64,
     access: Access,
@@ -151,7 +148,7 @@ pub struct Disk {
 
 #[derive(Debug)]
 struct State {
-    transport: PciTransport,
+    transport: SomeTransport<'static>,
     queue: VirtQueue<L1, SIZE>,
     doorbell: Doorbell,
     /// The device was given requests and not told.
@@ -161,7 +158,7 @@ struct State {
     pending: [Option<Pending>; REQUESTS],
     /// Who is to be told when there is room.
     waiting: Vec<Waiter>,
-    place: DeviceFunction,
+    place: Place,
     /// A request has failed.
     erred: bool,
     failed: bool,
@@ -190,8 +187,8 @@ impl Disk {
     /// # Errors
     /// What is wrong with it.
     pub fn new(
-        place: DeviceFunction,
-        mut transport: PciTransport,
+        place: Place,
+        mut transport: SomeTransport<'static>,
         signals: Signals,
     ) -> Result<Box<Self>, String> {
         let features = hal::agree(&mut transport, Features::all())?;
@@ -239,7 +236,7 @@ impl Disk {
     /// Whether it is at this place on PCI bus 0.
     #[must_use]
     pub const fn is_at(&self, device: u8, function: u8) -> bool {
-        self.place.device == device && self.place.function == function
+        matches!(self.place, Place::Pci(place) if place.device == device && place.function == function)
     }
 
     /// Its sectors of 512 bytes.
@@ -378,7 +375,7 @@ impl State {
 
     fn tell(&mut self) {
         if core::mem::take(&mut self.untold) && !self.failed {
-            hal::tell(&self.queue, self.doorbell);
+            hal::tell(&self.queue, &self.doorbell);
         }
     }
 
@@ -439,7 +436,7 @@ impl State {
         self.pending.iter().flatten().any(late)
     }
 
-    /// The disk is used no more. A device that was reset uses no memory, and one that is not let onto the
+    /// The disk is used no more. A device that was reset uses no memory, and one that is not let onto a PCI
     /// bus reaches none, should it not even reset.
     fn fail(&mut self, serial: &str, why: &str) {
         if core::mem::replace(&mut self.failed, true) {
@@ -452,7 +449,7 @@ impl State {
         while !self.transport.get_status().is_empty() && cpu::tsc() - begin < wait {
             spin_loop();
         }
-        pci::keep_off_the_bus(self.place);
+        self.place.keep_off_the_bus();
     }
 
     /// Asks for `out.len()` bytes, a page's worth at most, and waits for the answer: no guest runs yet.
@@ -513,7 +510,7 @@ impl Sectors for Disk {
 }
 
 /// What the configuration of a disk with these features says of erasing.
-fn what_can_be_erased(transport: &PciTransport, features: Features) -> Erase {
+fn what_can_be_erased(transport: &SomeTransport<'static>, features: Features) -> Erase {
     let word = |offset: u64| transport.read_config_space(offset as usize).unwrap_or(0_u32);
     // Ranges are sent one by one.
     let most = |feature, sectors, ranges| {

@@ -3,13 +3,13 @@
 
 use super::{
     hal::{self, Plain},
-    pci::Signals,
     ring::{Broken, Ring, Way},
+    transport::Signals,
 };
 use crate::hw::physmap;
 use alloc::string::String;
 use pv_abi::virtio::entropy::QUEUE;
-use virtio_drivers::transport::{Transport, pci::PciTransport};
+use virtio_drivers::transport::{SomeTransport, Transport};
 
 /// Bytes that are asked for at once.
 pub const SEED: usize = 32;
@@ -21,7 +21,7 @@ const BUFFER: usize = 4096 / SIZE;
 #[derive(Debug)]
 pub struct Source {
     /// It goes when this does.
-    _transport: PciTransport,
+    _transport: SomeTransport<'static>,
     ring: Ring<SIZE, BUFFER>,
 }
 
@@ -30,7 +30,7 @@ impl Source {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn new(mut transport: PciTransport, signals: Signals) -> Result<Self, String> {
+    pub fn new(mut transport: SomeTransport<'static>, signals: Signals) -> Result<Self, String> {
         hal::agree(&mut transport, Plain::all())?;
         let mut ring = Ring::new(&mut transport, signals, QUEUE, Way::Receive)?;
         // It is looked at when a seed is wanted.

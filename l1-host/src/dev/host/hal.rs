@@ -2,10 +2,10 @@
 //! May: unsafe, take-frame. Context: boot; run-loop. Input: trusted.
 #![expect(unsafe_code, reason = "devices are told of raw memory")]
 
-use super::pci::Doorbell;
+use super::transport::Doorbell;
 use crate::{
     hw::{
-        pci,
+        mmio,
         physmap::{self, DIRECT_MAP},
     },
     memory,
@@ -31,7 +31,7 @@ pub struct L1;
 
 // SAFETY: 1. `dma_alloc` gives frames that the allocator has given to nobody else, zeroed, as pointers
 // into the direct map, which covers all RAM for ever. 2. `mmio_phys_to_virt` gives addresses of registers
-// that `hw::pci` maps for this driver alone. 3. There is no IOMMU: a device's addresses are physical.
+// that `hw::mmio` maps for this driver alone. 3. There is no IOMMU: a device's addresses are physical.
 unsafe impl Hal for L1 {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         // The crate takes 0 for "no memory".
@@ -49,9 +49,9 @@ unsafe impl Hal for L1 {
         0
     }
 
-    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, _: usize) -> NonNull<u8> {
-        let at = pci::mapped(paddr).and_then(|at| NonNull::new(at as *mut u8));
-        at.expect("`pci::disks` maps all of a device's registers first")
+    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, len: usize) -> NonNull<u8> {
+        let at = mmio::mapped(paddr, len as u64).and_then(|at| NonNull::new(at as *mut u8));
+        at.expect("`dev::host` maps all of a device's registers first")
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
@@ -98,7 +98,7 @@ pub fn agree<F: Flags<Bits = u64> + BitAnd<Output = F> + Debug>(
 }
 
 /// Tells the device of what was added to its queue, if it wants to hear of that.
-pub fn tell<const SIZE: usize>(queue: &VirtQueue<L1, SIZE>, doorbell: Doorbell) {
+pub fn tell<const SIZE: usize>(queue: &VirtQueue<L1, SIZE>, doorbell: &Doorbell) {
     // What was added is out before the device's flag is looked at; the device does it the other way round.
     fence(SeqCst);
     if queue.should_notify() {

@@ -1,7 +1,7 @@
 //! Drives devices of the machine, for guests.
 //! May: alloc. Context: boot; run-loop, irq-off. Input: the machine's devices.
 //!
-//! `pci` finds them and has them interrupt, `hal` is what the crate `virtio-drivers` wants of L1, `ring` is
+//! `transport` finds them, on PCI (`pci`) or with registers in memory alone (`mmio`), and has them interrupt; `hal` is what the crate `virtio-drivers` wants of L1, `ring` is
 //! a queue with buffers. `disk` sends requests and takes the answers, `find` says which of them a guest means;
 //! `uplink` sends and receives frames; `entropy` asks for random bytes; `console` has the guests' consoles. A
 //! device that misbehaves costs itself: requests of its disk fail, frames by its card are lost, and the log
@@ -12,13 +12,16 @@ mod disk;
 mod entropy;
 mod find;
 mod hal;
+mod mmio;
 mod pci;
 mod ring;
+mod transport;
 mod uplink;
 
 pub use console::BUFFER as CONSOLE_BUFFER;
 pub use disk::{Disk, Outcome, PIECES, Refused, Run, Ticket, Work};
 pub use find::{Extent, Missing};
+pub use mmio::{acknowledge, start as start_mmio, tell as tell_lines};
 pub use uplink::Uplink;
 
 use crate::{
@@ -39,6 +42,7 @@ use core::sync::atomic::{
 };
 use disk::Answers;
 use entropy::{SEED, Source};
+use pci::Way;
 use pv_abi::bundle;
 use spin::{Mutex, Once};
 use virtio_drivers::transport::DeviceType;
@@ -57,11 +61,15 @@ static UPLINKS: Once<Vec<Box<Uplink>>> = Once::new();
 /// [`look`] will be called.
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
+const fn way(cpu: &Cpu, vector: u8) -> Way {
+    Way { apic_id: cpu.apic_id, vector }
+}
+
 /// Finds the machine's disks; they interrupt `cpu`.
 pub fn start_disks(cpu: &Cpu) {
-    let (kind, vector) = (DeviceType::Block, vector::DISK);
+    let (kind, way) = (DeviceType::Block, way(cpu, vector::DISK));
     DISKS.call_once(|| {
-        pci::each("disk", kind, cpu.apic_id, vector, |place, transport, signals| {
+        transport::each("disk", kind, way, |place, transport, signals| {
             let disk = Disk::new(place, transport, signals)?;
             log!("disk {} at {place}: {} sectors", disk.serial(), disk.sectors());
             let table = gpt::read(&*disk);
@@ -77,9 +85,9 @@ pub fn start_disks(cpu: &Cpu) {
 
 /// Finds the machine's network cards; they interrupt `cpu`.
 pub fn start_uplinks(cpu: &Cpu) {
-    let (kind, vector) = (DeviceType::Network, vector::NETWORK);
+    let (kind, way) = (DeviceType::Network, way(cpu, vector::NETWORK));
     UPLINKS.call_once(|| {
-        pci::each("network card", kind, cpu.apic_id, vector, |place, transport, signals| {
+        transport::each("network card", kind, way, |place, transport, signals| {
             let uplink = Uplink::new(transport, signals)?;
             log!("network card {:02x?} at {place}", uplink.mac());
             Ok(uplink)
@@ -89,9 +97,9 @@ pub fn start_uplinks(cpu: &Cpu) {
 
 /// Finds the machine's entropy devices, and asks them for a first seed. They never interrupt.
 pub fn start_entropy(cpu: &Cpu) {
-    let (kind, vector) = (DeviceType::EntropySource, vector::DISK);
+    let (kind, way) = (DeviceType::EntropySource, way(cpu, vector::DISK));
     ENTROPY.call_once(|| {
-        pci::each("entropy device", kind, cpu.apic_id, vector, |_, transport, signals| {
+        transport::each("entropy device", kind, way, |_, transport, signals| {
             Source::new(transport, signals).map(Mutex::new)
         })
     });
@@ -111,9 +119,9 @@ pub fn seed() -> Option<[u8; SEED]> {
 
 /// Finds the machine's virtio console, the first if there are several; it interrupts `cpu`.
 pub fn start_console(cpu: &Cpu) {
-    let (kind, vector) = (DeviceType::Console, vector::CONSOLE);
+    let (kind, way) = (DeviceType::Console, way(cpu, vector::CONSOLE));
     CONSOLE.call_once(|| {
-        let found = pci::each("console", kind, cpu.apic_id, vector, |place, transport, signals| {
+        let found = transport::each("console", kind, way, |place, transport, signals| {
             let console = Console::new(transport, signals)?;
             log!("console at {place}");
             Ok(Mutex::new(console))

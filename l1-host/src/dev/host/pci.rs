@@ -1,10 +1,10 @@
-//! Finds virtio devices on PCI bus 0, has each interrupt by MSI-X, and rings their queues' doorbells.
+//! Finds virtio devices on PCI bus 0, and has each interrupt by MSI-X.
 //! May: alloc. Context: boot. Input: the machine's devices.
 
-use super::hal::L1;
-use crate::{
-    hw::pci::{self, Configuration, Register16},
-    log,
+use super::{hal::L1, transport::Doorbell};
+use crate::hw::{
+    mmio::{self, Register16, Register32},
+    pci::Configuration,
 };
 use alloc::{format, string::String, vec::Vec};
 use virtio_drivers::transport::{
@@ -38,12 +38,13 @@ pub struct Signals {
     distance: u64,
 }
 
-/// Where a device is told that queue `queue` has something for it. The crate's transport looks for it each
-/// time, by a write and a read that each leave the machine.
+/// How a device is to interrupt.
 #[derive(Clone, Copy, Debug)]
-pub struct Doorbell {
-    register: Register16,
-    queue: u16,
+pub struct Way {
+    /// The CPU.
+    pub apic_id: u32,
+    /// What its interrupts are for.
+    pub vector: u8,
 }
 
 impl Signals {
@@ -64,7 +65,7 @@ impl Signals {
     pub fn doorbell(&self, queue: u16) -> Result<Doorbell, String> {
         let number = self.of_queue(queue, QUEUE_NOTIFY_OFF)?.read();
         let register = Register16::at(self.doorbells + u64::from(number) * self.distance);
-        Ok(Doorbell { register: register.ok_or(NO_PLACE)?, queue })
+        Ok(Doorbell::Pci(register.ok_or(NO_PLACE)?, queue))
     }
 
     /// The register at `offset` of the common configuration, which is now that of queue `queue`.
@@ -75,48 +76,31 @@ impl Signals {
     }
 }
 
-impl Doorbell {
-    /// Tells the device.
-    pub fn ring(self) {
-        self.register.write(self.queue);
-    }
-}
-
-/// What `make` makes of each device of `kind`, in the order of their places on the bus. They interrupt the
-/// CPU with this APIC id by `vector`. Of one that cannot be used the log says why, by `name`.
-pub fn each<T>(
-    name: &str,
+/// Calls `found` for each device of `kind`, in the order of their places on the bus.
+pub fn each(
     kind: DeviceType,
-    apic_id: u32,
-    vector: u8,
-    mut make: impl FnMut(DeviceFunction, PciTransport, Signals) -> Result<T, String>,
-) -> Vec<T> {
+    way: Way,
+    mut found: impl FnMut(DeviceFunction, Result<(PciTransport, Signals), String>),
+) {
     let mut root = PciRoot::new(Configuration);
-    let found: Vec<_> = root
+    let places: Vec<_> = root
         .enumerate_bus(0)
         .filter(|(_, info)| virtio_device_type(info) == Some(kind))
         .map(|(place, _)| place)
         .collect();
-    let mut made = Vec::new();
-    for place in found {
-        let opened = open(&mut root, place, apic_id, vector);
-        match opened.and_then(|(transport, signals)| make(place, transport, signals)) {
-            Ok(device) => made.push(device),
-            Err(why) => log!("{name} at {place}: not used: {why}"),
-        }
+    for place in places {
+        found(place, open(&mut root, place, way));
     }
-    made
 }
 
 fn open(
     root: &mut PciRoot<Configuration>,
     place: DeviceFunction,
-    apic_id: u32,
-    vector: u8,
+    way: Way,
 ) -> Result<(PciTransport, Signals), String> {
     map_registers(root, place)?;
     root.set_command(place, Command::MEMORY_SPACE | Command::BUS_MASTER);
-    enable_messages(root, place, apic_id, vector)?;
+    enable_messages(root, place, way)?;
     let (common, _) = structure(root, place, VIRTIO_PCI_CAP_COMMON_CFG)?;
     let (doorbells, capability) = structure(root, place, VIRTIO_PCI_CAP_NOTIFY_CFG)?;
     let distance = u64::from(Configuration.read_word(place, capability + 16));
@@ -132,7 +116,7 @@ pub fn keep_off_the_bus(place: DeviceFunction) {
 fn map_registers(root: &mut PciRoot<Configuration>, place: DeviceFunction) -> Result<(), String> {
     for index in 0..6 {
         if let Some((start, len)) = bar(root, place, index) {
-            pci::map(start, len).map_err(|_| String::from("L1 cannot map its registers"))?;
+            mmio::map(start, len).map_err(|_| String::from("L1 cannot map its registers"))?;
         }
     }
     Ok(())
@@ -144,12 +128,11 @@ fn bar(root: &mut PciRoot<Configuration>, place: DeviceFunction, index: u8) -> O
     info.memory_address_size().filter(|&(start, len)| start != 0 && len != 0)
 }
 
-/// Routes message 0 to `vector` of the CPU with this APIC id.
+/// Routes message 0 as `way` says.
 fn enable_messages(
     root: &mut PciRoot<Configuration>,
     place: DeviceFunction,
-    apic_id: u32,
-    vector: u8,
+    way: Way,
 ) -> Result<(), String> {
     let capability = root.capabilities(place).find(|capability| capability.id == MSIX);
     let capability = capability.ok_or("it has no MSI-X")?;
@@ -160,9 +143,10 @@ fn enable_messages(
         return Err("its MSI-X table is out of place".into());
     }
     let entry = start + entry;
-    for (offset, value) in [(0, MESSAGES | apic_id << 12), (4, 0), (8, u32::from(vector)), (12, 0)]
+    for (offset, value) in
+        [(0, MESSAGES | way.apic_id << 12), (4, 0), (8, u32::from(way.vector)), (12, 0)]
     {
-        pci::write32(entry + offset, value);
+        Register32::at(entry + offset).ok_or(NO_PLACE)?.write(value);
     }
     let head = Configuration.read_word(place, capability.offset);
     // The mask of the whole function is off with it.

@@ -4,13 +4,13 @@
 
 use super::{
     hal::{self, L1, piece},
-    pci::{Doorbell, Signals},
+    transport::{Doorbell, Signals},
 };
 use crate::memory;
 use alloc::string::{String, ToString};
 use arrayvec::ArrayVec;
 use pv_abi::addr::Hpa;
-use virtio_drivers::{queue::VirtQueue, transport::pci::PciTransport};
+use virtio_drivers::{queue::VirtQueue, transport::SomeTransport};
 
 /// What is wrong with a device. It is used no more.
 pub type Broken = &'static str;
@@ -43,7 +43,7 @@ impl<const SIZE: usize, const BUFFER: usize> Ring<SIZE, BUFFER> {
     /// # Errors
     /// The device has none, or L1 has too little memory.
     pub fn new(
-        transport: &mut PciTransport,
+        transport: &mut SomeTransport<'static>,
         signals: Signals,
         number: usize,
         way: Way,
@@ -65,7 +65,7 @@ impl<const SIZE: usize, const BUFFER: usize> Ring<SIZE, BUFFER> {
 
     /// Tells the device of what was added.
     pub fn tell(&self) {
-        hal::tell(&self.queue, self.doorbell);
+        hal::tell(&self.queue, &self.doorbell);
     }
 
     /// Where a buffer is.

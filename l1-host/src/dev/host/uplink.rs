@@ -4,8 +4,8 @@
 
 use super::{
     hal::{self, piece},
-    pci::Signals,
     ring::{Broken, Ring, Way},
+    transport::Signals,
 };
 use crate::{
     dev::{
@@ -36,7 +36,7 @@ use pv_abi::{
     },
 };
 use spin::Mutex;
-use virtio_drivers::transport::{DeviceStatus, Transport, pci::PciTransport};
+use virtio_drivers::transport::{DeviceStatus, SomeTransport, Transport};
 
 /// Entries of each queue.
 const SIZE: usize = 256;
@@ -67,7 +67,7 @@ pub struct Uplink {
 
 #[derive(Debug)]
 struct State {
-    transport: PciTransport,
+    transport: SomeTransport<'static>,
     receive: Ring<SIZE, BUFFER>,
     transmit: Ring<SIZE, BUFFER>,
     /// The device was given frames and not told.
@@ -80,7 +80,10 @@ impl Uplink {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn new(mut transport: PciTransport, signals: Signals) -> Result<Box<Self>, String> {
+    pub fn new(
+        mut transport: SomeTransport<'static>,
+        signals: Signals,
+    ) -> Result<Box<Self>, String> {
         let features = hal::agree(&mut transport, Features::all())?;
         if !features.contains(Features::MAC) {
             return Err("it has no address".into());
