@@ -115,6 +115,8 @@ crate::flaw::flaws! {
     EarlyUnasked = "early-unasked",
     /// What an exit has seen of the tables is believed after the next one.
     EarlyOutdated = "early-outdated",
+    /// A queue's own vector is forgotten.
+    QueueVectorIgnored = "queue-vector-ignored",
     /// Devices interrupt the vCPU that accesses them.
     DevicesInterruptAny = "devices-interrupt-any",
     /// No flaw: the extension has a later minor version, with all that this may bring.

@@ -57,9 +57,9 @@ pub fn store_changed(store: &mut Store, area: Area) {
 }
 
 /// `port`, bound to `binding`, is told to vCPU `vcpu` from now on: so is what the device interrupts.
-pub fn follow(binding: Binding, port: u32, vcpu: u32) {
+pub fn follow(binding: Binding, port: u32, vcpu: u32, area: Area) {
     match binding {
-        Binding::Disk(disk) => blk::follow(disk, vcpu),
+        Binding::Disk(disk, queue) => blk::follow(disk, queue, vcpu, area),
         Binding::Card(card) => net::follow(card, port, vcpu),
         _ => {}
     }

@@ -21,8 +21,8 @@ pub enum Binding {
     Ipi,
     /// Nothing yet: the kernel has made it for a device to bind itself to.
     Unbound,
-    /// The ring of the disk with this number.
-    Disk(u8),
+    /// A ring of the disk with the first number: that with the second.
+    Disk(u8, u8),
     /// A ring of the network card with this number, or both.
     Card(u8),
 }
@@ -157,12 +157,13 @@ mod tests {
         let mut ports = Ports::new();
         let ipi = ports.bind(Binding::Ipi, 0).unwrap();
         let unbound = ports.bind(Binding::Unbound, 3).unwrap();
-        assert_eq!(ports.attach(ipi, Binding::Disk(0)), Err(errno::EINVAL));
-        assert_eq!(ports.attach(0, Binding::Disk(0)), Err(errno::EINVAL));
-        assert_eq!(ports.attach(unbound, Binding::Disk(0)), Ok(3));
-        assert_eq!(ports.attach(unbound, Binding::Disk(0)), Ok(3));
-        assert_eq!(ports.attach(unbound, Binding::Disk(1)), Err(errno::EINVAL));
-        assert_eq!(ports.get(unbound).unwrap().binding, Binding::Disk(0));
+        assert_eq!(ports.attach(ipi, Binding::Disk(0, 0)), Err(errno::EINVAL));
+        assert_eq!(ports.attach(0, Binding::Disk(0, 0)), Err(errno::EINVAL));
+        assert_eq!(ports.attach(unbound, Binding::Disk(0, 0)), Ok(3));
+        assert_eq!(ports.attach(unbound, Binding::Disk(0, 0)), Ok(3));
+        assert_eq!(ports.attach(unbound, Binding::Disk(1, 0)), Err(errno::EINVAL));
+        assert_eq!(ports.attach(unbound, Binding::Disk(0, 1)), Err(errno::EINVAL));
+        assert_eq!(ports.get(unbound).unwrap().binding, Binding::Disk(0, 0));
     }
 
     #[test]

@@ -72,7 +72,7 @@ const DEVICE_PAGE: u64 = GRANT_PAGE + GRANT_FRAMES;
 /// Pages for devices, and how many a device gets: enough for any in every slot.
 const DEVICE_PAGES: u64 = SPARE_FRAMES - DEVICE_PAGE;
 /// See [`device_pages`].
-pub const PAGES_OF_DEVICE: u64 = 3;
+pub const PAGES_OF_DEVICE: u64 = 4;
 const _: () = assert!(DEVICE_PAGES >= PAGES_OF_DEVICE * SLOTS as u64);
 
 /// The fixed facts of this guest.

@@ -57,7 +57,7 @@
 // timer: the deadline is a word in memory. Not offered to native guests.
 #define ROOST_FEATURE_TIMER_WORD 0x800u
 
-// call::DEVICE_READ to call::DEVICE_VECTOR: virtio devices and their calls.
+// call::DEVICE_READ to call::QUEUE_VECTOR: virtio devices and their calls.
 #define ROOST_FEATURE_DEVICES 0x1000u
 
 // A page fault of user mode may come without L1, by what L1 saw of the tables when it was left.
@@ -491,8 +491,13 @@
 // vector of that vCPU, in place of the I/O APIC's line; vector 0: it interrupts nobody.
 #define ROOST_CALL_DEVICE_VECTOR 0x526f001aull
 
+// Choose how one queue of a device interrupts: (slot, queue << 8 | vector, vCPU); 0 or EINVAL.
+// From now on what is used in it requests that vector of that vCPU; vector 0: as DEVICE_VECTOR
+// says, whose next call ends it for all queues.
+#define ROOST_CALL_QUEUE_VECTOR 0x526f001bull
+
 // The last number.
-#define ROOST_CALL_LAST 0x526f001aull
+#define ROOST_CALL_LAST 0x526f001bull
 
 // FLUSH_VCPUS: every address of every address space.
 #define ROOST_CALL_FLUSH_ALL 0xffffffffffffffffull
@@ -529,6 +534,9 @@
 
 // Line of the I/O APIC that slot 0 has in a native guest; slot n has the n-th after it.
 #define ROOST_DEVICES_LINE 8
+
+// Queues that a disk has at most: one for each vCPU up to this number.
+#define ROOST_DEVICES_DISK_QUEUES_MOST 4
 
 // Entries that a queue has at most.
 #define ROOST_DEVICES_QUEUE_MOST 0x100u

@@ -55,7 +55,7 @@ bitflags::bitflags! {
         const SMP = 1 << 10;
         /// [`timer`]: the deadline is a word in memory. Not offered to native guests.
         const TIMER_WORD = 1 << 11;
-        /// [`call::DEVICE_READ`] to [`call::DEVICE_VECTOR`]: virtio devices and their calls.
+        /// [`call::DEVICE_READ`] to [`call::QUEUE_VECTOR`]: virtio devices and their calls.
         const DEVICES = 1 << 12;
         /// A page fault of user mode may come without L1, by what L1 saw of the tables when it was left.
         const EARLY_FAULTS = 1 << 13;
@@ -144,8 +144,12 @@ pub mod call {
     /// Choose how a device interrupts: (slot, vector, vCPU); 0 or EINVAL. From now on it requests that
     /// vector of that vCPU, in place of the I/O APIC's line; vector 0: it interrupts nobody.
     pub const DEVICE_VECTOR: u64 = BASE + 26;
+    /// Choose how one queue of a device interrupts: (slot, queue << 8 | vector, vCPU); 0 or EINVAL. From now on what
+    /// is used in it requests that vector of that vCPU; vector 0: as [`DEVICE_VECTOR`] says, whose next call ends it
+    /// for all queues.
+    pub const QUEUE_VECTOR: u64 = BASE + 27;
     /// The last number.
-    pub const LAST: u64 = DEVICE_VECTOR;
+    pub const LAST: u64 = QUEUE_VECTOR;
 
     /// FLUSH_VCPUS: every address of every address space.
     pub const FLUSH_ALL: u64 = u64::MAX;
@@ -311,7 +315,7 @@ pub struct WindowFrames {
 }
 
 /// Frames behind [`WindowFrames::spare`].
-pub const SPARE_FRAMES: u64 = 70;
+pub const SPARE_FRAMES: u64 = 86;
 
 impl WindowFrames {
     /// Lays the frames out for `ram_pages` of RAM, `image_pages` of shim and `vcpus` vCPUs.

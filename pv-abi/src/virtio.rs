@@ -79,7 +79,7 @@ pub mod queue {
 pub mod block {
     /// DeviceID.
     pub const DEVICE: u32 = 2;
-    /// Number of its only queue.
+    /// Number of the queue that every disk has.
     pub const QUEUE: usize = 0;
     /// Bytes of a sector.
     pub const SECTOR: u64 = 512;
@@ -95,6 +95,7 @@ pub mod block {
         pub const RO: u64 = 1 << 5;
         pub const BLK_SIZE: u64 = 1 << 6;
         pub const FLUSH: u64 = 1 << 9;
+        pub const MQ: u64 = 1 << 12;
         pub const DISCARD: u64 = 1 << 13;
         pub const WRITE_ZEROES: u64 = 1 << 14;
     }
@@ -106,6 +107,8 @@ pub mod block {
         pub const SIZE_MAX: u64 = 8;
         pub const SEG_MAX: u64 = 12;
         pub const BLK_SIZE: u64 = 20;
+        /// 16 bits.
+        pub const NUM_QUEUES: u64 = 34;
         pub const MAX_DISCARD_SECTORS: u64 = 36;
         pub const MAX_DISCARD_SEG: u64 = 40;
         pub const DISCARD_SECTOR_ALIGNMENT: u64 = 44;

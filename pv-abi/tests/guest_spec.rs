@@ -158,9 +158,9 @@ fn hypercalls_are_the_specifications() {
     let code = constants!(call: ENABLE CONSOLE_WRITE CONSOLE_READ CONSOLE_VECTOR SHUTDOWN LOG PIN_ROOT
         UNPIN_ROOT UNPIN_TABLE LOAD_LDT SET_CPUNODE READ_COUNTER CHECK_ROOTS TAKE_IRQ SHARE UNSHARE
         VCPU_START VCPU_STOP VCPU_STATE SEND_IPI FLUSH_VCPUS YIELD WAIT_IRQ DEVICE_READ
-        DEVICE_WRITE DOORBELL DEVICE_VECTOR);
+        DEVICE_WRITE DOORBELL DEVICE_VECTOR QUEUE_VECTOR);
     assert_same("2.3", spec, code);
-    assert_eq!((call::BASE, call::LAST), (0x526f_0000, call::DEVICE_VECTOR));
+    assert_eq!((call::BASE, call::LAST), (0x526f_0000, call::QUEUE_VECTOR));
     assert_eq!(call::FLUSH_ALL, u64::MAX);
     let errors = [hypercall::EPERM, hypercall::EIO, hypercall::ENOSYS].map(|error| error as i64);
     assert_eq!(errors, [-1, -5, -38]);
@@ -269,7 +269,11 @@ fn devices_are_the_specifications() {
     assert_eq!((devices::BASE, devices::STRIDE, devices::LINE), (0xfeb0_0000, 0x1000, 8));
     assert_says("## 1.10 ", &["0xfeb00000 + n * 0x1000", "n is 0 to 15", "line 8 + n"]);
     assert_eq!((devices::SLOTS, devices::QUEUE_MOST), (16, 256));
-    assert_says("## 2.9 ", &["has 16 slots", "of up to 256 entries"]);
+    assert_eq!(devices::DISK_QUEUES_MOST, 4);
+    assert_says(
+        "## 2.9 ",
+        &["has 16 slots", "of up to 256 entries", "the number of vCPUs, 4 at most"],
+    );
 }
 
 #[test]

@@ -58,6 +58,53 @@ fn files_outlive_a_guest_of_6_12_with_two_vcpus() {
     files_outlive_the_guest(Kernel::Cloud612, 2);
 }
 
+/// Each of four vCPUs writes and reads by a queue of its own, from the kernel's to L1's; all at once.
+#[test]
+fn each_vcpu_has_a_queue() {
+    const VCPUS: u32 = 4;
+    let folder = Folder::new();
+    let image = file_system(&folder, "disk.img", 64 * MIB);
+    let kernel = Kernel::Cloud;
+    let initrd = ramdisk(&folder, kernel);
+    let run = folder.run(&kernel.file()).initrd(&initrd).option("--disk", &image);
+    let mut guest = run.append("console=hvc0 quiet").cpus(2).vcpus(VCPUS).piped();
+    guest.expect_shell();
+    with_disk_module(&mut guest);
+    let queues =
+        guest.succeed("cd /sys/block/xvda/mq && for q in *; do echo $q $(cat $q/cpu_list); done");
+    assert_eq!(queues, "0 0\n1 1\n2 2\n3 3\n");
+    guest.succeed("mkdir /mnt && mount -t ext4 /dev/xvda /mnt && mkdir /memory && mount -t tmpfs none /memory");
+    // 512 KiB, different for each; by requests of 8 KiB that nobody but the one who makes them sends.
+    guest.succeed("for q in 0 1 2 3; do seq 1${q}00000 1${q}65535 > /memory/$q; done");
+    let by_each = |command: &str| {
+        format!(
+            "(for q in 0 1 2 3; do taskset $((1 << q)) sh -c \"{command}\" & all=\"$all $!\"; done; \
+             for one in $all; do wait $one || exit 1; done)"
+        )
+    };
+    guest.succeed(&by_each("dd if=/memory/$q of=/mnt/$q bs=8k oflag=direct"));
+    guest.succeed(&by_each("dd if=/mnt/$q bs=8k iflag=direct | cmp - /memory/$q"));
+    guest.succeed("umount /mnt");
+    let (status, found) =
+        guest.shell("dmesg | grep -E 'WARNING: |BUG: |Oops|Call Trace|I/O error'");
+    assert_eq!((status, found.as_str()), (1, ""));
+    guest.send("poweroff\n");
+    let ended = guest.end();
+    ended.assert_powered_off();
+    let stats = ended.stats.expect("statistics");
+    for queue in 0..VCPUS {
+        let taken = stats.counter(&format!("disk_queue_{queue}"));
+        assert!(taken >= 2 * 64, "queue {queue}: {taken} requests, {stats:?}");
+    }
+
+    check(&image);
+    for queue in 0..VCPUS {
+        let first = 1_000_000 + 100_000 * queue;
+        let text: String = (first..first + 65_536).map(|number| format!("{number}\n")).collect();
+        assert!(debugfs(&image, &format!("cat {queue}")) == text, "file {queue}");
+    }
+}
+
 #[test]
 fn several_disks_one_of_which_is_not_to_be_written() {
     let folder = Folder::new();

@@ -5,7 +5,7 @@ use super::{Vcpu, stop::Stop, switch::Unseen};
 use crate::{
     abi_flaw::{Flaw, planted},
     console,
-    dev::virtio::slots,
+    dev::virtio::{front::Vector, slots},
     hw::percpu::Cpu,
     pti, sched,
     vm::{
@@ -108,6 +108,7 @@ impl Vcpu {
                 }
             }
             call::DEVICE_VECTOR if need(Features::DEVICES) => self.device_vector(first, second),
+            call::QUEUE_VECTOR if need(Features::DEVICES) => self.queue_vector(first, second),
             call::WAIT_IRQ => {
                 if let Some(pvcs) = self.pvcs.as_ref().filter(|_| planted(Flaw::WaitSetsIf)) {
                     pvcs.update_flags(flags::IF, 0);
@@ -172,12 +173,27 @@ impl Vcpu {
 
     /// DEVICE_VECTOR: (slot, vector, vCPU).
     fn device_vector(&self, slot: u64, vector: u64) -> u64 {
-        let vcpu = usize::try_from(self.context.rdx).ok().filter(|&index| index < self.vm.vcpus);
-        let vector = u8::try_from(vector).ok().filter(|&vector| vector == 0 || vector >= 16);
-        match (vcpu, vector) {
-            (Some(vcpu), Some(vector)) if self.vm.devices.set_vector(slot, vector, vcpu) => 0,
+        match self.interrupt_of(vector) {
+            Some(vector) if self.vm.devices.set_vector(slot, vector) => 0,
             _ => EINVAL,
         }
+    }
+
+    /// QUEUE_VECTOR: (slot, queue << 8 | vector, vCPU).
+    fn queue_vector(&self, slot: u64, second: u64) -> u64 {
+        let (queue, vector) = (second >> 8, second & 0xff);
+        match self.interrupt_of(vector) {
+            Some(vector) if self.vm.devices.set_queue_vector(slot, queue, vector) => 0,
+            _ => EINVAL,
+        }
+    }
+
+    /// `vector` of the vCPU that the third argument names: within, `None` for vector 0. `None` if there is no such
+    /// vCPU, or it takes no such interrupt.
+    fn interrupt_of(&self, vector: u64) -> Option<Option<Vector>> {
+        let vcpu = usize::try_from(self.context.rdx).ok().filter(|&index| index < self.vm.vcpus)?;
+        let vector = u8::try_from(vector).ok().filter(|&vector| vector == 0 || vector >= 16)?;
+        Some((vector != 0).then_some(Vector { vector, vcpu }))
     }
 
     /// Makes the pages from `gpa` on `owner`'s.

@@ -2,16 +2,27 @@
 //! May: nothing. Context: shim. Input: from L1.
 
 use crate::virtio::device::{Registers, config as word, kind, negotiate};
-use pv_abi::virtio::{
-    block::{
-        DEVICE, SECTOR, config,
-        feature::{BLK_SIZE, DISCARD, FLUSH, RO, SEG_MAX},
+use pv_abi::{
+    ext::devices::DISK_QUEUES_MOST,
+    virtio::{
+        block::{
+            DEVICE, SECTOR, config,
+            feature::{BLK_SIZE, DISCARD, FLUSH, MQ, RO, SEG_MAX},
+        },
+        feature::VERSION_1,
     },
-    feature::VERSION_1,
 };
 
+/// Queues that are used at most.
+pub const QUEUES_MOST: usize = DISK_QUEUES_MOST;
 /// Features that are of use here.
-pub const WANTED: u64 = SEG_MAX | RO | BLK_SIZE | FLUSH | DISCARD | VERSION_1;
+const WANTED: u64 = SEG_MAX | RO | BLK_SIZE | FLUSH | DISCARD | MQ | VERSION_1;
+
+/// Features that are of use where `queues` are used.
+#[must_use]
+pub const fn wanted(queues: usize) -> u64 {
+    if queues > 1 { WANTED } else { WANTED & !MQ }
+}
 
 /// What there is to know of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +39,8 @@ pub struct Properties {
     pub flush: bool,
     /// It takes requests to discard.
     pub discard: Option<Discard>,
+    /// Queues that it has, [`QUEUES_MOST`] at most.
+    pub queues: usize,
 }
 
 /// How a disk discards.
@@ -48,6 +61,9 @@ pub fn find(registers: &impl Registers) -> Option<Properties> {
     let high = word(registers, config::CAPACITY + 4);
     let segments = if has(SEG_MAX) { word(registers, config::SEG_MAX) } else { 1 };
     let block = if has(BLK_SIZE) { word(registers, config::BLK_SIZE) } else { SECTOR as u32 };
+    // The upper half of its word.
+    let queues = word(registers, config::NUM_QUEUES & !3) >> 16;
+    let queues = if has(MQ) { queues as usize } else { 1 };
     Some(Properties {
         sectors: u64::from(high) << 32 | u64::from(low),
         block: block.max(SECTOR as u32),
@@ -55,6 +71,7 @@ pub fn find(registers: &impl Registers) -> Option<Properties> {
         read_only: has(RO),
         flush: has(FLUSH),
         discard: has(DISCARD).then(|| discard(registers)).filter(|discard| discard.most > 0),
+        queues: queues.clamp(1, QUEUES_MOST),
     })
 }
 
@@ -82,9 +99,23 @@ mod tests {
             read_only: false,
             flush: true,
             discard: None,
+            queues: 1,
         };
         assert_eq!(find(&disk), Some(properties));
         assert!(!disk.runs());
         assert_eq!(find(&Device::new(net::DEVICE, 0, &[])), None, "it is no disk");
+    }
+
+    #[test]
+    fn several_queues_are_used_as_far_as_there_is_room() {
+        // Beside NUM_QUEUES in its word is what caches do.
+        for (said, used) in [(0, 1), (1, 1), (3, 3), (QUEUES_MOST as u32 + 1, QUEUES_MOST)] {
+            let disk = Device::new(DEVICE, MQ, &[(32, said << 16 | 1)]);
+            assert_eq!(find(&disk).map(|disk| disk.queues), Some(used));
+        }
+        let disk = Device::new(DEVICE, 0, &[(32, 3 << 16)]);
+        assert_eq!(find(&disk).map(|disk| disk.queues), Some(1), "not offered");
+        assert_eq!(wanted(1) & MQ, 0, "with one it is as without");
+        assert_eq!(wanted(2) & MQ, MQ);
     }
 }

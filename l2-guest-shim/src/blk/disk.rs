@@ -18,6 +18,7 @@ use crate::{
     xenbus::ring,
 };
 use arrayvec::ArrayVec;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use pv_abi::virtio::block::{HEADER, RANGE, SECTOR, answer, request as virtio};
 
 /// Entries of the device's queue.
@@ -72,7 +73,7 @@ enum Step {
 
 /// A connection.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Connection<'a> {
     grants: Grants,
     properties: Properties,
     page: u64,
@@ -83,20 +84,23 @@ pub struct Connection {
     /// A request that was taken and has to wait.
     waiting: Option<[u8; SIZE]>,
     broken: bool,
-    /// A flush has failed: what was written before may be lost. Linux takes that for a disk that needs no
-    /// flushes and goes on, so nothing more is written, which it does not overlook.
-    lossy: bool,
+    lossy: &'a AtomicBool,
 }
 
-impl Connection {
+impl<'a> Connection<'a> {
     /// A connection over the ring with this grant, to a device that is to use the queue in `page`.
     /// `None` if the ring is not granted.
+    ///
+    /// `lossy`, which all connections of a disk share, says that a flush has failed: what was written before, by
+    /// any, may be lost. Linux takes that for a disk that needs no flushes and goes on, so nothing more is
+    /// written, which it does not overlook.
     pub fn new(
         memory: &impl Memory,
         grants: Grants,
         properties: Properties,
         ring_grant: u32,
         page: u64,
+        lossy: &'a AtomicBool,
     ) -> Option<Self> {
         let ring = grants.begin(memory, ring_grant, Access::Write)?;
         Some(Self {
@@ -109,7 +113,7 @@ impl Connection {
             slots: [const { None }; SLOTS],
             waiting: None,
             broken: false,
-            lossy: false,
+            lossy,
         })
     }
 
@@ -149,7 +153,9 @@ impl Connection {
             };
             end(&self.grants, memory, &slot);
             self.queue.release(head);
-            self.lossy |= slot.operation == op::FLUSH && result != status::OKAY;
+            if slot.operation == op::FLUSH && result != status::OKAY {
+                self.lossy.store(true, Relaxed);
+            }
             self.ring.respond(memory, &response(slot.id, slot.operation, result));
             freed = true;
         }
@@ -213,7 +219,7 @@ impl Connection {
                     None => Step::Over(status::ERROR),
                 }
             }
-            Kind::Flush if self.lossy => Step::Over(status::ERROR),
+            Kind::Flush if self.lossy.load(Relaxed) => Step::Over(status::ERROR),
             Kind::Flush if self.properties.flush => {
                 let slot = Self::slot(request, Access::Read);
                 self.give(memory, virtio::FLUSH, 0, &[], slot)
@@ -264,7 +270,8 @@ impl Connection {
             Direction::Read => (virtio::IN, Access::Write, Use::Writes),
             Direction::Write => (virtio::OUT, Access::Read, Use::Reads),
         };
-        if !fits || (kind == virtio::OUT && (self.properties.read_only || self.lossy)) {
+        if !fits || (kind == virtio::OUT && (self.properties.read_only || self.lossy.load(Relaxed)))
+        {
             return Step::Over(status::ERROR);
         }
         let mut slot = Self::slot(request, access);

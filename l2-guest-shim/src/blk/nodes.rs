@@ -2,14 +2,15 @@
 //! May: nothing. Context: shim. Input: guest-controlled nodes.
 
 use super::{
-    device::{Discard, Properties},
+    device::{Discard, Properties, QUEUES_MOST},
     request::INDIRECT,
 };
 use crate::{
     store::{Error, Store},
     xenbus::{Backend, Front},
 };
-use core::fmt;
+use arrayvec::{ArrayString, ArrayVec};
+use core::fmt::{self, Write};
 use pv_abi::virtio::block::SECTOR;
 
 /// Number of the first disk, xvda, and from one to the next.
@@ -29,7 +30,7 @@ pub const fn backend(index: u32) -> Backend {
 /// # Errors
 /// [`Error::NoSpace`].
 pub fn place(backend: &Backend, store: &mut Store, properties: &Properties) -> Result<(), Error> {
-    let Properties { sectors, block, read_only, flush, discard, .. } = *properties;
+    let Properties { sectors, block, read_only, flush, discard, queues, .. } = *properties;
     backend.place(store)?;
     backend.place_front(store, "/virtual-device", format_args!("{}", backend.number()))?;
     backend.place_front(store, "/device-type", format_args!("disk"))?;
@@ -51,25 +52,55 @@ pub fn place(backend: &Backend, store: &mut Store, properties: &Properties) -> R
         back("/discard-alignment", format_args!("0"))?;
         back("/discard-secure", format_args!("0"))?;
     }
-    back("/multi-queue-max-queues", format_args!("1"))?;
+    back("/multi-queue-max-queues", format_args!("{queues}"))?;
     back("/max-ring-page-order", format_args!("0"))
 }
 
-/// What a front end wants to use.
+/// A ring that a front end wants to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Grant of the ring.
-    pub ring: u32,
+pub struct Ring {
+    /// Its grant.
+    pub grant: u32,
     /// The port by which it is told.
     pub port: u32,
 }
 
-/// What `front` wants to use; `None` if it does not say so, or has another layout of the ring.
+/// What a front end wants to use: a ring for each queue, one or more.
+pub type Asked = ArrayVec<Ring, QUEUES_MOST>;
+
+/// What `front` wants to use of a disk that has `most` queues. `None` if it does not say so, names a ring twice, has
+/// no queue or too many, or has another layout of the rings.
+///
+/// Names are those of Xen's public `io/blkif.h`: one ring is named beside the state, several in a folder each.
 #[must_use]
-pub fn asked(front: &Front<'_>) -> Option<Asked> {
+pub fn asked(front: &Front<'_>, most: usize) -> Option<Asked> {
     let native = front.is_or_lacks("/protocol", b"x86_64-abi");
-    let (ring, port) = (front.number("/ring-ref")?, front.number("/event-channel")?);
-    native.then_some(Asked { ring, port })
+    let chosen = "/multi-queue-num-queues";
+    let queues = if front.has(chosen) { front.number(chosen)? as usize } else { 1 };
+    if !native || !(1..=most.min(QUEUES_MOST)).contains(&queues) {
+        return None;
+    }
+    let mut asked = Asked::new();
+    for queue in 0..queues {
+        let grant = front.number(&node(queues, queue, "ring-ref"))?;
+        let port = front.number(&node(queues, queue, "event-channel"))?;
+        if asked.iter().any(|other| other.grant == grant || other.port == port) {
+            return None;
+        }
+        asked.push(Ring { grant, port });
+    }
+    Some(asked)
+}
+
+/// Name of a node about queue number `queue` of `queues`.
+fn node(queues: usize, queue: usize, name: &str) -> ArrayString<32> {
+    let mut node = ArrayString::new();
+    // All are shorter than that.
+    let _ = match queues {
+        1 => write!(node, "/{name}"),
+        _ => write!(node, "/queue-{queue}/{name}"),
+    };
+    node
 }
 
 #[cfg(test)]

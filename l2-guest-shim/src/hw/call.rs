@@ -202,6 +202,12 @@ pub fn device_vector(slot: u32, vector: u8, vcpu: u32) -> bool {
     call(ext::call::DEVICE_VECTOR, slot.into(), vector.into(), vcpu.into()) == 0
 }
 
+/// Has queue `queue` of the device in `slot` interrupt vCPU `vcpu` with `vector`; false if L1 refused.
+pub fn queue_vector(slot: u32, queue: u8, vector: u8, vcpu: u32) -> bool {
+    let which = u64::from(queue) << 8 | u64::from(vector);
+    call(ext::call::QUEUE_VECTOR, slot.into(), which, vcpu.into()) == 0
+}
+
 /// Ends the VM.
 pub fn shutdown(reason: u64, gpa: u64, len: u64) -> ! {
     call(ext::call::SHUTDOWN, reason, gpa, len);

@@ -33,7 +33,7 @@ pub extern "C" fn event_channel_op(
         ALLOC_UNBOUND if page::is_open() => alloc_unbound(at),
         BIND_VIRQ => bind_virq(at),
         BIND_IPI => bind_ipi(at),
-        BIND_VCPU => bind_vcpu(at),
+        BIND_VCPU => bind_vcpu(at, area),
         CLOSE => close(at),
         STATUS => status(at),
         UNMASK => unmask(at, area),
@@ -47,7 +47,7 @@ fn send(at: u64, area: Area) -> Outcome {
     match bound.binding {
         Binding::Console => console::kick(area),
         Binding::Store => page::kick(area),
-        Binding::Disk(disk) => blk::kick(disk, area),
+        Binding::Disk(disk, queue) => blk::kick(disk, queue, area),
         Binding::Card(card) => net::kick(card, port, area),
         // Nobody listens yet.
         Binding::Unbound => {}
@@ -94,7 +94,7 @@ fn bind_ipi(at: u64) -> Outcome {
 }
 
 /// Arguments: port, vCPU.
-fn bind_vcpu(at: u64) -> Outcome {
+fn bind_vcpu(at: u64, area: Area) -> Outcome {
     let [port, vcpu]: [u32; 2] = copy::read(at)?;
     let vcpu = check_vcpu(vcpu)?;
     let bound = {
@@ -102,7 +102,7 @@ fn bind_vcpu(at: u64) -> Outcome {
         ports.set_vcpu(port, vcpu).map_err(Failure)?;
         ports.get(port).map_err(Failure)?
     };
-    devices::follow(bound.binding, port, vcpu);
+    devices::follow(bound.binding, port, vcpu, area);
     Ok(0)
 }
 
@@ -132,7 +132,7 @@ fn status(at: u64) -> Outcome {
         Ok(bound) => match bound.binding {
             Binding::Free => (CLOSED, 0, 0),
             Binding::Unbound => (UNBOUND, bound.vcpu, 0),
-            Binding::Console | Binding::Store | Binding::Disk(_) | Binding::Card(_) => {
+            Binding::Console | Binding::Store | Binding::Disk(..) | Binding::Card(_) => {
                 (INTERDOMAIN, bound.vcpu, 0)
             }
             Binding::Virq(number) => (VIRQ, bound.vcpu, number),

@@ -30,6 +30,11 @@ impl Slot {
     pub fn interrupt_by(self, vector: u8, vcpu: u32) -> bool {
         call::device_vector(self.0, vector, vcpu)
     }
+
+    /// The same for what is done in queue `queue` alone.
+    pub fn queue_interrupt_by(self, queue: u8, vector: u8, vcpu: u32) -> bool {
+        call::queue_vector(self.0, queue, vector, vcpu)
+    }
 }
 
 impl Registers for Slot {

@@ -52,6 +52,12 @@ impl Front<'_> {
         self.store.value(self.backend.front(name).bytes()).is_none_or(|found| found == value)
     }
 
+    /// There is a node `name`.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.store.value(self.backend.front(name).bytes()).is_some()
+    }
+
     /// The number in its node `name`.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<u32> {

@@ -14,5 +14,7 @@ pub const BASE: u64 = 0xfeb0_0000;
 pub const STRIDE: u64 = 0x1000;
 /// Line of the I/O APIC that slot 0 has in a native guest; slot n has the n-th after it.
 pub const LINE: usize = 8;
+/// Queues that a disk has at most: one for each vCPU up to this number.
+pub const DISK_QUEUES_MOST: usize = 4;
 /// Entries that a queue has at most.
 pub const QUEUE_MOST: u32 = 256;

@@ -11,6 +11,8 @@ use pv_abi::ext::call;
 /// Frames of check memory: the ring's, and one with headers and answers.
 const RING: usize = 0;
 const HEADERS: usize = RING + RING_FRAMES;
+/// The ring of a second queue.
+const SECOND_RING: usize = 64;
 /// The first frame for data.
 pub const DATA: usize = HEADERS + 1;
 
@@ -42,6 +44,14 @@ impl Disk {
         Ok(Self { slot, ring })
     }
 
+    /// Takes its queues 0 and 1 over in the same way. Requests of both lie in the same frame: no two under way at
+    /// the same time begin at the same descriptor.
+    pub fn start_two(slot: u64, features: u64) -> Result<[Self; 2], Wrong> {
+        let rings = [Ring::new(slot, 0, RING), Ring::new(slot, 1, SECOND_RING)];
+        start(slot, features, &rings.each_ref())?;
+        Ok(rings.map(|ring| Self { slot, ring }))
+    }
+
     /// Status.
     pub fn status(&self) -> u64 {
         read(self.slot, register::STATUS)
@@ -58,7 +68,7 @@ impl Disk {
         describe(table, index, (gpa, len.into()), flags, next);
     }
 
-    /// The table of descriptors.
+    /// The table of descriptors of queue 0.
     pub fn table() -> u64 {
         paging::frame(RING)
     }
@@ -70,12 +80,18 @@ impl Disk {
     }
 
     /// Lays a request out from descriptor `first` on and makes it available.
-    pub fn begin(&mut self, first: u16, (kind, sector): (u32, u64), data: &[Buffer]) -> Verdict {
+    pub fn begin(&mut self, first: u16, what: (u32, u64), data: &[Buffer]) -> Verdict {
+        self.prepare(first, what, data);
+        self.ring.ring()
+    }
+
+    /// The same without a doorbell.
+    pub fn prepare(&mut self, first: u16, (kind, sector): (u32, u64), data: &[Buffer]) {
         let header = paging::frame(HEADERS) + 32 * u64::from(first);
         paging::word(header).store(kind.into(), Relaxed);
         paging::word(header + 8).store(sector, Relaxed);
         paging::word(header + 16).store(0xff, Relaxed);
-        let table = Self::table();
+        let table = self.ring.table();
         Self::describe(table, first, (header, 16, false), NEXT, first + 1);
         let mut index = first + 1;
         for buffer in data {
@@ -83,7 +99,7 @@ impl Disk {
             index += 1;
         }
         Self::describe(table, index, (header + 16, 1, true), 0, 0);
-        self.offer(first)
+        self.ring.offer(first);
     }
 
     /// Waits until one more request was used; the length that the device says it has written.

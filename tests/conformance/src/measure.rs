@@ -1,14 +1,17 @@
 //! Measures what operations cost, in ticks of the TSC: instructions, where the machine counts them.
 
 use crate::{
-    abi, counters, entry, kernel,
+    abi, counters,
+    disk::{DATA, Disk, kind},
+    entry, extension, kernel,
     paging::{self, A, D, P, W},
     probe::Probe,
+    registers::Registers,
     user::{self, Start, Trap},
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{
-    ext::counter,
+    ext::{Features, call, counter},
     hypercall as nr,
     msr::{self, arch},
 };
@@ -24,6 +27,7 @@ pub fn run() {
     switches();
     faults();
     fills();
+    disk();
 }
 
 fn print(name: &str, mut sample: impl FnMut() -> u64) {
@@ -64,6 +68,28 @@ fn hypercalls() {
         )
     });
     paging::load(0);
+}
+
+/// Doorbells of the disk in slot 0, if there is one: with nothing to do, with a request that the hypervisor answers
+/// by itself, and with one that it sends to the machine's disk.
+fn disk() {
+    let Ok(()) = extension::enable(Features::DEVICES) else { return };
+    let Ok(mut disk) = Disk::start(0, 0) else { return };
+    let data = paging::frame(DATA);
+    let doorbell = || {
+        let registers = |r: &mut Registers| (r.r9, r.rbx, r.r10) = (call::DOORBELL, 0, 0);
+        timed(Probe::of(kernel::code::timed_hypercall()).with(registers))
+    };
+    print("doorbell_nothing", doorbell);
+    for (name, kind, len) in [("doorbell_name", kind::GET_ID, 20), ("doorbell_read", kind::IN, 512)]
+    {
+        print(name, || {
+            disk.prepare(0, (kind, 0), &[(data, len, true)]);
+            let ticks = doorbell();
+            let answered = disk.wait();
+            if answered.is_ok() { ticks } else { u64::MAX }
+        });
+    }
 }
 
 /// Instructions that trap and are emulated.

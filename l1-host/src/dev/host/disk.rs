@@ -97,6 +97,8 @@ pub struct Ticket {
     pub vm: Weak<Vm>,
     /// The slot of its device.
     pub slot: usize,
+    /// The queue.
+    pub queue: usize,
     /// The chain.
     pub head: u16,
     /// Where its answer goes.

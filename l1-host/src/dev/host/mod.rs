@@ -192,10 +192,11 @@ pub fn service() {
             }
         }
         // Those that had to wait come first, else they might wait for ever.
-        let waited = room.iter().map(|waiter| (&waiter.vm, waiter.slot));
-        for (vm, slot) in waited.chain(ended.iter().map(|(ticket, _)| (&ticket.vm, ticket.slot))) {
+        let waited = room.iter().map(|waiter| (&waiter.vm, waiter.slot, None));
+        let ended = ended.iter().map(|(ticket, _)| (&ticket.vm, ticket.slot, Some(ticket.queue)));
+        for (vm, slot, queue) in waited.chain(ended) {
             if let Some(vm) = vm.upgrade() {
-                slots::serve(&vm, slot);
+                slots::serve(&vm, slot, queue);
             }
         }
     }

@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 use pv_abi::virtio::{
     block::{
         self, HEADER, NAME, RANGE, SECTOR, UNMAP, answer, config,
-        feature::{BLK_SIZE, DISCARD, FLUSH, RO, SEG_MAX, SIZE_MAX, WRITE_ZEROES},
+        feature::{BLK_SIZE, DISCARD, FLUSH, MQ, RO, SEG_MAX, SIZE_MAX, WRITE_ZEROES},
         request,
     },
     feature::{INDIRECT_DESC, VERSION_1},
@@ -39,6 +39,8 @@ pub struct Geometry {
     pub name: [u8; NAME],
     /// What it may be asked to throw away.
     pub erase: Erase,
+    /// Its queues, 1 or more, if the driver can do with several.
+    pub queues: u16,
 }
 
 /// What of a disk can be erased.
@@ -142,7 +144,19 @@ impl Geometry {
         if self.access == Access::Read {
             features |= RO;
         }
-        Identity { device: block::DEVICE, features, queues: 1, config: words.into() }
+        let several = self.queues > 1;
+        if several {
+            features |= MQ;
+            // The upper half of its word.
+            put(config::NUM_QUEUES, u32::from(self.queues) << 16);
+        }
+        Identity {
+            device: block::DEVICE,
+            features,
+            queues: self.queues.into(),
+            queues_feature: several.then_some(MQ),
+            config: words.into(),
+        }
     }
 
     /// Looks at the request in `chain`, which keeps the request's data alone; with it, where its answer

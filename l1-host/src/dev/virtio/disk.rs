@@ -1,5 +1,10 @@
 //! A guest's disk: its requests on the way to the machine's disk and back.
 //! May: guest-memory, alloc. Context: run-loop, irq-off. Input: guest-controlled requests.
+//!
+//! Several CPUs may take requests at the same time, each of another queue: a queue's lock is held while requests of it
+//! are taken, the front's, of all queues, only while a chain is popped or used. A request is under way from when it is
+//! popped, so a reset waits for it (`Front::begin`). A flush goes to the machine's disk, and covers what was written
+//! by any queue.
 
 use super::{
     DeviceMemory,
@@ -13,12 +18,15 @@ use crate::{
     dev::host::{self, Extent, Missing, Outcome, Refused, Run, Ticket, Work},
     vm::Vm,
 };
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use pv_abi::{
     addr::Gfn,
     bundle,
+    ext::devices::DISK_QUEUES_MOST,
     virtio::block::{NAME, answer},
 };
+use spin::Mutex;
 
 /// Requests of a device under way at most: fewer than a page can count ([`crate::vm::owner`]), and as
 /// many as a disk takes.
@@ -32,8 +40,9 @@ const PIECES: usize = host::PIECES;
 /// Requests that are answered at once, one after another, at most: a guest whose other vCPU goes on making
 /// them must not keep a CPU in L1.
 const AT_ONCE: usize = 1024;
-/// The one queue.
-const QUEUE: usize = 0;
+/// Names of the counters of requests, by queues.
+const TAKEN: [&str; DISK_QUEUES_MOST] =
+    ["disk_queue_0", "disk_queue_1", "disk_queue_2", "disk_queue_3"];
 
 /// A disk.
 #[derive(Debug)]
@@ -41,72 +50,149 @@ pub struct Disk {
     slot: usize,
     geometry: Geometry,
     disk: &'static host::Disk,
+    /// Of each queue, how many requests were taken, for who takes them.
+    queues: Box<[Mutex<u64>]>,
+    /// Queues to be looked at when a request of any has ended, by bits. Set while the front is locked.
+    hungry: AtomicU32,
 }
 
 impl Disk {
-    /// The disk that the guest is to have, and its front.
+    /// The disk that a guest with so many vCPUs is to have, and its front.
     ///
     /// # Errors
     /// [`Missing`].
-    pub fn new(wanted: &bundle::Disk) -> Result<(Self, Front), Missing> {
+    pub fn new(wanted: &bundle::Disk, vcpus: u32) -> Result<(Self, Front), Missing> {
         let Extent { disk, first, sectors, access } = host::find(wanted)?;
         let mut name = [0; NAME];
         for (to, from) in name.iter_mut().zip(wanted.name.bytes()) {
             *to = from;
         }
         let erase = if access == Access::Read { Erase::default() } else { disk.erase() };
-        let geometry = Geometry { first, sectors, access, name, erase };
+        let queues = DISK_QUEUES_MOST.min(vcpus as usize).max(1);
+        let geometry = Geometry { first, sectors, access, name, erase, queues: queues as u16 };
         let slot = usize::from(wanted.slot);
         let front = Front::new(slot, geometry.identity());
-        Ok((Self { slot, geometry, disk }, front))
+        let queues = (0..queues).map(|_| Mutex::new(0)).collect();
+        Ok((Self { slot, geometry, disk, queues, hungry: AtomicU32::new(0) }, front))
     }
 
-    /// Takes what the driver has made available, as long as there is room for it.
-    pub fn serve(&self, vm: &Arc<Vm>, front: &mut Front) {
-        self.send_all(vm, front);
+    /// How many requests were taken of each queue.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let counted = TAKEN.iter().zip(&self.queues).map(|(&name, taken)| (name, *taken.lock()));
+        counted.filter(|(_, count)| *count > 0)
+    }
+
+    /// Takes what the driver has made available in `queue`, as long as there is room for it.
+    pub fn serve(&self, vm: &Arc<Vm>, front: &Mutex<Front>, queue: usize) {
+        let Some(taken) = self.queues.get(queue) else { return };
+        self.send_all(vm, front, queue, &mut taken.lock());
         // Once, however many requests there were.
         self.disk.tell();
     }
 
-    fn send_all(&self, vm: &Arc<Vm>, front: &mut Front) {
+    /// The same for each queue.
+    pub fn serve_all(&self, vm: &Arc<Vm>, front: &Mutex<Front>) {
+        (0..self.queues.len()).for_each(|queue| self.serve(vm, front, queue));
+    }
+
+    /// A request of `queue` has ended: queues that wait for that are looked at, and the others first, else they
+    /// might wait for ever.
+    pub fn go_on(&self, vm: &Arc<Vm>, front: &Mutex<Front>, queue: usize) {
+        // It ended with the front locked, after whoever set a bit because it had not ended.
+        if self.hungry.load(Relaxed) == 0 {
+            return;
+        }
+        let hungry = self.hungry.swap(0, Relaxed);
+        let count = self.queues.len();
+        (1..=count)
+            .map(|step| (queue + step) % count)
+            .filter(|queue| hungry & 1 << queue != 0)
+            .for_each(|queue| self.serve(vm, front, queue));
+    }
+
+    fn send_all(&self, vm: &Arc<Vm>, front: &Mutex<Front>, number: usize, taken: &mut u64) {
         let mut chain = Chain::default();
         for done in 0.. {
-            if front.under_way() >= REQUESTS {
-                return;
-            }
-            let Some(queue) = front.queue(QUEUE) else { return };
-            if done == AT_ONCE {
-                return front.stop(vm, Broken::Endless);
-            }
-            match queue.pop_into(&**vm, &mut chain) {
-                Ok(true) => {}
-                Ok(false) => match rest(vm, front) {
-                    Ok(true) => continue,
-                    Ok(false) => return,
-                    Err(broken) => return front.stop(vm, broken),
-                },
-                Err(broken) => return front.stop(vm, broken),
+            match self.take(vm, &mut front.lock(), number, &mut chain, done) {
+                Next::Request => {}
+                Next::LookAgain => continue,
+                Next::Nothing => return,
             }
             let (request, answer) = match self.geometry.request(&**vm, &mut chain) {
                 Ok(request) => request,
-                Err(broken) => return front.stop(vm, broken),
+                Err(broken) => {
+                    let mut front = front.lock();
+                    front.used(vm, number, Err(broken));
+                    return front.end(vm);
+                }
             };
-            match self.begin(vm, request, &chain, answer) {
-                Begun::UnderWay => front.begin(),
+            match self.begin(vm, number, request, &chain, answer) {
+                Begun::UnderWay => {}
                 Begun::Done(code, written) => {
-                    tell(vm, front, (chain.head, answer), code, written);
+                    let mut front = front.lock();
+                    tell(vm, &mut front, number, (chain.head, answer), code, written);
+                    front.end(vm);
                 }
                 Begun::NoRoom => {
-                    if let Some(queue) = front.queue(QUEUE) {
+                    let mut front = front.lock();
+                    // Whoever finds room waits for this queue's lock.
+                    if let Some(queue) = front.queue(number) {
                         queue.put_back();
                     }
-                    return;
+                    return front.end(vm);
                 }
             }
+            *taken += 1;
         }
     }
 
-    fn begin(&self, vm: &Arc<Vm>, request: Request, chain: &Chain, answer: u64) -> Begun {
+    /// Takes the next request of queue `number` after `done` others; it is under way then.
+    fn take(
+        &self,
+        vm: &Vm,
+        front: &mut Front,
+        number: usize,
+        chain: &mut Chain,
+        done: usize,
+    ) -> Next {
+        let under_way = front.under_way();
+        if under_way >= REQUESTS {
+            self.look_later(number);
+            return Next::Nothing;
+        }
+        let Some(queue) = front.queue(number) else { return Next::Nothing };
+        let found = if done == AT_ONCE { Err(Broken::Endless) } else { queue.pop_into(vm, chain) };
+        let next = match found {
+            Ok(true) => Ok(Next::Request),
+            Ok(false) if under_way >= ENOUGH => {
+                self.look_later(number);
+                queue.silence(vm).map(|()| Next::Nothing)
+            }
+            Ok(false) => {
+                queue.listen(vm).map(|more| if more { Next::LookAgain } else { Next::Nothing })
+            }
+            Err(broken) => Err(broken),
+        };
+        match next {
+            Ok(Next::Request) => front.begin(),
+            Err(broken) => front.stop(vm, broken),
+            Ok(_) => {}
+        }
+        next.unwrap_or(Next::Nothing)
+    }
+
+    fn look_later(&self, queue: usize) {
+        self.hungry.fetch_or(1 << queue, Relaxed);
+    }
+
+    fn begin(
+        &self,
+        vm: &Arc<Vm>,
+        queue: usize,
+        request: Request,
+        chain: &Chain,
+        answer: u64,
+    ) -> Begun {
         let transfer = match request {
             Request::Done(code, written) => return Begun::Done(code, written),
             Request::Transfer(transfer) => transfer,
@@ -120,8 +206,15 @@ impl Disk {
         let Transfer { kind, sector, bytes, sectors } = transfer;
         let written = if kind == Kind::Read { bytes as u32 } else { 0 };
         let vm_again = Arc::downgrade(vm);
-        let ticket =
-            Ticket { vm: vm_again, slot: self.slot, head: chain.head, answer, written, pages };
+        let ticket = Ticket {
+            vm: vm_again,
+            slot: self.slot,
+            queue,
+            head: chain.head,
+            answer,
+            written,
+            pages,
+        };
         match self.disk.send(Work { kind, sector, runs, sectors }, ticket) {
             Ok(()) => Begun::UnderWay,
             Err((why, ticket)) => {
@@ -133,14 +226,6 @@ impl Disk {
             }
         }
     }
-}
-
-/// Nothing more is available: says whether the driver is to tell of what will be. True if there is something
-/// after all.
-fn rest(vm: &Vm, front: &mut Front) -> Result<bool, Broken> {
-    let enough = front.under_way() >= ENOUGH;
-    let Some(queue) = front.queue(QUEUE) else { return Ok(false) };
-    if enough { queue.silence(vm).map(|()| false) } else { queue.listen(vm) }
 }
 
 /// The answer to a request has come. [`super::slots::serve`] is to follow.
@@ -157,17 +242,24 @@ pub fn complete(vm: &Vm, ticket: &Ticket, outcome: Outcome) {
         Outcome::Failed => (answer::IOERR, 0),
     };
     // Nothing comes of it if the device was reset meanwhile.
-    tell(vm, &mut front, (ticket.head, ticket.answer), code, written);
+    tell(vm, &mut front, ticket.queue, (ticket.head, ticket.answer), code, written);
     front.end(vm);
 }
 
 /// Answers a request, and interrupts. Nothing comes of it if the device is being reset: the queue may be a
 /// new one.
-fn tell(vm: &Vm, front: &mut Front, (head, at): (u16, u64), code: u8, written: u32) {
-    let Some(queue) = front.queue(QUEUE) else { return };
+fn tell(vm: &Vm, front: &mut Front, number: usize, (head, at): (u16, u64), code: u8, written: u32) {
+    let Some(queue) = front.queue(number) else { return };
     let told = vm.write(at, &[code]);
     let used = queue.push_used(vm, head, written + 1);
-    front.used(vm, QUEUE, used.and_then(|()| told.then_some(()).ok_or(Broken::Ring)));
+    front.used(vm, number, used.and_then(|()| told.then_some(()).ok_or(Broken::Ring)));
+}
+
+/// What there is in a queue.
+enum Next {
+    Request,
+    LookAgain,
+    Nothing,
 }
 
 enum Begun {

@@ -5,7 +5,12 @@ use super::{
     queue::{Broken, Queue},
     registers::{Identity, Registers},
 };
-use crate::{guests, vm::Vm};
+use crate::{
+    abi_flaw::{Flaw, planted},
+    guests,
+    vm::Vm,
+};
+use alloc::boxed::Box;
 use pv_abi::virtio::interrupt;
 
 /// A device, as its driver sees it.
@@ -15,6 +20,8 @@ pub struct Front {
     pub registers: Registers,
     slot: usize,
     route: Route,
+    /// Of queues that have one of their own, where what is used in them is told.
+    own_routes: Box<[Option<Vector>]>,
     under_way: u32,
     stage: Stage,
     /// vCPUs that wait until it has been reset, by bits.
@@ -40,29 +47,40 @@ pub enum Route {
     /// To the slot's line of the I/O APIC, if there is one.
     Line,
     /// To a vCPU.
-    Vector {
-        /// The vector.
-        vector: u8,
-        /// The vCPU's number.
-        vcpu: usize,
-    },
+    Vector(Vector),
     /// Nowhere.
     Nobody,
+}
+
+/// An interrupt of a vCPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Vector {
+    /// The vector.
+    pub vector: u8,
+    /// The vCPU's number.
+    pub vcpu: usize,
 }
 
 impl Front {
     /// The device in `slot`, just reset.
     #[must_use]
     pub fn new(slot: usize, identity: Identity) -> Self {
+        let own_routes = alloc::vec![None; identity.queues].into();
         let registers = Registers::new(identity);
         let (route, stage) = (Route::Line, Stage::Open);
         let stops = [0; Broken::ALL.len()];
-        Self { registers, slot, route, under_way: 0, stage, waiting: 0, stops }
+        Self { registers, slot, route, own_routes, under_way: 0, stage, waiting: 0, stops }
     }
 
-    /// Sets where its interrupts go.
+    /// Sets where its interrupts go, those of all queues.
     pub fn set_route(&mut self, route: Route) {
         self.route = route;
+        self.own_routes.fill(None);
+    }
+
+    /// Has what is used in `queue` be told by `vector`, or in the device's way; false if there is no such queue.
+    pub fn set_queue_route(&mut self, queue: usize, vector: Option<Vector>) -> bool {
+        self.own_routes.get_mut(queue).map(|own| *own = vector).is_some()
     }
 
     /// Forgets what the driver has set.
@@ -126,12 +144,15 @@ impl Front {
 
     /// Interrupts if the driver wants to hear of what was used in `queue`; stops if that could not be
     /// told.
-    pub fn used(&mut self, vm: &Vm, queue: usize, result: Result<(), Broken>) {
-        let Some(queue) = self.queue(queue) else { return };
-        match result.and_then(|()| queue.wants_interrupt(vm)) {
-            Ok(true) => self.interrupt(vm, interrupt::USED),
-            Ok(false) => {}
-            Err(broken) => self.stop(vm, broken),
+    pub fn used(&mut self, vm: &Vm, number: usize, result: Result<(), Broken>) {
+        let Some(queue) = self.queue(number) else { return };
+        let wanted = result.and_then(|()| queue.wants_interrupt(vm));
+        let own = self.own_routes.get(number).copied().flatten();
+        match (wanted, own.filter(|_| !planted(Flaw::QueueVectorIgnored))) {
+            (Ok(true), Some(Vector { vector, vcpu })) => vm.post(vcpu, vector),
+            (Ok(true), None) => self.interrupt(vm, interrupt::USED),
+            (Ok(false), _) => {}
+            (Err(broken), _) => self.stop(vm, broken),
         }
     }
 
@@ -153,7 +174,7 @@ impl Front {
         self.registers.interrupt(why);
         match self.route {
             Route::Line => self.show_line(vm),
-            Route::Vector { vector, vcpu } => vm.post(vcpu, vector),
+            Route::Vector(Vector { vector, vcpu }) => vm.post(vcpu, vector),
             Route::Nobody => {}
         }
     }

@@ -57,6 +57,7 @@ impl Address {
             device: net::DEVICE,
             features: VERSION_1 | INDIRECT_DESC | OWN,
             queues: 2,
+            queues_feature: None,
             config: bytes.map(u32::from_le_bytes).into(),
         }
     }

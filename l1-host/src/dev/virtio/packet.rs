@@ -43,7 +43,13 @@ const _: () = assert!(HEADER == vsock::HEADER);
 #[must_use]
 pub fn identity(cid: u32) -> Identity {
     let features = feature::VERSION_1 | feature::INDIRECT_DESC | vsock::feature::STREAM;
-    Identity { device: vsock::DEVICE, features, queues: vsock::QUEUES, config: [cid, 0].into() }
+    Identity {
+        device: vsock::DEVICE,
+        features,
+        queues: vsock::QUEUES,
+        queues_feature: None,
+        config: [cid, 0].into(),
+    }
 }
 
 impl Header {

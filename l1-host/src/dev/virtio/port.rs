@@ -15,7 +15,13 @@ const MOST: usize = 256;
 #[must_use]
 pub fn identity() -> Identity {
     let features = feature::VERSION_1 | feature::INDIRECT_DESC;
-    Identity { device: console::DEVICE, features, queues: console::QUEUES, config: [].into() }
+    Identity {
+        device: console::DEVICE,
+        features,
+        queues: console::QUEUES,
+        queues_feature: None,
+        config: [].into(),
+    }
 }
 
 /// Output on its way: a chain, and how much of it has been written.

@@ -20,6 +20,8 @@ pub struct Identity {
     pub features: u64,
     /// Its queues.
     pub queues: usize,
+    /// The feature without which there is only the first of them, if there is one.
+    pub queues_feature: Option<u64>,
     /// Its configuration space.
     pub config: Box<[u32]>,
 }
@@ -54,17 +56,17 @@ struct Setup {
 }
 
 impl Driven {
-    /// The queue that is selected, if there is one of that number.
-    fn chosen(&mut self) -> Option<&mut Setup> {
-        self.queues.get_mut(self.selected as usize)
+    /// The queue that is selected, if it is one of the first `there`.
+    fn chosen(&mut self, there: usize) -> Option<&mut Setup> {
+        self.queues[..there].get_mut(self.selected as usize)
     }
 
     /// Sets a part of the selected queue; false if there is no such register.
-    fn set_part(&mut self, offset: u64, value: u32) -> bool {
+    fn set_part(&mut self, there: usize, offset: u64, value: u32) -> bool {
         let low = |word: u64| word & !0 << 32 | u64::from(value);
         let high = |word: u64| word & u64::from(u32::MAX) | u64::from(value) << 32;
         // One that is in use stays as it is, and one that there is not takes nothing.
-        let open = self.chosen().filter(|setup| setup.queue.is_none());
+        let open = self.chosen(there).filter(|setup| setup.queue.is_none());
         let mut nobodys = Setup::default();
         let setup = open.unwrap_or(&mut nobodys);
         match offset {
@@ -80,8 +82,8 @@ impl Driven {
         true
     }
 
-    fn set_ready(&mut self, value: u32) {
-        let Some(setup) = self.chosen() else { return };
+    fn set_ready(&mut self, there: usize, value: u32) {
+        let Some(setup) = self.chosen(there) else { return };
         match (value, setup.queue) {
             (0, _) => setup.queue = None,
             (_, None) => {
@@ -117,11 +119,17 @@ impl Registers {
         Self { identity, driven }
     }
 
+    /// Queues that there are for a driver that has accepted what it has.
+    fn there(&self) -> usize {
+        let accepted = |feature| self.driven.features & feature != 0;
+        if self.identity.queues_feature.is_none_or(accepted) { self.identity.queues } else { 1 }
+    }
+
     /// The register at `offset`; `None` if there is none that can be read.
     #[must_use]
     pub fn read(&self, offset: u64) -> Option<u32> {
         let driven = &self.driven;
-        let chosen = driven.queues.get(driven.selected as usize);
+        let chosen = driven.queues[..self.there()].get(driven.selected as usize);
         Some(match offset {
             mmio::MAGIC_VALUE => mmio::MAGIC,
             mmio::VERSION => mmio::VERSION_2,
@@ -147,6 +155,7 @@ impl Registers {
 
     /// Writes the register at `offset`; `None` if there is none that can be written.
     pub fn write(&mut self, offset: u64, value: u32) -> Option<Asked> {
+        let there = self.there();
         let driven = &mut self.driven;
         match offset {
             mmio::DEVICE_FEATURES_SEL => driven.device_features_high = value,
@@ -167,9 +176,9 @@ impl Registers {
                 }
             }
             mmio::QUEUE_SEL => driven.selected = value,
-            mmio::QUEUE_READY => driven.set_ready(value),
+            mmio::QUEUE_READY => driven.set_ready(there, value),
             mmio::QUEUE_NOTIFY => {
-                let queue = Some(value as usize).filter(|&queue| queue < driven.queues.len());
+                let queue = Some(value as usize).filter(|&queue| queue < there);
                 return queue.map(Asked::Notify);
             }
             mmio::INTERRUPT_ACK => {
@@ -184,7 +193,7 @@ impl Registers {
                     return Some(Asked::Started);
                 }
             }
-            _ if driven.set_part(offset, value) => {}
+            _ if driven.set_part(there, offset, value) => {}
             _ => return None,
         }
         Some(Asked::Nothing)
@@ -213,7 +222,7 @@ impl Registers {
 
     /// Queue `number`, if it is to be used.
     pub fn queue(&mut self, number: usize) -> Option<&mut Queue> {
-        let running = self.is_running();
+        let running = self.is_running() && number < self.there();
         self.driven.queues.get_mut(number)?.queue.as_mut().filter(|_| running)
     }
 

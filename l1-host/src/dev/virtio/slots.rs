@@ -2,12 +2,13 @@
 //! May: alloc. Context: run-loop, irq-off. Input: guest-controlled register accesses.
 //!
 //! A device's front has one lock. Whoever holds it may take the machine's disk's, the bus's and those of
-//! vCPUs, never another device's. Answers are taken from the disk before the front is locked.
+//! vCPUs, never another device's. Answers are taken from the disk before the front is locked. A queue of a disk
+//! has a lock as well (`disk`), which is taken before the front's.
 
 use super::{
     card::Card,
     disk::Disk,
-    front::{Front, Route},
+    front::{Front, Route, Vector},
     random,
     registers::{Asked, read_empty},
     terminal::{self, Terminal},
@@ -119,7 +120,7 @@ impl Slots {
         for wanted in &guest.disks {
             let missing = |why| NoDevice::Disk(wanted.slot, why);
             let slot = slots.get_mut(usize::from(wanted.slot)).ok_or(missing(Missing::Disk))?;
-            let (disk, front) = Disk::new(wanted).map_err(missing)?;
+            let (disk, front) = Disk::new(wanted, guest.vcpus).map_err(missing)?;
             *slot = Some(Device::new(front, Function::Disk(disk)));
         }
         for wanted in &guest.cards {
@@ -164,7 +165,8 @@ impl Slots {
             match function {
                 Function::Card(card) => card.counts.each().for_each(&mut add),
                 Function::Vsock(vsock) => vsock.counters().for_each(&mut add),
-                Function::Disk(_) | Function::Entropy | Function::Terminal(_) => {}
+                Function::Disk(disk) => disk.counters().for_each(&mut add),
+                Function::Entropy | Function::Terminal(_) => {}
             }
         }
         for device in self.devices.iter().flatten() {
@@ -216,15 +218,18 @@ impl Slots {
         }
     }
 
-    /// Has the device in `slot` interrupt vCPU `vcpu` by `vector`, 0 for nobody; false if there is no
-    /// device.
-    pub fn set_vector(&self, slot: u64, vector: u8, vcpu: usize) -> bool {
+    /// Has the device in `slot` interrupt by `vector`, or nobody; false if there is no device.
+    pub fn set_vector(&self, slot: u64, vector: Option<Vector>) -> bool {
         let Some(device) = self.device(slot) else { return false };
-        device.front.lock().set_route(match vector {
-            0 => Route::Nobody,
-            _ => Route::Vector { vector, vcpu },
-        });
+        device.front.lock().set_route(vector.map_or(Route::Nobody, Route::Vector));
         true
+    }
+
+    /// Has what is used in `queue` of `slot` be told by `vector`, or in the device's way; false if there is no such
+    /// queue.
+    pub fn set_queue_vector(&self, slot: u64, queue: u64, vector: Option<Vector>) -> bool {
+        let device = self.device(slot).zip(usize::try_from(queue).ok());
+        device.is_some_and(|(device, queue)| device.front.lock().set_queue_route(queue, vector))
     }
 
     /// True if the device in `slot`, which was reset, uses no memory any more. If not, vCPU `vcpu` is
@@ -264,6 +269,7 @@ impl Device {
             Function::Vsock(vsock) if queue == vsock::RECEIVE => {
                 vsock.receive(vm, &self.front, None);
             }
+            Function::Disk(disk) => disk.serve(vm, &self.front, queue),
             _ => self.serve(vm),
         }
     }
@@ -273,7 +279,7 @@ impl Device {
     fn serve(&self, vm: &Arc<Vm>) {
         let rest = match &self.function {
             Function::Disk(disk) => {
-                disk.serve(vm, &mut self.front.lock());
+                disk.serve_all(vm, &self.front);
                 Rest::Nothing
             }
             Function::Card(card) => card.send(vm, &self.front),
@@ -360,11 +366,15 @@ pub fn notify(vm: &Arc<Vm>, slot: u64, queue: u64) -> bool {
     queue.and_then(|queue| write(vm, slot, mmio::QUEUE_NOTIFY, queue)).is_some()
 }
 
-/// The disk in `slot` may go on with what its driver has made available.
-pub fn serve(vm: &Arc<Vm>, slot: usize) {
-    if let Some(Device { front, function: Function::Disk(disk), .. }) =
-        vm.devices.device(slot as u64)
-    {
-        disk.serve(vm, &mut front.lock());
+/// The disk in `slot` may go on with what its driver has made available: a request of `queue` has ended, or, with
+/// none, the machine's disk has room.
+pub fn serve(vm: &Arc<Vm>, slot: usize, queue: Option<usize>) {
+    let Some(Device { front, function: Function::Disk(disk), .. }) = vm.devices.device(slot as u64)
+    else {
+        return;
+    };
+    match queue {
+        Some(queue) => disk.go_on(vm, front, queue),
+        None => disk.serve_all(vm, front),
     }
 }

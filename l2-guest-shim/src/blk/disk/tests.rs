@@ -24,12 +24,13 @@ const PROPERTIES: Properties = Properties {
     read_only: false,
     flush: true,
     discard: Some(Discard { most: 40, alignment: 8 }),
+    queues: 1,
 };
 
 /// Kernel and device around a connection.
 struct World {
     ram: Ram,
-    connection: Connection,
+    connection: Connection<'static>,
     requests: u32,
     disk: Vec<u8>,
     device: Served,
@@ -45,7 +46,8 @@ impl World {
             lend(&ram, page, 1, page);
         }
         lend(&ram, RING_GRANT, 1, (RING >> 12) as u32);
-        let connection = Connection::new(&ram, GRANTS, properties, RING_GRANT, QUEUE).unwrap();
+        let connection =
+            Connection::new(&ram, GRANTS, properties, RING_GRANT, QUEUE, lossy()).unwrap();
         let device = Served::new(connection.setup());
         let disk = (0..64 * 512_u32).map(|n| (n / 512) as u8).collect();
         Self { ram, connection, requests: 0, disk, device, flushes: 0, status: answer::OK }
@@ -152,6 +154,10 @@ impl World {
     }
 }
 
+fn lossy() -> &'static AtomicBool {
+    Box::leak(Box::new(AtomicBool::new(false)))
+}
+
 fn lend(ram: &Ram, reference: u32, flags: u32, frame: u32) {
     ram.store32(8 * u64::from(reference), flags).unwrap();
     ram.store32(8 * u64::from(reference) + 4, frame).unwrap();
@@ -239,6 +245,18 @@ fn nothing_is_written_after_a_failed_flush() {
     assert_eq!(read, status::OKAY, "what is there can be read");
 }
 
+/// A flush covers what any ring of the disk has written, and so does its failure.
+#[test]
+fn nothing_is_written_by_another_ring_either() {
+    let (mut first, mut second) = (World::new(), World::new());
+    second.connection.lossy = first.connection.lossy;
+    let write = ([op::WRITE, 1, 0, 0], 1, &[(FIRST_LENT, 0, 0)]);
+    assert_eq!(second.status(write.0, write.1, write.2), status::OKAY);
+    first.status = answer::IOERR;
+    assert_eq!(first.status([op::FLUSH, 0, 0, 0], 0, &[]), status::ERROR);
+    assert_eq!(second.status(write.0, write.1, write.2), status::ERROR);
+}
+
 #[test]
 fn discards_are_passed_on() {
     let mut world = World::new();
@@ -317,9 +335,9 @@ fn the_end_gives_everything_back() {
 #[test]
 fn a_ring_that_is_not_lent_is_refused() {
     let ram = Ram::new(3);
-    assert!(Connection::new(&ram, GRANTS, PROPERTIES, RING_GRANT, QUEUE).is_none());
+    assert!(Connection::new(&ram, GRANTS, PROPERTIES, RING_GRANT, QUEUE, lossy()).is_none());
     lend(&ram, RING_GRANT, 1 | 4, 1);
-    assert!(Connection::new(&ram, GRANTS, PROPERTIES, RING_GRANT, QUEUE).is_none());
+    assert!(Connection::new(&ram, GRANTS, PROPERTIES, RING_GRANT, QUEUE, lossy()).is_none());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Virtio devices: their slots, and disks. Slot 0 holds a disk of 64 sectors or more that may be written,
 //! slot 1 one that may only be read; without them their checks are skipped.
 
-use super::{Group, Setting, check};
+use super::{Group, Setting, check, disk_queues};
 use crate::{
     abi, clock,
     disk::{DATA, Disk, kind},
@@ -42,16 +42,22 @@ pub const GROUP: Group = Group {
         check("machine_disk_dies", "BLK-5 VIO-6", machine_disk_dies),
         check("several_at_once", "VIO-6 BLK-3", several_at_once),
         check("reset", "VIO-6", reset),
+        check("queues", "BLK-6 VIO-3 XHC-25 XHC-27", disk_queues::offered),
+        check("queues_at_once", "BLK-6 BLK-3 VIO-6", disk_queues::at_once),
+        check("queues_broken", "BLK-6 VIO-5", disk_queues::broken),
+        check("queues_reset", "BLK-6 VIO-6", disk_queues::reset),
+        check("queue_vectors", "XHC-27 VIO-4", disk_queues::vectors),
+        check("queue_other_vcpu", "XHC-27 VIO-4", disk_queues::other_vcpu),
     ],
 };
 
-const SECTOR: u64 = 512;
-const OK: u64 = 0;
+pub const SECTOR: u64 = 512;
+pub const OK: u64 = 0;
 const IOERR: u64 = 1;
 const UNSUPP: u64 = 2;
 
 /// Skips a check without a disk in `slot`.
-fn needed(slot: u64) -> Verdict {
+pub fn needed(slot: u64) -> Verdict {
     if read(slot, register::DEVICE_ID) == 2 { Ok(()) } else { skip("the slot holds no disk") }
 }
 
@@ -60,7 +66,7 @@ fn start() -> Result<Disk, crate::tap::Wrong> {
     Disk::start(0, 0)
 }
 
-fn vector_call(slot: u64, vector: u64, vcpu: u64) -> u64 {
+pub fn vector_call(slot: u64, vector: u64, vcpu: u64) -> u64 {
     abi::call(call::DEVICE_VECTOR, [slot, vector, vcpu, 0])
 }
 
@@ -169,11 +175,11 @@ fn queue() -> Verdict {
     equal("QueueReady", read(0, register::QUEUE_READY), 0)
 }
 
-fn fill(gpa: u64, bytes: u64, seed: u64) {
+pub fn fill(gpa: u64, bytes: u64, seed: u64) {
     (0..bytes).step_by(8).for_each(|at| paging::word(gpa + at).store(seed ^ at, Relaxed));
 }
 
-fn filled(gpa: u64, bytes: u64, seed: u64) -> Verdict {
+pub fn filled(gpa: u64, bytes: u64, seed: u64) -> Verdict {
     for at in (0..bytes).step_by(8) {
         equal("data", paging::word(gpa + at).load(Relaxed), seed ^ at)?;
     }
@@ -370,7 +376,7 @@ fn read_only() -> Verdict {
 }
 
 /// Lets interrupts in until one more than `before` has come, or it is plain that none will.
-fn let_in(before: usize) -> usize {
+pub fn let_in(before: usize) -> usize {
     abi::pvcs().enable_interrupts();
     clock::wait(clock::tsc_hz() / 100, || {
         abi::call(call::YIELD, [0; 4]);

@@ -55,6 +55,7 @@ fn features_are_off() -> Verdict {
         ("DEVICE_WRITE", call::DEVICE_WRITE),
         ("DOORBELL", call::DOORBELL),
         ("DEVICE_VECTOR", call::DEVICE_VECTOR),
+        ("QUEUE_VECTOR", call::QUEUE_VECTOR),
     ] {
         // If it is served after all it moves nothing.
         let result = abi::call(number, [paging::cr3(0) >> 12, 0, 0, 0]);

@@ -7,6 +7,7 @@ mod control;
 mod debug;
 mod detect;
 mod devices;
+mod disk_queues;
 mod disks;
 mod early_faults;
 mod entropy;

@@ -106,7 +106,7 @@ pub fn rewritten(rounds: &mut Rounds) -> Verdict {
                 if device.status() != virtio::RUNNING {
                     stops += u64::from(device.needs_reset());
                     // The other may reset it meanwhile.
-                    let _ = device.start(0);
+                    let _ = device.start_both();
                 }
                 for _ in 0..4 {
                     fuzzed(1);

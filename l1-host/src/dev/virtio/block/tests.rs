@@ -11,7 +11,7 @@ fn disk(access: Access) -> Geometry {
     name[..4].copy_from_slice(b"disk");
     let erase = Erase { discard: 50, alignment: 8, zero: 20, may_unmap: true };
     let erase = if access == Access::Write { erase } else { Erase::default() };
-    Geometry { first: 0, sectors: 100, access, name, erase }
+    Geometry { first: 0, sectors: 100, access, name, erase, queues: 1 }
 }
 
 fn buffers(list: &[(u64, u32)]) -> ArrayVec<Buffer, MOST> {
@@ -66,6 +66,18 @@ fn a_disk_that_may_only_be_read_refuses_writes() {
     assert_eq!(ask(&disk, &ram, (1, 0), &[(0x1000, 512)], &[]), done(answer::IOERR));
     assert_eq!(ask(&disk, &ram, (11, 0), &[(0x1000, 16)], &[]), done(answer::UNSUPP));
     assert_ne!(disk.identity().features & RO, 0);
+}
+
+#[test]
+fn several_queues_are_offered_where_there_are() {
+    for (queues, offered) in [(1, false), (2, true), (4, true)] {
+        let disk = Geometry { queues, ..disk(Access::Write) };
+        let Identity { features, queues: all, queues_feature, config, .. } = disk.identity();
+        assert_eq!((features & MQ != 0, all), (offered, usize::from(queues)));
+        assert_eq!(queues_feature, offered.then_some(MQ));
+        // num_queues is at offset 34.
+        assert_eq!(config[8], if offered { u32::from(queues) << 16 } else { 0 });
+    }
 }
 
 /// What is asked of a part of a disk never reaches its neighbours.

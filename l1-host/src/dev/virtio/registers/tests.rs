@@ -8,7 +8,13 @@ const OFFERED: u64 = VERSION_1 | 1 << 9;
 
 fn block() -> Registers {
     let config = [1, 2, 3, 4].into();
-    Registers::new(Identity { device: 2, features: OFFERED, queues: 2, config })
+    Registers::new(Identity {
+        device: 2,
+        features: OFFERED,
+        queues: 2,
+        queues_feature: None,
+        config,
+    })
 }
 
 fn all(block: &Registers) -> Vec<Option<u32>> {
@@ -35,6 +41,49 @@ const QUEUE: [(u64, u32); 5] = [
     (mmio::QUEUE_DEVICE_LOW, 0x3000),
     (mmio::QUEUE_READY, 1),
 ];
+
+/// A device whose queues beyond the first are for who accepts that, set up as far as DRIVER_OK.
+fn driven_with(features: u32) -> Registers {
+    const SEVERAL: u64 = 1 << 9;
+    let identity = Identity {
+        device: 2,
+        features: OFFERED,
+        queues: 3,
+        queues_feature: Some(SEVERAL),
+        config: [].into(),
+    };
+    let mut block = Registers::new(identity);
+    write(&mut block, &[(mmio::STATUS, 3)]);
+    write(&mut block, &ACCEPT[..3]);
+    write(&mut block, &[(mmio::DRIVER_FEATURES, 1 << 9), (mmio::QUEUE_SEL, 1)]);
+    write(&mut block, &QUEUE);
+    assert_eq!(block.read(mmio::QUEUE_READY), Some(1));
+    // Features may change until FEATURES_OK, whatever was set up.
+    write(&mut block, &[(mmio::DRIVER_FEATURES, features), (mmio::STATUS, 11), (mmio::STATUS, 15)]);
+    assert!(block.is_running());
+    block
+}
+
+#[test]
+fn further_queues_are_for_who_accepts_them() {
+    let mut several = driven_with(1 << 9);
+    assert!(several.queue(1).is_some() && several.queue(2).is_none(), "one is set up");
+    write(&mut several, &[(mmio::QUEUE_SEL, 2)]);
+    assert_eq!(several.read(mmio::QUEUE_NUM_MAX), Some(QUEUE_MOST));
+    assert_eq!(several.write(mmio::QUEUE_NOTIFY, 2), Some(Asked::Notify(2)));
+    assert_eq!(several.write(mmio::QUEUE_NOTIFY, 3), None);
+
+    let mut one = driven_with(0);
+    assert!(one.queue(1).is_none(), "though it was set up");
+    assert_eq!(one.read(mmio::QUEUE_NUM_MAX), Some(0));
+    assert_eq!(one.read(mmio::QUEUE_READY), Some(0));
+    assert_eq!(one.write(mmio::QUEUE_NOTIFY, 1), None);
+    assert_eq!(one.write(mmio::QUEUE_NOTIFY, 0), Some(Asked::Notify(0)));
+    write(&mut one, &QUEUE);
+    assert_eq!(one.read(mmio::QUEUE_READY), Some(0), "queue 1 takes nothing");
+    one.reset();
+    assert_eq!(one.read(mmio::QUEUE_NUM_MAX), Some(QUEUE_MOST), "queue 0 is selected");
+}
 
 #[test]
 fn a_driver_sets_it_up_and_resets_it() {
