@@ -248,7 +248,7 @@ fn broken_hypervisors_fail_where_they_should(first: usize) {
         };
         let run = suite_on(flaw, &folder, &words);
         let of_device = |check: &String| {
-            ["card.", "entropy.", "sockets."].iter().any(|group| check.starts_with(group))
+            ["disk.", "card.", "entropy.", "sockets."].iter().any(|group| check.starts_with(group))
         };
         let run = if red.iter().any(of_device) { with_devices(&folder, run) } else { run };
         let ended = run.to_end();
