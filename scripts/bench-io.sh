@@ -86,7 +86,7 @@ measure() {
     rm -f "$logs"/*.log
     round=1
     while [ $round -le "$rounds" ]; do
-        for run in direct roost auto; do
+        for run in direct pti roost auto; do
             echo "bench-io.sh: $run, round $round of $rounds, log in $logs/$run-$round.log" >&2
             "run_$run" </dev/null >"$logs/$run-$round.log" 2>"$folder/errors" || true
             if ! grep -aq '^@DONE' "$logs/$run-$round.log"; then
@@ -103,9 +103,18 @@ measure() {
 
 # As `roost run` has its machine.
 run_direct() {
+    direct
+}
+
+run_pti() {
+    direct pti=on
+}
+
+# direct [WORD...]: a kernel without Roost.
+direct() {
     timeout 1200 qemu-system-x86_64 -M q35 -accel tcg -cpu max -smp 1 -m 640 -nodefaults -display none \
         -no-reboot -serial stdio -kernel "$stock" -initrd "$folder/direct.cpio" \
-        -append "console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable no_timer_check" \
+        -append "console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable no_timer_check $*" \
         -drive "if=none,file=$image,format=raw,id=disk,discard=unmap" \
         -device virtio-blk-pci,drive=disk,num-queues=1,disable-legacy=on,rerror=report,werror=report
 }
@@ -126,7 +135,7 @@ guest() {
 
 # lines: all that was printed, each after the name of its run and the round.
 lines() {
-    for run in direct roost auto xen; do
+    for run in direct pti roost auto xen; do
         for log in "$logs/$run"-*.log; do
             [ ! -e "$log" ] || tr -d '\r' <"$log" | sed -n "s/^@/$run @/p"
         done
@@ -150,7 +159,8 @@ Made by \`scripts/bench-io.sh\`; do not edit.
 A stock kernel ($(cat "$logs/kernel")) and Debian's fio, with \`direct=1\` and without an I/O scheduler, on a raw image in memory;
 QEMU $(cat "$logs/qemu") with \`-M q35 -accel tcg -cpu max -smp 1\`, whose disk is \`virtio-blk-pci\` with one queue.
 
-- *direct*: QEMU starts the kernel, which drives that disk by its module virtio_blk.
+- *direct*: QEMU starts the kernel, which drives that disk by its module virtio_blk. *pti=on* is the same with that word on its
+  command line: it writes CR3 at each system call then, as a guest must, whose kernel runs at the same level as its programs.
 - *Roost*: the kernel is a guest, with its module xen-blkfront; L1 drives the disk. *auto* is the same with \`--pti auto\`, which
   on this CPU leaves L1 on the guest's page tables.
 $(xen_is)
@@ -160,7 +170,7 @@ entries of L1 that a request takes; those that fio itself causes are subtracted.
 
 END
     { jobs && lines; } | awk '
-        $1 !~ /^(direct|roost|auto|xen)$/ { names[++rows] = $1; bytes[$1] = $2; count[$1] = $NF; next }
+        $1 !~ /^(direct|pti|roost|auto|xen)$/ { names[++rows] = $1; bytes[$1] = $2; count[$1] = $NF; next }
         $2 == "@F" { split($4 $5 $6, f, ";"); rate = f[8] + f[49]; key = $1 SUBSEP $3; all[key, ++seen[key]] = rate }
         $1 == "roost" && $2 == "@C" {
             for (n = 4; n <= NF; n++) {
@@ -180,9 +190,9 @@ END
         function each(value, name) { return value / times[name] / (count[name] - int(count[name] / 8)) }
         END {
             xen = ("xen" SUBSEP names[1]) in seen
-            print "| requests | depth | direct | Roost | ratio | auto | ratio | target |" (xen ? " Xen PV |" : "") \
+            print "| requests | depth | direct | pti=on | Roost | ratio | auto | ratio | target |" (xen ? " Xen PV |" : "") \
                 " entries of L1 per request | by |"
-            print "|---|---:|---:|---:|---:|---:|---:|---:|" (xen ? "---:|" : "") "---:|---|"
+            print "|---|---:|---:|---:|---:|---:|---:|---:|---:|" (xen ? "---:|" : "") "---:|---|"
             for (r = 1; r <= rows; r++) {
                 name = names[r]; few = "few-" name; list = ""
                 direct = median("direct" SUBSEP name); roost = median("roost" SUBSEP name)
@@ -194,8 +204,8 @@ END
                     if (value >= 0.02) list = list sprintf("%s%s %.2f", list == "" ? "" : ", ", kind, value)
                 }
                 size = bytes[name] >= 1048576 ? "1 MiB" : "4 KiB"
-                printf("| %s, %s | %d | %d | %d | %s | %d | %s | 0.70 | %s%.2f | %s |\n", what, size, depth, direct,
-                    roost, ratio(roost / direct), auto, ratio(auto / direct),
+                printf("| %s, %s | %d | %d | %d | %d | %s | %d | %s | 0.70 | %s%.2f | %s |\n", what, size, depth, direct,
+                    median("pti" SUBSEP name), roost, ratio(roost / direct), auto, ratio(auto / direct),
                     xen ? sprintf("%d | ", median("xen" SUBSEP name)) : "", each(total[name] - total[few], name), list)
             }
         }'
