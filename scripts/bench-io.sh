@@ -146,7 +146,7 @@ lines() {
 xen_is() {
     [ ! -e "$logs/xen-1.log" ] || cat <<'END'
 - *Xen PV*: the kernel is a guest of Xen 4.17 on the same machine, with the same module; a dom0 with Debian's generic 6.1 kernel and
-  one vCPU drives the disk (xen-blkback), on the same CPU. Xen's own page-table isolation is off on this CPU (XPTI).
+  one vCPU drives the disk (xen-blkback), on the same CPU. Xen's own page-table isolation is off on this CPU (XPTI). It ran at another time.
 END
 }
 
