@@ -98,6 +98,15 @@ fn thirty_two_vcpus() {
     power_off(guest);
 }
 
+/// A shell in a guest with one vCPU, where time is the number of instructions.
+fn counted(folder: &Folder) -> Session<'_> {
+    let initrd = folder.busybox();
+    let run = folder.run(&Kernel::Cloud.file()).initrd(&initrd).flag("--icount");
+    let mut guest = run.append("console=hvc0 quiet").piped();
+    guest.expect_shell();
+    guest
+}
+
 /// A guest that waits costs an exit a wake-up and nothing else: ten a second at most.
 #[test]
 fn an_idle_guest_is_left_alone() {
@@ -105,10 +114,7 @@ fn an_idle_guest_is_left_alone() {
     const SECONDS: u64 = 60;
     let exits = |seconds: u64| {
         let folder = Folder::new();
-        let initrd = folder.busybox();
-        let run = folder.run(&Kernel::Cloud.file()).initrd(&initrd).flag("--icount");
-        let mut guest = run.append("console=hvc0 quiet").piped();
-        guest.expect_shell();
+        let mut guest = counted(&folder);
         guest.succeed(&format!("sleep {seconds}"));
         power_off(guest).stats.expect("statistics").all_exits()
     };
@@ -123,10 +129,7 @@ fn an_idle_guest_is_left_alone() {
 fn a_tick_is_one_exit() {
     let ticks_and_exits = |turns: u64| {
         let folder = Folder::new();
-        let initrd = folder.busybox();
-        let run = folder.run(&Kernel::Cloud.file()).initrd(&initrd).flag("--icount");
-        let mut guest = run.append("console=hvc0 quiet").piped();
-        guest.expect_shell();
+        let mut guest = counted(&folder);
         guest.succeed(&format!("i=0; while [ $i -lt {turns} ]; do i=$((i+1)); done"));
         let told = guest.succeed("grep timer0 /proc/interrupts");
         let ticks = told.split_whitespace().nth(1).and_then(|ticks| ticks.parse().ok());

@@ -27,6 +27,7 @@ use pv_abi::{
     bundle::{self, Bundle, Error as BundleError, Guest},
 };
 
+use cpus::Unfit;
 pub use cpus::{cpu, tsc_hz};
 use entry::Loader;
 
@@ -64,6 +65,11 @@ pub fn wall_ns_at_tsc_zero(clock: &Clock) -> u64 {
 pub fn refuse(code: u8, reason: core::fmt::Arguments<'_>) -> ! {
     report!("{reason}");
     exit::machine(code)
+}
+
+/// Ends L1 because it cannot start.
+fn give_up(why: Unfit) -> ! {
+    refuse(bundle::exit::L1_FAILED, format_args!("{why}"))
 }
 
 /// Rust's first function. `info` is what the loader left for us.
@@ -112,9 +118,7 @@ fn start(info: &entry::BootInfo) -> ! {
     memory::reserve(info.image_physical.clone());
     memory::reserve(module.clone());
     let heap_start = memory::take_pages(HEAP_PAGES, 4096);
-    let Some(heap_start) = heap_start else {
-        refuse(bundle::exit::L1_FAILED, format_args!("L1 has too little memory to start"));
-    };
+    let Some(heap_start) = heap_start else { give_up(Unfit::NoMemory) };
     heap::add(heap_start, HEAP_PAGES << 12);
 
     if firmware.mailbox.is_none() && !ap::can_start(usable.iter()) {
@@ -122,7 +126,7 @@ fn start(info: &entry::BootInfo) -> ! {
     }
     let cpu = match cpus::first(info, &features, &firmware) {
         Ok(cpu) => cpu,
-        Err(unfit) => refuse(bundle::exit::L1_FAILED, format_args!("{unfit}")),
+        Err(unfit) => give_up(unfit),
     };
     for range in usable.iter() {
         memory::give(range.start.max(entry::MAPPED)..range.end.max(entry::MAPPED));
@@ -136,8 +140,8 @@ fn start(info: &entry::BootInfo) -> ! {
     };
     WALL_SECONDS.store(wall_seconds(&bundle), Relaxed);
     START[1].store((cpu.clock.tsc_hz / 1_000_000).max(1), Relaxed);
-    if smap::start(cpu).is_err() {
-        refuse(bundle::exit::L1_FAILED, format_args!("L1 has too little memory to start"));
+    if let Err(no_memory) = smap::start(cpu) {
+        give_up(no_memory.into());
     }
     virtio_mmio::find(info, &firmware, reach);
     cpus::start_others(cpu, &firmware);

@@ -6,7 +6,7 @@ use super::{
     entry::{MAPPED, copy},
 };
 use crate::{
-    firmware::mp_table::{self, Entry, HEAD, POINTER},
+    firmware::mp_table::{self, Entry, POINTER},
     hw::ioapic::IoApic,
 };
 use core::{iter, ops::Range};
@@ -25,11 +25,9 @@ pub fn read(firmware: &mut Firmware) {
     if table + MOST as u64 > MAPPED {
         return;
     }
-    let head: [u8; HEAD] = copy(table);
-    let whole: [u8; MOST] = copy(table);
-    let Some(whole) = mp_table::length(&head).and_then(|length| whole.get(..length)) else {
-        return;
-    };
+    let read: [u8; MOST] = copy(table);
+    let length = read.first_chunk().and_then(mp_table::length);
+    let Some(whole) = length.and_then(|length| read.get(..length)) else { return };
     for entry in mp_table::entries(whole) {
         if let Entry::Processor(id) = entry {
             firmware.add_processor(id.into());

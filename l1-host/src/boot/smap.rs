@@ -22,10 +22,7 @@ use crate::{
     },
 };
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use pv_abi::{
-    addr::Hpa,
-    selectors::{USER_CS, USER_DS},
-};
+use pv_abi::selectors::{USER_CS, USER_DS};
 use switcher::{
     Context,
     enter::{self, Text},
@@ -99,12 +96,8 @@ fn try_iret(cpu: &Cpu) -> Result<bool, NoMemory> {
     // 4. There is no IOPL and no VM, and the selectors are user mode's. IF may be off, for this code ends.
     unsafe { enter::enter(cpu.enter, &mut context) };
     user.free();
-    give_page(page);
-    give_page(root.table);
+    memory::give_frame(page);
+    memory::give_frame(root.table);
     let ended = Exit::decode(context.reason, context.error);
     Ok(ended == Exit::Exception(INVALID_OPCODE, 0) && context.rip == UD2)
-}
-
-fn give_page(page: Hpa) {
-    memory::give(page.0..page.0 + 4096);
 }

@@ -9,11 +9,10 @@ pub mod words;
 
 use arrayvec::ArrayVec;
 use core::{fmt, ops::Range};
+use pv_abi::virtio::mmio::CONFIG;
 
 /// Devices at most: one vector of L1's for the line of each.
 pub const MOST: usize = 32;
-/// Where the registers of the device's own kind begin (virtio 1.2, 4.2.2).
-const CONFIGURATION: u64 = 0x100;
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +43,7 @@ pub enum Unusable {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Small => write!(f, "a device has {CONFIGURATION:#x} bytes of registers at least"),
+            Self::Small => write!(f, "a device has {CONFIG:#x} bytes of registers at least"),
             Self::Unaligned => write!(f, "its address is no multiple of 4"),
             Self::OutOfReach => write!(f, "L1 cannot map its address"),
             Self::Occupied(by) => write!(f, "{by} is there"),
@@ -81,7 +80,7 @@ pub fn place(
     if devices.contains(&device) {
         return Ok(());
     }
-    if end.saturating_sub(start) < CONFIGURATION {
+    if end.saturating_sub(start) < CONFIG {
         return Err(Unusable::Small);
     }
     if !start.is_multiple_of(4) {

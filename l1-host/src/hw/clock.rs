@@ -17,7 +17,7 @@ pub struct Clock {
 }
 
 /// What went by while a known time went by.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Measured {
     /// TSC ticks.
     pub tsc: u64,

@@ -5,9 +5,10 @@
 use super::physmap::DIRECT_MAP;
 use crate::{boot::cpus, memory::paging::NoMemory};
 use arrayvec::ArrayVec;
-use core::ops::Range;
+use core::{marker::PhantomData, ops::Range};
 use pv_abi::addr::Hpa;
 use spin::Mutex;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Where registers are mapped: the last GiB of the direct map's first slot, so that they may be
 /// anywhere in physical memory. No machine has RAM there whose size fits the direct map's tables.
@@ -45,54 +46,30 @@ pub fn mapped(start: u64, len: u64) -> Option<u64> {
     Some(at + (start - region.start))
 }
 
-/// A 16-bit register of a device, mapped.
+/// A register of a device, mapped: a whole number.
 #[derive(Clone, Copy, Debug)]
-pub struct Register16(u64);
+pub struct Register<T>(u64, PhantomData<T>);
 
-impl Register16 {
+impl<T: FromBytes + IntoBytes> Register<T> {
     /// The one at physical address `start`, if it is mapped.
     #[must_use]
     pub fn at(start: u64) -> Option<Self> {
-        mapped(start, 2).filter(|at| at.is_multiple_of(2)).map(Self)
+        let size = size_of::<T>() as u64;
+        mapped(start, size).filter(|at| at.is_multiple_of(size)).map(|at| Self(at, PhantomData))
     }
 
     /// Writes it.
     #[inline]
-    pub fn write(self, value: u16) {
-        // SAFETY: the page is mapped for good, uncached, and holds a device's registers.
-        unsafe { (self.0 as *mut u16).write_volatile(value) }
+    pub fn write(self, value: T) {
+        // SAFETY: the page is mapped for good, uncached, and holds a device's registers; `at` has seen to the
+        // alignment.
+        unsafe { (self.0 as *mut T).write_volatile(value) }
     }
 
     /// Reads it.
     #[must_use]
-    pub fn read(self) -> u16 {
+    pub fn read(self) -> T {
         // SAFETY: as for `write`.
-        unsafe { (self.0 as *const u16).read_volatile() }
-    }
-}
-
-/// A 32-bit register of a device, mapped.
-#[derive(Clone, Copy, Debug)]
-pub struct Register32(u64);
-
-impl Register32 {
-    /// The one at physical address `start`, if it is mapped.
-    #[must_use]
-    pub fn at(start: u64) -> Option<Self> {
-        mapped(start, 4).filter(|at| at.is_multiple_of(4)).map(Self)
-    }
-
-    /// Writes it.
-    #[inline]
-    pub fn write(self, value: u32) {
-        // SAFETY: as for `Register16`.
-        unsafe { (self.0 as *mut u32).write_volatile(value) }
-    }
-
-    /// Reads it.
-    #[must_use]
-    pub fn read(self) -> u32 {
-        // SAFETY: as for `Register16`.
-        unsafe { (self.0 as *const u32).read_volatile() }
+        unsafe { (self.0 as *const T).read_volatile() }
     }
 }

@@ -18,6 +18,11 @@ pub fn give(range: core::ops::Range<u64>) {
     FREE.lock().add(range);
 }
 
+/// Gives a frame to the pool.
+pub fn give_frame(frame: Hpa) {
+    give(frame.0..frame.0 + 4096);
+}
+
 /// Takes RAM back out, whoever gave it: firmware and boot data are in use.
 pub fn reserve(range: core::ops::Range<u64>) {
     FREE.lock().remove(range);

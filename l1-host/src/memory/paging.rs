@@ -2,7 +2,7 @@
 //! May: unsafe, cr3. Context: boot.
 #![expect(unsafe_code, reason = "page tables and CR3")]
 
-use super::{give, take_zeroed};
+use super::{give_frame, take_zeroed};
 use crate::hw::{
     features::Features,
     percpu::AreaFrames,
@@ -149,7 +149,7 @@ fn free_tables(table: Hpa, level: u8) {
             }
         }
     }
-    give(table.0..table.0 + 4096);
+    give_frame(table);
 }
 
 /// What L1's root needs to know of the image it was linked into.

@@ -218,7 +218,7 @@ impl Vcpu {
     pub fn dismantle(&mut self) {
         self.vm.mmu.unload_root(&mut self.mmu);
         for page in self.ldt.drain(..) {
-            memory::give(page.0..page.0 + 4096);
+            memory::give_frame(page);
         }
     }
 

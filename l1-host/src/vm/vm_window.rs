@@ -58,7 +58,7 @@ impl VmWindow {
     /// Gives its tables back: no root refers to them any more, and no log is on.
     pub fn free(&self) {
         for table in self.small.lock().drain(..).flatten() {
-            memory::give(table.0..table.0 + 4096);
+            memory::give_frame(table);
         }
         for slot in &self.slots {
             slot.free();

@@ -477,7 +477,7 @@ impl State {
             spin_loop();
         };
         physmap::copy_from_frame(page, 0, out);
-        memory::give(page.0..page.0 + 4096);
+        memory::give_frame(page);
         Ok(outcome)
     }
 

@@ -6,13 +6,13 @@
 //! interrupt, or there is never another one.
 #![expect(unsafe_code, reason = "the transport is told of raw registers")]
 
-use super::{pci::Way, transport::Doorbell};
+use super::transport::{Doorbell, Way};
 use crate::{
     firmware::virtio_mmio::Devices,
     hw::{
         apic::vector,
         ioapic,
-        mmio::{self, Register32},
+        mmio::{self, Register},
     },
     log,
 };
@@ -21,22 +21,15 @@ use core::{
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
+use pv_abi::virtio::mmio::{
+    DEVICE_ID, INTERRUPT_ACK, INTERRUPT_STATUS, MAGIC, MAGIC_VALUE, QUEUE_NOTIFY, VERSION,
+};
 use spin::Once;
 use virtio_drivers::transport::{
     DeviceType,
     mmio::{MmioTransport, VirtIOHeader},
 };
 
-/// Registers.
-const MAGIC: u64 = 0;
-const VERSION: u64 = 4;
-const KIND: u64 = 8;
-const NOTIFY: u64 = 0x50;
-const STATUS: u64 = 0x60;
-const ACKNOWLEDGE: u64 = 0x64;
-
-/// What is in the first of them.
-const VIRTIO: u32 = u32::from_le_bytes(*b"virt");
 /// The version before virtio 1.
 const LEGACY: u32 = 1;
 /// Where there could be a device, and is none.
@@ -54,8 +47,8 @@ struct Found {
     len: u64,
     kind: u32,
     line: u32,
-    status: Register32,
-    acknowledge: Register32,
+    status: Register<u32>,
+    acknowledge: Register<u32>,
     /// What its interrupts are for, once it has some.
     vector: Once<u8>,
     interrupts: AtomicU64,
@@ -90,12 +83,12 @@ pub fn start(devices: Devices) {
 
 fn look(address: u64, len: u64, line: u32) -> Result<Option<Found>, String> {
     mmio::map(address, len).map_err(|_| "L1 cannot map its registers")?;
-    let register = |offset| Register32::at(address + offset).ok_or(NO_PLACE);
-    let magic = register(MAGIC)?.read();
-    if magic != VIRTIO {
+    let register = |offset| Register::<u32>::at(address + offset).ok_or(NO_PLACE);
+    let magic = register(MAGIC_VALUE)?.read();
+    if magic != MAGIC {
         return Err(format!("no virtio device is there: its first register has {magic:#x}"));
     }
-    let kind = register(KIND)?.read();
+    let kind = register(DEVICE_ID)?.read();
     if kind == NOBODY {
         return Ok(None);
     }
@@ -109,8 +102,8 @@ fn look(address: u64, len: u64, line: u32) -> Result<Option<Found>, String> {
         len,
         kind,
         line,
-        status: register(STATUS)?,
-        acknowledge: register(ACKNOWLEDGE)?,
+        status: register(INTERRUPT_STATUS)?,
+        acknowledge: register(INTERRUPT_ACK)?,
         vector: Once::new(),
         interrupts: AtomicU64::new(0),
     }))
@@ -165,7 +158,7 @@ impl Signals {
     /// # Errors
     /// It has no place.
     pub fn doorbell(&self, queue: u16) -> Result<Doorbell, String> {
-        let register = Register32::at(self.device()?.address + NOTIFY);
+        let register = Register::at(self.device()?.address + QUEUE_NOTIFY);
         Ok(Doorbell::Memory(register.ok_or(NO_PLACE)?, queue.into()))
     }
 }

@@ -1,11 +1,11 @@
 //! Drives devices of the machine, for guests.
 //! May: alloc. Context: boot; run-loop, irq-off. Input: the machine's devices.
 //!
-//! `transport` finds them, on PCI (`pci`) or with registers in memory alone (`mmio`), and has them interrupt; `hal` is what the crate `virtio-drivers` wants of L1, `ring` is
-//! a queue with buffers. `disk` sends requests and takes the answers, `find` says which of them a guest means;
-//! `uplink` sends and receives frames; `entropy` asks for random bytes; `console` has the guests' consoles. A
-//! device that misbehaves costs itself: requests of its disk fail, frames by its card are lost, and the log
-//! says why.
+//! `transport` finds them, on PCI (`pci`) or with registers in memory alone (`mmio`), and has them interrupt;
+//! `hal` is what the crate `virtio-drivers` wants of L1, `ring` is a queue with buffers. `disk` sends requests and
+//! takes the answers, `find` says which of them a guest means; `uplink` sends and receives frames; `entropy` asks for
+//! random bytes; `console` has the guests' consoles. A device that misbehaves costs itself: requests of its disk fail,
+//! frames by its card are lost, and the log says why.
 
 mod console;
 mod disk;
@@ -42,9 +42,9 @@ use core::sync::atomic::{
 };
 use disk::Answers;
 use entropy::{SEED, Source};
-use pci::Way;
 use pv_abi::bundle;
 use spin::{Mutex, Once};
+use transport::Way;
 use virtio_drivers::transport::DeviceType;
 
 /// A disk, and what was on it at the start: guests cannot move each other's partitions.

@@ -1,9 +1,12 @@
 //! Finds virtio devices on PCI bus 0, and has each interrupt by MSI-X.
 //! May: alloc. Context: boot. Input: the machine's devices.
 
-use super::{hal::L1, transport::Doorbell};
+use super::{
+    hal::L1,
+    transport::{Doorbell, Way},
+};
 use crate::hw::{
-    mmio::{self, Register16, Register32},
+    mmio::{self, Register},
     pci::Configuration,
 };
 use alloc::{format, string::String, vec::Vec};
@@ -38,15 +41,6 @@ pub struct Signals {
     distance: u64,
 }
 
-/// How a device is to interrupt.
-#[derive(Clone, Copy, Debug)]
-pub struct Way {
-    /// The CPU.
-    pub apic_id: u32,
-    /// What its interrupts are for.
-    pub vector: u8,
-}
-
 impl Signals {
     /// Has the device's first queue interrupt.
     ///
@@ -64,13 +58,13 @@ impl Signals {
     /// It has no place.
     pub fn doorbell(&self, queue: u16) -> Result<Doorbell, String> {
         let number = self.of_queue(queue, QUEUE_NOTIFY_OFF)?.read();
-        let register = Register16::at(self.doorbells + u64::from(number) * self.distance);
+        let register = Register::at(self.doorbells + u64::from(number) * self.distance);
         Ok(Doorbell::Pci(register.ok_or(NO_PLACE)?, queue))
     }
 
     /// The register at `offset` of the common configuration, which is now that of queue `queue`.
-    fn of_queue(&self, queue: u16, offset: u64) -> Result<Register16, String> {
-        let register = |offset| Register16::at(self.common + offset).ok_or(NO_PLACE);
+    fn of_queue(&self, queue: u16, offset: u64) -> Result<Register<u16>, String> {
+        let register = |offset| Register::at(self.common + offset).ok_or(NO_PLACE);
         register(QUEUE_SELECT)?.write(queue);
         Ok(register(offset)?)
     }
@@ -146,7 +140,7 @@ fn enable_messages(
     for (offset, value) in
         [(0, MESSAGES | way.apic_id << 12), (4, 0), (8, u32::from(way.vector)), (12, 0)]
     {
-        Register32::at(entry + offset).ok_or(NO_PLACE)?.write(value);
+        Register::<u32>::at(entry + offset).ok_or(NO_PLACE)?.write(value);
     }
     let head = Configuration.read_word(place, capability.offset);
     // The mask of the whole function is off with it.

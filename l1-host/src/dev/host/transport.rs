@@ -1,14 +1,8 @@
 //! Finds virtio devices of the machine, on PCI or with registers in memory alone.
 //! May: alloc. Context: boot; doorbells: run-loop. Input: the machine's devices.
 
-use super::{
-    mmio,
-    pci::{self, Way},
-};
-use crate::{
-    hw::mmio::{Register16, Register32},
-    log,
-};
+use super::{mmio, pci};
+use crate::{hw::mmio::Register, log};
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 use virtio_drivers::transport::{DeviceType, SomeTransport, pci::bus::DeviceFunction};
@@ -38,6 +32,15 @@ impl Place {
             pci::keep_off_the_bus(place);
         }
     }
+}
+
+/// How a device is to interrupt.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// The CPU.
+    pub apic_id: u32,
+    /// What its interrupts are for.
+    pub vector: u8,
 }
 
 /// How a device's queues and L1 tell each other of what is new.
@@ -78,9 +81,9 @@ impl Signals {
 #[derive(Debug)]
 pub enum Doorbell {
     /// On PCI.
-    Pci(Register16, u16),
+    Pci(Register<u16>, u16),
     /// In memory.
-    Memory(Register32, u32),
+    Memory(Register<u32>, u32),
 }
 
 impl Doorbell {
