@@ -84,7 +84,8 @@ run() {
             timeout 300 "$roost" run --kernel "$stock" --initrd "$folder/initrd.cpio" --memory 256M --net user \
                 --append "console=hvc0 $words" "$@" </dev/null
             ;;
-        direct)
+        direct | pti)
+            [ $kind = direct ] || words="$words pti=on"
             timeout 300 qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 256 -nodefaults -display none -no-reboot \
                 -serial stdio -kernel "$stock" -initrd "$folder/initrd.cpio" -append "console=ttyS0 tsc=reliable no_timer_check $words" \
                 -netdev user,id=net0 -device virtio-net-pci,netdev=net0,disable-legacy=on,romfile= \
@@ -101,7 +102,7 @@ results() {
 
 for pair in $(seq "$pairs"); do
     echo "bench-net.sh: pair $pair of $pairs" >&2
-    run roost "$tests" && run auto "$tests" --pti auto && run direct "$tests"
+    run direct "$tests" && run pti "$tests" && run roost "$tests" && run auto "$tests" --pti auto
 done >"$folder/results"
 [ -z "$xen" ] || results xen <"$xen" >>"$folder/results"
 
@@ -146,13 +147,13 @@ table() {
         $1 == "count" { exits[test, $2] = $3 }
         END {
             xen = ("xen" SUBSEP tests[1]) in values
-            print "| test | unit | direct | Roost | ratio | auto | ratio | target |" (xen ? " Xen PV |" : "")
-            print "|---|---|---:|---:|---:|---:|---:|---:|" (xen ? "---:|" : "")
+            print "| test | unit | direct | pti=on | Roost | ratio | auto | ratio | target |" (xen ? " Xen PV |" : "")
+            print "|---|---|---:|---:|---:|---:|---:|---:|---:|" (xen ? "---:|" : "")
             for (n = 1; n <= count; n++) {
                 t = tests[n]; rr = t ~ /_rr$/
                 r = median("roost" SUBSEP t); a = median("auto" SUBSEP t); d = median("direct" SUBSEP t)
-                printf "| `%s` | %s | %.1f | %.1f | %.2f | %.1f | %.2f | %.2f |%s\n", t, rr ? "requests/s" : "MB/s",
-                    d, r, d ? r / d : 0, a, d ? a / d : 0, rr ? 0.65 : 0.7,
+                printf "| `%s` | %s | %.1f | %.1f | %.1f | %.2f | %.1f | %.2f | %.2f |%s\n", t, rr ? "requests/s" : "MB/s",
+                    d, median("pti" SUBSEP t), r, d ? r / d : 0, a, d ? a / d : 0, rr ? 0.65 : 0.7,
                     xen ? sprintf(" %.1f |", median("xen" SUBSEP t)) : ""
             }
             print ""
