@@ -63,7 +63,7 @@ ramdisk() {
 # machine RAMDISK MIB: runs the emulated machine.
 machine() {
     timeout 1800 qemu-system-x86_64 -M pc -accel tcg,thread=single -icount shift=0,sleep=off \
-        -cpu EPYC-v3 -m "$2" -nodefaults -display none -no-reboot -serial stdio -kernel "$stock" \
+        -cpu EPYC-v3,-x2apic -m "$2" -nodefaults -display none -no-reboot -serial stdio -kernel "$stock" \
         -initrd "$folder/$1.cpio" -append "$kvm_words" </dev/null 2>"$folder/errors"
 }
 

@@ -114,7 +114,7 @@ ramdisk=$(($(wc -c <"$folder/l0.cpio") >> 20))
 [ "$log" != /dev/null ] || log=$folder/log
 status=0
 # shellcheck disable=SC2086 # $icount is words or none
-limited qemu-system-x86_64 -M pc -accel $accel $icount -cpu "$cpu" -m $((memory + 192 + 3 * ramdisk)) \
+limited qemu-system-x86_64 -M pc -accel $accel $icount -cpu "$cpu${icount:+,-x2apic}" -m $((memory + 192 + 3 * ramdisk)) \
     -nodefaults -display none -no-reboot -chardev stdio,id=console,signal=off \
     -serial chardev:console -chardev "file,id=log,path=$log" -serial chardev:log \
     -kernel "$stock" -initrd "$folder/l0.cpio" \

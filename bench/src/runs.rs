@@ -20,7 +20,9 @@ pub fn native(cli: &Cli) -> Result<Log> {
         return read(place);
     }
     let mut qemu = Command::new(&cli.qemu);
-    qemu.args(["-M", "q35", "-cpu", &cli.cpu, "-smp", "1"])
+    // As `roost` has it.
+    let cpu = format!("{},-x2apic", cli.cpu);
+    qemu.args(["-M", "q35", "-cpu", &cpu, "-smp", "1"])
         .args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"])
         .args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
         .args(["-m", &cli.memory.to_string()])

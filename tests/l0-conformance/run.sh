@@ -74,7 +74,7 @@ set -- --busybox --init tests/l0-conformance/init.sh $(kvm_modules)
 status=0
 ramdisk=$(($(wc -c <"$folder/l0.cpio") >> 20))
 # shellcheck disable=SC2086 # a list of words
-{ timeout "$limit" qemu-system-x86_64 -M pc -accel tcg $icount -cpu max,la57=off \
+{ timeout "$limit" qemu-system-x86_64 -M pc -accel tcg $icount -cpu max,la57=off${icount:+,-x2apic} \
     -m $((memory + 256 + 3 * ramdisk)) -nodefaults -display none -no-reboot \
     -serial stdio -serial "file:$folder/log" -kernel "$stock" -initrd "$folder/l0.cpio" \
     -append "$kvm_words" </dev/null 2>"$folder/errors" || echo "$?" >"$folder/status"; } | sed -u 's/\r//' | judge "$folder/report" || status=1

@@ -15,7 +15,7 @@ use crate::{
 };
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::{
-    event::{BP, BR, DE, GP, INT80, MF, NP, OF, PF, SS, UD, pf},
+    event::{BP, BR, DE, GP, INT80, MF, NP, OF, PF, RFLAGS_RF, SS, UD, pf},
     ext::{self, Features, shutdown},
     hypercall as nr,
     msr::x2apic,
@@ -171,14 +171,13 @@ fn any_way(random: &mut Random, start: Start) -> Start {
     }
 }
 
-/// Registers, flags and GS base are as they were at `start`, but for what `change` says.
+/// Registers, flags and GS base are as they were at `start`, but for what `change` says, and RF, which CPUs
+/// set in what a fault saves.
 fn unchanged(trap: &Trap, start: &Start, change: impl FnOnce(&mut Registers)) -> Verdict {
-    /// CPUs set RF in what a fault saves.
-    const RF: u64 = 1 << 16;
     let mut expected = start.registers;
     change(&mut expected);
     trap.registers.equal(&expected)?;
-    equal("flags", trap.event.rflags & !RF, start.rflags)?;
+    equal("flags", trap.event.rflags & !RFLAGS_RF, start.rflags)?;
     equal("GS base", trap.event.user_gsbase, start.gsbase)
 }
 
@@ -203,7 +202,7 @@ fn divide(random: &mut Random) -> Verdict {
     let start = start(random, user::code::divide());
     let trap = start.run();
     trap.is(DE, 0, start.rip + 4)?;
-    let start = Start { rflags: trap.event.rflags, ..start };
+    let start = Start { rflags: trap.event.rflags & !RFLAGS_RF, ..start };
     unchanged(&trap, &start, |r| (r.rax, r.rdx) = (0, 0))
 }
 

@@ -29,7 +29,6 @@ pub fn run(_: &Context) -> Result<Verdict> {
         invlpg,
         invlpg_high,
         clts,
-        wbinvd,
         swapgs,
         ltr,
         lldt,

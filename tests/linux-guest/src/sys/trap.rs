@@ -248,8 +248,6 @@ instructions! {
     invlpg_high = "invlpg [0xffffffffff4d5650]";
     /// Clear CR0.TS.
     clts = "clts";
-    /// Flush all caches.
-    wbinvd = "wbinvd";
     /// Swap GS bases.
     swapgs = "swapgs";
     /// Load the task register.
