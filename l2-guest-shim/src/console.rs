@@ -3,14 +3,13 @@
 
 use crate::{
     guest::{self, CONSOLE_PORT},
-    hw::{area::Area, call, memory},
+    hw::{area::Area, call, lock::Mutex, memory},
     xen::console::{IN, IN_CONS, IN_PROD, IN_SIZE, OUT, OUT_CONS, OUT_PROD, OUT_SIZE},
 };
 use core::sync::atomic::{
     AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
-use spin::Mutex;
 
 fn index(offset: u64) -> Option<&'static AtomicU32> {
     memory::word32(guest::console() + offset)

@@ -4,7 +4,7 @@
 use crate::{
     evtchn::{Binding, Ports},
     grants::Grants,
-    hw::{area::Area, call, memory},
+    hw::{area::Area, call, lock::Mutex, memory},
     time::Clock,
     traps::UPCALL_VECTOR,
     xen::{shared_info, vcpu_info},
@@ -17,7 +17,7 @@ use pv_abi::{
     PAGE_SIZE,
     ext::{SPARE_FRAMES, ShimBoot, devices::SLOTS, window::MAX_VCPUS},
 };
-use spin::{Mutex, Once};
+use spin::Once;
 
 /// A gate of the kernel's trap table.
 #[derive(Clone, Copy, Debug, Default)]

@@ -13,7 +13,7 @@ use crate::{
     entry::log,
     evtchn::Binding,
     guest::{self, PAGES_OF_DEVICE, PORTS, device_pages, grants},
-    hw::{area::Area, memory::Guest},
+    hw::{area::Area, lock::Mutex, memory::Guest},
     store::Store,
     traps::DISK_VECTOR,
     virtio::{
@@ -28,7 +28,6 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use pv_abi::{PAGE_SIZE, ext::devices::SLOTS};
-use spin::Mutex;
 
 /// A request of a kernel that knows no others may have so many pieces.
 const FEWEST_SEGMENTS: u32 = 11;

@@ -5,5 +5,6 @@ pub mod area;
 pub mod call;
 pub mod copy;
 pub mod heap;
+pub mod lock;
 pub mod memory;
 pub mod segment;

@@ -8,7 +8,7 @@ use super::{Failure, Outcome, vcpu};
 use crate::{
     boot, entry,
     guest::{Gate, TRAPS, facts, roots},
-    hw::{area::Area, call, copy, memory},
+    hw::{area::Area, call, copy, lock::Mutex, memory},
     regs::Regs,
     traps::{self, GATE_MASKS_EVENTS, UPCALL_VECTOR},
     xen::errno::{EEXIST, EINVAL, ENOENT},
@@ -20,7 +20,6 @@ use pv_abi::{
     msr::arch,
     selectors::{USER_CS, USER_DS},
 };
-use spin::Mutex;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `struct vcpu_guest_context`, by its offsets: what is of use.

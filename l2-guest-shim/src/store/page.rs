@@ -4,13 +4,12 @@
 use super::{Connection, Pipe, Store};
 use crate::{
     devices, guest,
-    hw::{area::Area, memory},
+    hw::{area::Area, lock::Mutex, memory},
 };
 use core::sync::atomic::{
     AtomicU8, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use spin::Mutex;
 
 /// Bytes of either ring.
 const SIZE: u32 = 1024;
