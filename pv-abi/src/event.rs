@@ -35,6 +35,11 @@ pub const fn has_error_code(vector: u8) -> bool {
 pub const RFLAGS_ALLOWED: u64 = 0x0025_4dd5;
 /// RFLAGS bits that are always set while a guest runs: IF and bit 1.
 pub const RFLAGS_FORCED: u64 = 0x202;
+/// RFLAGS bits that no CPU has set while a guest runs: IOPL, VM, those of virtual interrupts, and those that are
+/// always 0.
+pub const RFLAGS_NEVER: u64 = !(RFLAGS_ALLOWED | RFLAGS_FORCED);
+/// The flags that arithmetic sets: CF PF AF ZF SF OF.
+pub const RFLAGS_ARITHMETIC: u64 = 0x8d5;
 /// Trap flag.
 pub const RFLAGS_TF: u64 = 1 << 8;
 /// Interrupt flag.

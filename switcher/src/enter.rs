@@ -97,6 +97,7 @@ global_asm!(
     EXIT_FAILED = const exit::FAILED_ENTRY,
     EXIT_VIRTUAL_8086 = const exit::VIRTUAL_8086,
     EXIT_LOST = const exit::LOST,
+    RFLAGS_NEVER = const event::RFLAGS_NEVER as i32,
     RFLAGS_VM_BYTE = const tables::RFLAGS_VM >> 16,
 );
 

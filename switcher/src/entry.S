@@ -229,7 +229,7 @@ page_fault:
     jne 1f
     cmp dword ptr [rsp + 48], {USER_SS}
     jne 1f
-    test byte ptr [rsp + 34], {RFLAGS_VM_BYTE}
+    test dword ptr [rsp + 32], {RFLAGS_NEVER}
     jnz 1f
 
     mov rax, [rip + .Larea + {PVCS}]

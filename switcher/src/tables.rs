@@ -17,8 +17,9 @@ pub const LDT_SELECTOR: u16 = 0x50;
 pub const STAR: u64 = 0x23 << 48 | (L1_CS as u64) << 32;
 /// RFLAGS.VM.
 pub const RFLAGS_VM: u64 = 1 << 17;
-/// SFMASK: TF IF DF IOPL NT RF AC, and VM (see `switcher_virtual_8086`).
-pub const SFMASK: u64 = 0x0005_7700 | RFLAGS_VM;
+/// SFMASK: TF IF DF IOPL NT RF AC, and all that no guest has: VM (see `switcher_virtual_8086`), and what an
+/// emulator that has them nonetheless would keep for ever.
+pub const SFMASK: u64 = 0x0005_7700 | event::RFLAGS_NEVER & 0xffff_ffff;
 
 const GDT_ENTRIES: usize = 17;
 /// GDT limit.

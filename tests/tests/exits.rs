@@ -21,7 +21,7 @@ const MOST: &[(&str, u64)] = &[
     ("end_of_interrupt", 310),
     ("self_ipi", 475),
     ("self_ipi_handled", 800),
-    ("timer_to_running", 830),
+    ("timer_to_running", 840),
     ("timer_to_halted", 710),
     ("user_to_kernel", 25),
     ("kernel_to_user_by_sysret", 35),

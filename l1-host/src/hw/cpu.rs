@@ -33,6 +33,12 @@ pub fn load_cr3(root: u64) {
     unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) }
 }
 
+/// RFLAGS as L1 runs with: all clear.
+pub fn reset_flags() {
+    // SAFETY: interrupts stay off, and compiled code counts on no flag but DF, which is to be clear.
+    unsafe { asm!("push 2", "popfq") }
+}
+
 /// The time-stamp counter.
 #[inline]
 #[must_use]

@@ -16,7 +16,7 @@ use crate::{
     stats::Reason,
 };
 use core::{mem, sync::atomic::Ordering::Relaxed};
-use pv_abi::event;
+use pv_abi::event::{self, RFLAGS_ARITHMETIC, RFLAGS_FORCED, RFLAGS_NEVER};
 use switcher::{Exit, block::NO_PAGE, exit, mode};
 
 impl Vcpu {
@@ -220,13 +220,17 @@ impl Vcpu {
         // 2. The roots are the MMU's, whose fixed entries are the switcher window of this VM and
         //    the VM window; the block's copies are of the same pair.
         // 3. `sysret` is set only where RCX, R11 and RIP were checked (`hypercall`, `eretu`).
-        // 4. RFLAGS and selectors were sanitized wherever they were set from guest values.
+        // 4. RFLAGS and selectors were sanitized wherever they were set from guest values, and RFLAGS
+        //    are looked at whenever a guest is left.
         unsafe { switcher::enter::enter(door, &mut self.context) };
         #[cfg(feature = "switcher-traps")]
         crate::traps::remains::left(cpu);
         self.remote.leave();
         self.unload_debug();
         self.context.sysret = 0;
+        if self.context.rflags & RFLAGS_NEVER != 0 {
+            self.disbelieve_flags();
+        }
         self.mode = if cpu.block.mode.load(Relaxed) & mode::SUPERVISOR != 0 {
             Mode::Supervisor
         } else {
@@ -235,6 +239,17 @@ impl Vcpu {
         if !planted(Flaw::EarlyOutdated) {
             cpu.block.absent_page.store(NO_PAGE, Relaxed);
         }
+    }
+
+    /// The CPU has shown flags that no CPU has. Behind CMPXCHG8B and CMPXCHG16B QEMU 7.2's emulator may show an
+    /// operand of an earlier instruction among them. With that as its RFLAGS the guest would go on with any
+    /// IOPL, and copy backwards. The arithmetic flags are all that can be kept.
+    #[cold]
+    #[inline(never)]
+    fn disbelieve_flags(&mut self) {
+        // Where the emulator looked after other things meanwhile, they have become L1's.
+        cpu::reset_flags();
+        self.context.rflags = self.context.rflags & RFLAGS_ARITHMETIC | RFLAGS_FORCED;
     }
 
     /// Loads CR3 if it has not the root that the guest is to be entered with, or must forget what the CPU

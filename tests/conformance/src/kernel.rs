@@ -16,6 +16,8 @@ snippets! {
     read_gs: "mov eax, gs";
     undefined: "ud2";
     undefined_with_flags: "push 0x40cd7" "popfq" "ud2";
+    cmpxchg16b: "push 0x202" "popfq" "add r8, rbx" "mov r9, [rsi]" "cmpxchg16b [rsi]"
+        "mov r9, [rdi]" "pushfq" "pop rax";
     divide: "xor eax, eax" "xor edx, edx" "div eax";
     int3: "int3";
     int4: "int 4";

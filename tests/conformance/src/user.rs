@@ -157,6 +157,8 @@ snippets! {
     ".user", "ud2";
     syscall: "syscall";
     nops: "nop" "nop" "nop" "nop";
+    cmpxchg16b: "push 0x202" "popfq" "add r8, rbx" "mov r9, [rsi]" "cmpxchg16b [rsi]"
+        "mov r9, [rdi]" "pushfq" "pop rax" "syscall";
     divide: "xor eax, eax" "xor edx, edx" "div eax";
     int3: "int3";
     int4: "int 4";

@@ -1,11 +1,15 @@
 //! Exceptions in either mode: vector, error code, RIP, what is saved, what the entry finds.
 
-use super::{Group, Setting, check};
+use super::{
+    Group, Setting, check,
+    page_faults::{Access::Write, kernel_access, user_access},
+};
 use crate::{
     abi,
     code::Code,
     counters::{Counters, counted},
     entry, kernel,
+    paging::{self, A, D, NX, P, U, W},
     probe::Probe,
     registers::{Equal, Registers},
     tap::{Case, Verdict, equal, holds, skip},
@@ -35,6 +39,7 @@ pub const GROUP: Group = Group {
         check("jump_to_non_canonical", "EVT-7", jump_to_non_canonical),
         check("sse_exception", "EVT-7", sse_exception),
         check("alignment_check", "EVT-7", alignment_check),
+        check("flags_behind_cmpxchg16b", "EVT-1 EVT-2 EVT-8", flags_behind_cmpxchg16b),
         check("sysenter", "EVT-6", sysenter),
         check("kernel_only_instructions", "INS-18", kernel_only_instructions),
     ],
@@ -79,6 +84,49 @@ fn from_user() -> Verdict {
         counted("events", seen.events, 1).case(name)?;
     }
     Start::of(user::code::reset_x87()).run().is_syscall(user::code::reset_x87().end)
+}
+
+/// CMPXCHG16B leaves all flags but ZF alone. Behind it QEMU 7.2's emulator shows an operand of an earlier
+/// instruction as RFLAGS. None of that is to come true for a guest, whether it hears of the exit or not.
+fn flags_behind_cmpxchg16b() -> Verdict {
+    /// CF, PF, AF, ZF, SF, OF.
+    const ARITHMETIC: u64 = 0x8d5;
+    /// CPUs set it in what a fault saves, emulators may not.
+    const RF: u64 = 1 << 16;
+    if abi::native_cpuid(1, 0)[2] & 1 << 13 == 0 {
+        return skip("this CPU has no CMPXCHG16B");
+    }
+    let touched = paging::set_area(63, paging::frame(63) | P | W | U | A | D | NX);
+    // DF; IOPL; TF, NT and VM; AC and ID; each with one that is always 0.
+    for operand in [0x8000_0400, 0x8000_3000, 0x8002_4100, 0x8024_0000] {
+        for target in [paging::area(64), NON_CANONICAL] {
+            let fill = target != NON_CANONICAL;
+            let prepare = |r: &mut Registers| (r.rbx, r.rsi, r.rdi) = (operand, touched, target);
+            for user in [false, true] {
+                // Whoever touches it comes to the hypervisor.
+                paging::set_area(64, 0);
+                paging::set_area(64, paging::frame(64) | P | W | U | A | D | NX);
+                user_access(Write, touched);
+                kernel_access(Write, touched);
+                let found = if user {
+                    let trap = Start::of(user::code::cmpxchg16b()).with(prepare).run();
+                    equal("a system call", trap.vector.is_none().into(), fill.into())?;
+                    if fill { trap.registers.rax } else { trap.event.rflags }
+                } else {
+                    let done = Probe::of(kernel::code::cmpxchg16b()).with(prepare).run();
+                    equal("its end", done.event.is_none().into(), fill.into())?;
+                    // The virtual IF is clear.
+                    if fill { done.registers.rax } else { done.event().rflags | RFLAGS_IF }
+                };
+                equal("RFLAGS", found & !(ARITHMETIC | RF), RFLAGS_FORCED).case(if user {
+                    "user mode"
+                } else {
+                    "supervisor mode"
+                })?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The same in supervisor mode, through the other entry.
