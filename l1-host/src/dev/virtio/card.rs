@@ -149,9 +149,9 @@ impl Card {
     /// The driver is ready: it need not tell of buffers for frames to come, which are looked for when one
     /// has come. It uses one pair until it asks for more.
     pub fn started(&self, vm: &Vm, front: &mut Front) {
-        let asked = if planted(Flaw::PairsUnasked) { self.pairs.len() } else { 1 };
-        self.used.store(asked, Relaxed);
-        for pair in 0..self.address.most_pairs(front.registers.accepted()) {
+        let most = self.address.most_pairs(front.registers.accepted());
+        self.used.store(if planted(Flaw::PairsUnasked) { most } else { 1 }, Relaxed);
+        for pair in 0..most {
             if let Some(queue) = front.queue(receive_queue(pair))
                 && let Err(broken) = queue.silence(vm)
             {
