@@ -8,6 +8,7 @@ use super::{
     control::{self, Control},
     device::{self, PAIRS_MOST, Properties},
     nodes::{self, Asked, Blank},
+    places::{Half, Pair, pairs},
     receive::{self, Receive},
     transmit::{self, Cuts, Transmit},
 };
@@ -33,13 +34,11 @@ use core::sync::atomic::{
 };
 use pv_abi::{
     PAGE_SIZE,
-    ext::devices::SLOTS,
     virtio::net::{
         RECEIVE, TRANSMIT,
         feature::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6},
     },
 };
-use spin::Mutex;
 
 /// Bytes that a pair needs for queues and headers.
 const PAIR_BYTES: u64 = receive::SIZE + transmit::SIZE;
@@ -56,83 +55,9 @@ struct Card {
     pairs: u8,
 }
 
-/// A half of a pair that is connected: how its ring is bridged to queue `queue`.
-struct Half<T> {
-    slot: Slot,
-    queue: usize,
-    bridge: T,
-    /// The device has been started, and nobody wants to reset it.
-    open: bool,
-}
-
-/// What all vCPUs reach of it.
-struct Place<T> {
-    half: Mutex<Option<Half<T>>>,
-    /// The port by which the front end is told, and tells.
-    port: AtomicU32,
-    /// The vCPU that is told by the device, or [`NOBODY`].
-    vcpu: AtomicU32,
-}
-
-impl<T> Place<T> {
-    const fn new() -> Self {
-        Self { half: Mutex::new(None), port: AtomicU32::new(0), vcpu: AtomicU32::new(NOBODY) }
-    }
-
-    fn fill(&self, slot: Slot, queue: usize, bridge: T, port: u32, vcpu: u32) {
-        *self.half.lock() = Some(Half { slot, queue, bridge, open: false });
-        self.port.store(port, SeqCst);
-        self.vcpu.store(vcpu, SeqCst);
-    }
-
-    fn set_open(&self, open: bool) {
-        if let Some(half) = &mut *self.half.lock() {
-            half.open = open;
-        }
-    }
-
-    /// Nobody serves it any more.
-    fn shut(&self) {
-        self.vcpu.store(NOBODY, SeqCst);
-        self.port.store(0, SeqCst);
-        self.set_open(false);
-    }
-
-    fn is_told(&self, vcpu: u32) -> bool {
-        self.vcpu.load(SeqCst) == vcpu
-    }
-
-    fn has(&self, port: u32) -> bool {
-        self.port.load(SeqCst) == port
-    }
-}
-
-struct Pair {
-    receive: Place<Receive>,
-    transmit: Place<Transmit>,
-}
-
-/// No vCPU.
-const NOBODY: u32 = u32::MAX;
-
 static CARDS: Shown<Card> = Shown::new();
 /// How many of them there are.
 static COUNT: AtomicU32 = AtomicU32::new(0);
-/// By cards: [`PAIRS_MOST`] for each of the first [`MULTI_CARDS`], one for each other.
-static PAIRS: [Pair; MULTI_CARDS * PAIRS_MOST + SLOTS - MULTI_CARDS] =
-    [const { Pair { receive: Place::new(), transmit: Place::new() } };
-        MULTI_CARDS * PAIRS_MOST + SLOTS - MULTI_CARDS];
-
-/// The pairs that card `index` may have.
-fn pairs(index: u8) -> &'static [Pair] {
-    let index = usize::from(index);
-    let (first, count) = match index.checked_sub(MULTI_CARDS) {
-        None => (index * PAIRS_MOST, PAIRS_MOST),
-        Some(further) => (MULTI_CARDS * PAIRS_MOST + further, 1),
-    };
-    PAIRS.get(first..first + count).unwrap_or_default()
-}
-
 /// Puts the card in `slot` into the store before the kernel runs; false if it cannot be shown.
 pub fn attach(slot: Slot, store: &mut Store) -> bool {
     let number = slot.number();

@@ -9,7 +9,7 @@
 use super::{
     control,
     front::Front,
-    net::{self, Address, Header, Role, SCRATCH, Spread, receive_queue, transmit_queue},
+    net::{self, Address, Header, Role, Spread, receive_queue, transmit_queue},
     queue::Chain,
     slots::{Device, Function},
 };
@@ -25,7 +25,7 @@ use crate::{
             frame::Frame,
             guard::Guard,
             network::{self, Network},
-            segment::{LONGEST_SEGMENT, Version},
+            segment::Version,
         },
     },
     hw::cpu,
@@ -33,9 +33,12 @@ use crate::{
     vm::Vm,
 };
 use alloc::{boxed::Box, sync::Arc};
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use pair::{Pair, Sending};
 use pv_abi::{bundle, ext::devices::CARD_PAIRS_MOST, virtio::net::HEADER};
 use spin::Mutex;
+
+mod pair;
 
 /// How much is sent at once, one frame after another: a guest that goes on sending goes on when its vCPU has
 /// its turn. A frame counts one, and one for each so many bytes, which may be segments.
@@ -45,11 +48,6 @@ const PER_EFFORT: usize = 1024;
 const AROUND: usize = ETHERNET + 4;
 /// Commands that are answered at once.
 const COMMANDS_AT_ONCE: usize = 16;
-/// Names of the counters of frames, by pairs of queues.
-const SENT: [&str; CARD_PAIRS_MOST] =
-    ["net_tx_queue_0", "net_tx_queue_1", "net_tx_queue_2", "net_tx_queue_3"];
-const RECEIVED: [&str; CARD_PAIRS_MOST] =
-    ["net_rx_queue_0", "net_rx_queue_1", "net_rx_queue_2", "net_rx_queue_3"];
 
 /// A card.
 #[derive(Debug)]
@@ -63,17 +61,7 @@ pub struct Card {
     used: AtomicUsize,
     /// What it may send, and be sent.
     rates: Option<[Mutex<Bucket>; 2]>,
-    /// What came of its frames.
-    pub counts: Counts,
-}
-
-/// A pair of queues.
-#[derive(Debug)]
-struct Pair {
-    sending: Mutex<Sending>,
-    /// Frames, where there are several pairs.
-    sent: AtomicU64,
-    received: AtomicU64,
+    counts: Counts,
 }
 
 /// Where a frame goes.
@@ -81,27 +69,6 @@ struct Pair {
 enum Way {
     Out,
     In,
-}
-
-#[derive(Debug)]
-struct Sending {
-    /// Where the frame is in the guest's memory.
-    chain: Box<Chain>,
-    /// The frame that is being sent, its header first.
-    scratch: Box<[u8]>,
-    /// Its segments, one after another.
-    segment: Box<[u8]>,
-}
-
-impl Pair {
-    fn new() -> Self {
-        let sending = Sending {
-            chain: Box::default(),
-            scratch: alloc::vec![0; SCRATCH].into(),
-            segment: alloc::vec![0; LONGEST_SEGMENT].into(),
-        };
-        Self { sending: Mutex::new(sending), sent: AtomicU64::new(0), received: AtomicU64::new(0) }
-    }
 }
 
 impl Card {
@@ -128,12 +95,9 @@ impl Card {
         Some((card, front))
     }
 
-    /// How many frames were in each pair of queues, where there are several.
-    pub fn by_pairs(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        let sent = SENT.iter().zip(self.pairs.iter().map(|pair| &pair.sent));
-        let received = RECEIVED.iter().zip(self.pairs.iter().map(|pair| &pair.received));
-        let counted = sent.chain(received).map(|(&name, count)| (name, count.load(Relaxed)));
-        counted.filter(|(_, count)| *count > 0)
+    /// What came of its frames, and where there are several pairs how many were in each.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.counts.each().chain(pair::counters(&self.pairs))
     }
 
     /// From here on, frames for it come to `vm`.

@@ -163,9 +163,7 @@ impl Slots {
         let mut add = |counter| add_counter(&mut sums, counter);
         for function in self.functions() {
             match function {
-                Function::Card(card) => {
-                    card.counts.each().chain(card.by_pairs()).for_each(&mut add);
-                }
+                Function::Card(card) => card.counters().for_each(&mut add),
                 Function::Vsock(vsock) => vsock.counters().for_each(&mut add),
                 Function::Disk(disk) => disk.counters().for_each(&mut add),
                 Function::Entropy | Function::Terminal(_) => {}

@@ -250,6 +250,7 @@ pub fn both_send() -> Verdict {
 
 /// Each queue of a pair may have a vector of its own.
 pub fn vectors() -> Verdict {
+    two()?;
     let device_vector =
         |vector| equal("DEVICE_VECTOR", abi::call(call::DEVICE_VECTOR, [SECOND, vector, 0, 0]), 0);
     device_vector(0x61)?;
