@@ -117,6 +117,10 @@ crate::flaw::flaws! {
     EarlyOutdated = "early-outdated",
     /// A queue's own vector is forgotten.
     QueueVectorIgnored = "queue-vector-ignored",
+    /// Frames of one flow come to several queues.
+    FlowsScattered = "flows-scattered",
+    /// Frames come to queues that the driver has not asked to use.
+    PairsUnasked = "pairs-unasked",
     /// Devices interrupt the vCPU that accesses them.
     DevicesInterruptAny = "devices-interrupt-any",
     /// No flaw: the extension has a later minor version, with all that this may bring.

@@ -60,7 +60,7 @@ pub fn store_changed(store: &mut Store, area: Area) {
 pub fn follow(binding: Binding, port: u32, vcpu: u32, area: Area) {
     match binding {
         Binding::Disk(disk, queue) => blk::follow(disk, queue, vcpu, area),
-        Binding::Card(card) => net::follow(card, port, vcpu),
+        Binding::Card(card, pair) => net::follow(card, pair, port, vcpu, area),
         _ => {}
     }
 }

@@ -23,8 +23,8 @@ pub enum Binding {
     Unbound,
     /// A ring of the disk with the first number: that with the second.
     Disk(u8, u8),
-    /// A ring of the network card with this number, or both.
-    Card(u8),
+    /// A ring of the network card with the first number, or both: of the pair with the second.
+    Card(u8, u8),
 }
 
 /// A port.

@@ -62,18 +62,22 @@ pub static TRAPS: [[TrapGate; 256]; MAX_VCPUS] =
 pub static PORTS: Mutex<Ports> = Mutex::new(Ports::new());
 
 /// What the spare frames hold: shared_info, a page for messages to L1, the grant table, pages for the
-/// queues of devices.
+/// queues of devices, and more for network cards with several pairs of queues.
 const SHARED_INFO_PAGE: u64 = 0;
 const MESSAGE_PAGE: u64 = 1;
 const GRANT_PAGE: u64 = 2;
-/// Frames of the grant table, of 512 entries each: a network card alone takes up to 514.
-pub const GRANT_FRAMES: u64 = 20;
+/// Frames of the grant table, of 512 entries each: a network card alone takes up to 514 for each pair of queues.
+pub const GRANT_FRAMES: u64 = 32;
 const DEVICE_PAGE: u64 = GRANT_PAGE + GRANT_FRAMES;
-/// Pages for devices, and how many a device gets: enough for any in every slot.
-const DEVICE_PAGES: u64 = SPARE_FRAMES - DEVICE_PAGE;
-/// See [`device_pages`].
+/// Pages that any device gets: see [`device_pages`].
 pub const PAGES_OF_DEVICE: u64 = 4;
-const _: () = assert!(DEVICE_PAGES >= PAGES_OF_DEVICE * SLOTS as u64);
+const CARD_PAGE: u64 = DEVICE_PAGE + PAGES_OF_DEVICE * SLOTS as u64;
+/// Network cards that may have several pairs of queues: so many pages, grants and places are too much for one in every
+/// slot.
+pub const MULTI_CARDS: usize = 4;
+/// Pages that such a card gets: see [`card_pages`].
+pub const PAGES_OF_CARD: u64 = 11;
+const _: () = assert!(SPARE_FRAMES == CARD_PAGE + PAGES_OF_CARD * MULTI_CARDS as u64);
 
 /// The fixed facts of this guest.
 #[derive(Debug)]
@@ -161,6 +165,13 @@ pub fn facts() -> &'static Facts {
 #[must_use]
 pub fn device_pages(slot: u32) -> u64 {
     facts().devices + u64::from(slot) * PAGES_OF_DEVICE * PAGE_SIZE as u64
+}
+
+/// The [`PAGES_OF_CARD`] of network card `index`, one of the first [`MULTI_CARDS`]: guest-physical address.
+#[must_use]
+pub fn card_pages(index: u8) -> u64 {
+    let first = facts().devices + (CARD_PAGE - DEVICE_PAGE) * PAGE_SIZE as u64;
+    first + u64::from(index) * PAGES_OF_CARD * PAGE_SIZE as u64
 }
 
 /// The table that the kernel lends pages by.

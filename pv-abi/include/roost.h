@@ -538,6 +538,9 @@
 // Queues that a disk has at most: one for each vCPU up to this number.
 #define ROOST_DEVICES_DISK_QUEUES_MOST 4
 
+// Pairs of queues that a network card has at most: one for each vCPU up to this number.
+#define ROOST_DEVICES_CARD_PAIRS_MOST 4
+
 // Entries that a queue has at most.
 #define ROOST_DEVICES_QUEUE_MOST 0x100u
 

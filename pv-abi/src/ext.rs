@@ -315,7 +315,7 @@ pub struct WindowFrames {
 }
 
 /// Frames behind [`WindowFrames::spare`].
-pub const SPARE_FRAMES: u64 = 86;
+pub const SPARE_FRAMES: u64 = 142;
 
 impl WindowFrames {
     /// Lays the frames out for `ram_pages` of RAM, `image_pages` of shim and `vcpus` vCPUs.

@@ -148,7 +148,8 @@ pub mod block {
 pub mod net {
     /// DeviceID.
     pub const DEVICE: u32 = 1;
-    /// The queues: buffers for frames to come, and frames to send.
+    /// The first pair of queues: buffers for frames to come, and frames to send. Other pairs follow, and then the
+    /// control queue.
     pub const RECEIVE: usize = 0;
     pub const TRANSMIT: usize = 1;
     /// Bytes before each frame.
@@ -166,6 +167,8 @@ pub mod net {
         pub const HOST_TSO6: u64 = 1 << 12;
         pub const MRG_RXBUF: u64 = 1 << 15;
         pub const STATUS: u64 = 1 << 16;
+        pub const CTRL_VQ: u64 = 1 << 17;
+        pub const MQ: u64 = 1 << 22;
         /// L1's own, with [`MRG_RXBUF`]: of a frame to come that is still to be divided, the second buffer
         /// comes back empty, and is one of NUM_BUFFERS. Xen's front ends are told of the division there.
         pub const SPACER: u64 = 1 << 51;
@@ -181,6 +184,17 @@ pub mod net {
         pub const MAX_VIRTQUEUE_PAIRS: u64 = 8;
         /// 16 bits.
         pub const MTU: u64 = 10;
+    }
+
+    /// Commands of the control queue: class, command, what the command is about; the answer is a byte.
+    pub mod control {
+        /// Class of what pairs of queues are used.
+        pub const MQ: u8 = 4;
+        /// Its command, with the number of pairs, 16 bits.
+        pub const VQ_PAIRS_SET: u8 = 0;
+        /// Answers.
+        pub const OK: u8 = 0;
+        pub const ERR: u8 = 1;
     }
 
     /// The header: offsets of its fields, 16 bits each but for the first two.

@@ -270,6 +270,7 @@ fn devices_are_the_specifications() {
     assert_says("## 1.10 ", &["0xfeb00000 + n * 0x1000", "n is 0 to 15", "line 8 + n"]);
     assert_eq!((devices::SLOTS, devices::QUEUE_MOST), (16, 256));
     assert_eq!(devices::DISK_QUEUES_MOST, 4);
+    assert_eq!(devices::CARD_PAIRS_MOST, 4);
     assert_says(
         "## 2.9 ",
         &["has 16 slots", "of up to 256 entries", "the number of vCPUs, 4 at most"],

@@ -115,9 +115,9 @@ fn a_guest_of_6_12_with_two_vcpus_reaches_the_host() {
 }
 
 /// A guest in a configuration file, with these cards.
-fn guest(kernel: Kernel, name: &str, initrd: &Path, cards: &[&str]) -> String {
+fn guest(kernel: Kernel, name: &str, initrd: &Path, vcpus: u32, cards: &[&str]) -> String {
     let mut text = format!(
-        "[[guest]]\nname = \"{name}\"\nkernel = \"{}\"\ninitrd = \"{}\"\n\
+        "[[guest]]\nname = \"{name}\"\nkernel = \"{}\"\ninitrd = \"{}\"\nvcpus = {vcpus}\n\
          append = \"console=hvc0 quiet\"\nmemory = \"192M\"\n",
         kernel.file().display(),
         initrd.display()
@@ -144,8 +144,8 @@ fn two_guests_reach_each_other_and_nobody_else() {
     let initrds = [Kernel::Cloud, Kernel::Cloud612].map(|kernel| ramdisk(&folder, kernel));
     let text = format!(
         "console = \"focus\"\ncpus = 2\n{}{}",
-        guest(Kernel::Cloud, "a", &initrds[0], &["network = \"lan\""]),
-        guest(Kernel::Cloud612, "b", &initrds[1], &["network = \"lan\""]),
+        guest(Kernel::Cloud, "a", &initrds[0], 1, &["network = \"lan\""]),
+        guest(Kernel::Cloud612, "b", &initrds[1], 1, &["network = \"lan\""]),
     );
     let config = folder.file("roost.toml", text.as_bytes());
     let mut console = folder.run_config(&config).limit(300).piped();
@@ -184,6 +184,90 @@ fn two_guests_reach_each_other_and_nobody_else() {
     console.end().assert_l1_is_sound();
 }
 
+/// Many flows between two guests, of two vCPUs and of four: each goes by one of the pairs of queues that there are, from
+/// the kernel's to L1's. All are used, and each vCPU hears of its own.
+#[test]
+fn each_vcpu_has_a_pair_of_queues() {
+    const FLOWS: usize = 64;
+    let folder = Folder::new();
+    let kernels = [(1, Kernel::Cloud, "a", 2), (2, Kernel::Cloud612, "b", 4)];
+    let mut text = "console = \"focus\"\ncpus = 2\n".to_owned();
+    for (_, kernel, name, vcpus) in kernels {
+        let initrd = ramdisk(&folder, kernel);
+        text += &guest(kernel, name, &initrd, vcpus, &["network = \"lan\""]);
+    }
+    let config = folder.file("roost.toml", text.as_bytes());
+    let mut console = folder.run_config(&config).limit(300).piped();
+    for (number, .., vcpus) in kernels {
+        if number == 2 {
+            console.send(&format!("{ESCAPE}2"));
+            console.expect("(2 of 2)");
+            console.send("\n");
+        }
+        console.expect_shell();
+        load(&mut console, "eth0");
+        let expected: String = ["rx", "tx"]
+            .iter()
+            .flat_map(|way| (0..vcpus).map(move |queue| format!("{way}-{queue}\n")))
+            .collect();
+        assert_eq!(console.succeed("ls -1 /sys/class/net/eth0/queues"), expected);
+        console.succeed(&format!("ip addr add 192.168.77.{number}/24 dev eth0"));
+        console.succeed("ip link set eth0 up && ip link set lo up");
+        console.succeed("dd if=/dev/urandom of=/tmp/sent bs=32k count=4 && httpd -h /tmp");
+    }
+    // The kernel has its own idea of who is to hear of which; each vCPU is to hear of its own.
+    for (number, .., vcpus) in kernels.into_iter().rev() {
+        focus(&mut console, number);
+        for vcpu in 0..vcpus {
+            console.succeed(&format!(
+                "for line in $(grep vif0-q{vcpu}- /proc/interrupts | cut -d: -f1); do \
+                 echo {vcpu} >/proc/irq/$line/smp_affinity_list || exit 1; done"
+            ));
+        }
+    }
+    console.succeed(&format!(
+        "(for round in $(seq {}); do all=; for flow in 1 2 3 4 5 6 7 8; do \
+         wget -q -O /tmp/got$flow http://192.168.77.2/sent & all=\"$all $!\"; done; \
+         for one in $all; do wait $one || exit 1; done; done)",
+        FLOWS / 8
+    ));
+    focus(&mut console, 2);
+    let sent = console.succeed("sha256sum </tmp/sent");
+    focus(&mut console, 1);
+    for flow in 1..=8 {
+        assert_eq!(console.succeed(&format!("sha256sum </tmp/got{flow}")), sent);
+    }
+    for (number, .., vcpus) in kernels {
+        focus(&mut console, number);
+        let table = console.succeed("cat /proc/interrupts");
+        for vcpu in 0..vcpus {
+            for way in ["rx", "tx"] {
+                let name = format!("vif0-q{vcpu}-{way}");
+                let line = table.lines().find(|line| line.ends_with(&name));
+                let count = line.and_then(|line| line.split_whitespace().nth(1 + vcpu as usize));
+                let count = count.and_then(|count| count.parse::<u64>().ok());
+                assert!(count.is_some_and(|count| count > 20), "{name}: {table}");
+            }
+        }
+        check_log(&mut console);
+    }
+    for _ in 0..2 {
+        console.send("poweroff\n");
+        console.expect("powered off");
+    }
+    let ended = console.end();
+    ended.assert_l1_is_sound();
+    for (.., name, vcpus) in kernels {
+        let stats = ended.guests.iter().find(|stats| stats.name() == name).expect("statistics");
+        for queue in 0..vcpus {
+            for way in ["rx", "tx"] {
+                let frames = stats.counter(&format!("net_{way}_queue_{queue}"));
+                assert!(frames > 20, "{name}, {way} {queue}: {frames} frames, {stats:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_guest_has_several_cards() {
     let folder = Folder::new();
@@ -196,7 +280,7 @@ fn a_guest_has_several_cards() {
         "network = \"other\"",
         "network = \"third\"\nmtu = 9000",
     ];
-    let config = folder.file("roost.toml", guest(kernel, "many", &initrd, &cards).as_bytes());
+    let config = folder.file("roost.toml", guest(kernel, "many", &initrd, 1, &cards).as_bytes());
     let mut guest = folder.run_config(&config).limit(240).piped();
     guest.expect_shell();
     load(&mut guest, "eth4");

@@ -127,7 +127,7 @@ impl Disk {
             queues.push(setup);
             self.rings += 1;
         }
-        let started = start(&self.slot, device::wanted(queues.len()), &queues)
+        let started = start(&self.slot, device::wanted(queues.len()), (0..).zip(queues))
             .filter(|()| (0..self.rings).all(|queue| self.follow(queue)));
         if started.is_none() {
             log(format_args!("the disk in slot {} does not start", self.slot.number()));

@@ -48,7 +48,7 @@ fn send(at: u64, area: Area) -> Outcome {
         Binding::Console => console::kick(area),
         Binding::Store => page::kick(area),
         Binding::Disk(disk, queue) => blk::kick(disk, queue, area),
-        Binding::Card(card) => net::kick(card, port, area),
+        Binding::Card(card, pair) => net::kick(card, pair, port, area),
         // Nobody listens yet.
         Binding::Unbound => {}
         Binding::Ipi => guest::raise(port, area),
@@ -132,7 +132,7 @@ fn status(at: u64) -> Outcome {
         Ok(bound) => match bound.binding {
             Binding::Free => (CLOSED, 0, 0),
             Binding::Unbound => (UNBOUND, bound.vcpu, 0),
-            Binding::Console | Binding::Store | Binding::Disk(..) | Binding::Card(_) => {
+            Binding::Console | Binding::Store | Binding::Disk(..) | Binding::Card(..) => {
                 (INTERDOMAIN, bound.vcpu, 0)
             }
             Binding::Virq(number) => (VIRQ, bound.vcpu, number),

@@ -3,9 +3,10 @@
 //!
 //! `nodes` is what the store says of a card, `netif` understands what is in the front end's rings.
 //! `transmit` moves frames from one ring to the device's queue, `receive` from the other queue to the
-//! other ring; `connection` is both. `headers` finds the checksum in a frame, `device` looks at the device.
+//! other ring. `control` has the device use several pairs of queues, `headers` finds the checksum in a frame, `device`
+//! looks at the device. `places` holds what is connected.
 
-pub mod connection;
+pub mod control;
 pub mod device;
 pub mod headers;
 pub mod netif;
@@ -13,6 +14,8 @@ pub mod nodes;
 pub mod receive;
 pub mod transmit;
 
+#[cfg(target_os = "none")]
+mod places;
 #[cfg(target_os = "none")]
 mod service;
 #[cfg(target_os = "none")]

@@ -54,10 +54,14 @@ pub fn negotiate(registers: &impl Registers, wanted: u64) -> Option<u64> {
     (registers.read(mmio::STATUS) & FEATURES_OK != 0).then_some(features)
 }
 
-/// Has the device use `queues`, the first of which is its number 0; they are empty. `None` if it refuses.
-pub fn start(registers: &impl Registers, wanted: u64, queues: &[Setup]) -> Option<()> {
+/// Has the device use `queues`, each with its number; they are empty. `None` if it refuses.
+pub fn start(
+    registers: &impl Registers,
+    wanted: u64,
+    queues: impl IntoIterator<Item = (u32, Setup)>,
+) -> Option<()> {
     negotiate(registers, wanted)?;
-    for (number, &(entries, parts)) in (0..).zip(queues) {
+    for (number, (entries, parts)) in queues {
         registers.write(mmio::QUEUE_SEL, number);
         if (registers.read(mmio::QUEUE_NUM_MAX) as usize) < entries {
             return None;
@@ -148,7 +152,10 @@ mod tests {
         assert_eq!(config(&device, 8), 77);
         assert_eq!(negotiate(&device, VERSION_1 | 1 << 5 | 1 << 9), Some(VERSION_1 | 1 << 5));
         assert!(!device.runs());
-        assert_eq!(start(&device, VERSION_1, &[(128, [0x1_0000_1000, 0x2000, 0x3000])]), Some(()));
+        assert_eq!(
+            start(&device, VERSION_1, [(0, (128, [0x1_0000_1000, 0x2000, 0x3000]))]),
+            Some(())
+        );
         assert!(device.runs());
         let written = |offset| device.read(offset);
         assert_eq!((written(0x80), written(0x84)), (0x1000, 1));
@@ -159,12 +166,12 @@ mod tests {
     }
 
     #[test]
-    fn queues_are_numbered_in_their_order() {
+    fn queues_have_numbers() {
         let device = device();
-        let queues = [(128, [0x1000, 0x2000, 0x3000]), (64, [0x4000, 0x5000, 0x6000])];
-        assert_eq!(start(&device, VERSION_1, &queues), Some(()));
+        let queues = [(0, (128, [0x1000, 0x2000, 0x3000])), (5, (64, [0x4000, 0x5000, 0x6000]))];
+        assert_eq!(start(&device, VERSION_1, queues), Some(()));
         let last = [mmio::QUEUE_SEL, mmio::QUEUE_NUM, mmio::QUEUE_DEVICE_LOW];
-        assert_eq!(last.map(|offset| device.read(offset)), [1, 64, 0x6000]);
+        assert_eq!(last.map(|offset| device.read(offset)), [5, 64, 0x6000]);
     }
 
     #[test]
@@ -178,6 +185,6 @@ mod tests {
     fn a_short_queue_is_refused() {
         let device = device();
         device.write(mmio::QUEUE_NUM_MAX, 64);
-        assert_eq!(start(&device, VERSION_1, &[(128, [0; 3])]), None);
+        assert_eq!(start(&device, VERSION_1, [(0, (128, [0; 3]))]), None);
     }
 }

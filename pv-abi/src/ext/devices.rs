@@ -16,5 +16,7 @@ pub const STRIDE: u64 = 0x1000;
 pub const LINE: usize = 8;
 /// Queues that a disk has at most: one for each vCPU up to this number.
 pub const DISK_QUEUES_MOST: usize = 4;
+/// Pairs of queues that a network card has at most: one for each vCPU up to this number.
+pub const CARD_PAIRS_MOST: usize = 4;
 /// Entries that a queue has at most.
 pub const QUEUE_MOST: u32 = 256;

@@ -24,6 +24,8 @@ pub const HOST_TSO4: u64 = 1 << 11;
 pub const HOST_TSO6: u64 = 1 << 12;
 pub const MRG_RXBUF: u64 = 1 << 15;
 pub const STATUS: u64 = 1 << 16;
+pub const CTRL_VQ: u64 = 1 << 17;
+pub const MQ: u64 = 1 << 22;
 /// L1's own (guest ABI, NET-9).
 pub const SPACER: u64 = 1 << 51;
 /// Flag of a header: the checksum is left undone.
@@ -56,11 +58,23 @@ impl Card {
     /// Takes the card in `slot` over, the first or the second of the two that there may be at a time:
     /// with `features` and those it must accept.
     pub fn start(slot: u64, features: u64) -> Result<Self, Wrong> {
+        let card = Self::new(slot);
+        start(slot, features, &[&card.receive, &card.transmit])?;
+        Ok(card)
+    }
+
+    /// The same with further queues.
+    pub fn start_with(slot: u64, features: u64, [a, b, c]: [&Ring; 3]) -> Result<Self, Wrong> {
+        let card = Self::new(slot);
+        start(slot, features, &[&card.receive, &card.transmit, a, b, c])?;
+        Ok(card)
+    }
+
+    const fn new(slot: u64) -> Self {
         let base = FRAMES * (slot % 2) as usize;
         let receive = Ring::new(slot, RECEIVE, base);
         let transmit = Ring::new(slot, TRANSMIT, base + RING_FRAMES);
-        start(slot, features, &[&receive, &transmit])?;
-        Ok(Self { slot, base, receive, transmit })
+        Self { slot, base, receive, transmit }
     }
 
     /// Status.

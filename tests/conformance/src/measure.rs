@@ -1,7 +1,9 @@
 //! Measures what operations cost, in ticks of the TSC: instructions, where the machine counts them.
 
 use crate::{
-    abi, counters,
+    abi,
+    card::{Card, HEADER, TRANSMIT},
+    counters,
     disk::{DATA, Disk, kind},
     entry, extension, kernel,
     paging::{self, A, D, P, W},
@@ -28,6 +30,7 @@ pub fn run() {
     faults();
     fills();
     disk();
+    card();
 }
 
 fn print(name: &str, mut sample: impl FnMut() -> u64) {
@@ -88,6 +91,29 @@ fn disk() {
             let ticks = doorbell();
             let answered = disk.wait();
             if answered.is_ok() { ticks } else { u64::MAX }
+        });
+    }
+}
+
+/// Doorbells of the network card in slot 2, if there is one and another beside it: with nothing to send, and with frames
+/// of these lengths for that one.
+fn card() {
+    let (Ok(mut one), Ok(mut other)) = (Card::start(2, 0), Card::start(3, 0)) else { return };
+    let doorbell = || {
+        let registers = |r: &mut Registers| (r.r9, r.rbx, r.r10) = (call::DOORBELL, 2, TRANSMIT);
+        timed(Probe::of(kernel::code::timed_hypercall()).with(registers))
+    };
+    print("doorbell_card_nothing", doorbell);
+    let to = other.mac();
+    for (name, len) in [("doorbell_frame_60", 60), ("doorbell_frame_1514", 1514)] {
+        print(name, || {
+            other.make_room(0, 2048);
+            one.lay_out(to, one.mac(), len, 0);
+            one.transmit.describe(0, one.page(), HEADER + len, 0, 0);
+            one.transmit.offer(0);
+            let ticks = doorbell();
+            let done = one.transmit.take().is_some() && other.came().is_some();
+            if done { ticks } else { u64::MAX }
         });
     }
 }

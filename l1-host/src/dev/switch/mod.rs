@@ -6,6 +6,7 @@
 //! | [`frame`] | a frame, and what its sender has left to others: its checksum, its division into segments |
 //! | [`segment`] | dividing a frame where the receiver does not take it whole |
 //! | [`merge`] | joining segments into a frame for a receiver that takes it whole |
+//! | [`flow`] | which of a card's queues a frame comes to |
 //! | [`guard`] | whether a card may send a frame: whose address it bears |
 //! | [`counts`] | what came of frames |
 //! | `network` | the cards of a network, and its way out |
@@ -14,6 +15,7 @@
 //! is for no card is for the outside, and a frame for one card is never shown to another.
 
 pub mod counts;
+pub mod flow;
 pub mod frame;
 pub mod guard;
 pub mod merge;

@@ -153,8 +153,11 @@ impl Geometry {
         Identity {
             device: block::DEVICE,
             features,
-            queues: self.queues.into(),
-            queues_feature: several.then_some(MQ),
+            queues: if several {
+                [(MQ, self.queues.into()), (0, 1)].into()
+            } else {
+                [(0, 1)].into()
+            },
             config: words.into(),
         }
     }

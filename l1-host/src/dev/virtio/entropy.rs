@@ -15,13 +15,7 @@ pub const MOST: usize = 4096;
 #[must_use]
 pub fn identity() -> Identity {
     let features = feature::VERSION_1 | feature::INDIRECT_DESC;
-    Identity {
-        device: entropy::DEVICE,
-        features,
-        queues: 1,
-        queues_feature: None,
-        config: [].into(),
-    }
+    Identity { device: entropy::DEVICE, features, queues: [(0, 1)].into(), config: [].into() }
 }
 
 /// Fills the next chain of `queue` by `random`, and gives it back; false if there is none. `chain` is room

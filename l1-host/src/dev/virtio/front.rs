@@ -65,7 +65,7 @@ impl Front {
     /// The device in `slot`, just reset.
     #[must_use]
     pub fn new(slot: usize, identity: Identity) -> Self {
-        let own_routes = alloc::vec![None; identity.queues].into();
+        let own_routes = alloc::vec![None; identity.most_queues()].into();
         let registers = Registers::new(identity);
         let (route, stage) = (Route::Line, Stage::Open);
         let stops = [0; Broken::ALL.len()];

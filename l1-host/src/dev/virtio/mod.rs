@@ -1,7 +1,8 @@
 //! Virtio devices that L1 models for guests (virtio 1.2; spec 2.9).
 //!
 //! `registers` is the virtio-mmio block, `queue` walks a split virtqueue, `copy` is what most of the others do
-//! with its chains: `block` makes requests of a disk of them, `net` moves frames from and to a card's, `entropy`
+//! with its chains: `block` makes requests of a disk of them, `net` moves frames from and to a card's, `control`
+//! answers its commands, `entropy`
 //! fills them, `port` moves a console's bytes, `packet` those between sockets. They know no hardware and are
 //! tested on the host. The rest puts them together: `front` is what all devices have; `disk`, `card`, `random`,
 //! `terminal` and `vsock` do what these do; `slots` holds the devices.
@@ -9,6 +10,7 @@
 pub mod block;
 #[cfg(target_os = "none")]
 pub mod card;
+pub mod control;
 pub mod copy;
 #[cfg(target_os = "none")]
 pub mod disk;

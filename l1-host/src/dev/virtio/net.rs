@@ -17,10 +17,10 @@ use arrayvec::ArrayVec;
 use pv_abi::virtio::{
     feature::{INDIRECT_DESC, VERSION_1},
     net::{
-        self, HEADER,
+        self, HEADER, RECEIVE, TRANSMIT,
         feature::{
-            CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MAC, MRG_RXBUF, MTU,
-            SPACER, STATUS,
+            CSUM, CTRL_VQ, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MAC, MQ,
+            MRG_RXBUF, MTU, SPACER, STATUS,
         },
         header,
     },
@@ -43,24 +43,75 @@ pub struct Address {
     pub mac: Mac,
     /// Bytes of the longest packet in a frame.
     pub mtu: u16,
+    /// Its pairs of queues, 1 or more, if the driver can do with several.
+    pub pairs: u16,
+}
+
+/// What a queue is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Frames to come.
+    Receive,
+    /// Frames to send, of the pair with this number.
+    Transmit(usize),
+    /// Commands.
+    Control,
 }
 
 impl Address {
     /// What the register block says of it.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        let Self { mac: [a, b, c, d, e, f], mtu } = *self;
-        let [mtu_low, mtu_high] = mtu.to_le_bytes();
-        // Address, link up, one pair of queues, MTU.
-        let bytes = [[a, b, c, d], [e, f, 1, 0], [1, 0, mtu_low, mtu_high]];
+        let Self { mac: [a, b, c, d, e, f], mtu, pairs } = *self;
+        let ([mtu_low, mtu_high], [low, high]) = (mtu.to_le_bytes(), pairs.to_le_bytes());
+        // Address, link up, pairs of queues, MTU.
+        let bytes = [[a, b, c, d], [e, f, 1, 0], [low, high, mtu_low, mtu_high]];
+        let several = pairs > 1;
+        let queues = [(CTRL_VQ | MQ, 2 * usize::from(pairs) + 1), (CTRL_VQ, 3), (0, 2)];
         Identity {
             device: net::DEVICE,
-            features: VERSION_1 | INDIRECT_DESC | OWN,
-            queues: 2,
-            queues_feature: None,
+            features: VERSION_1 | INDIRECT_DESC | OWN | if several { CTRL_VQ | MQ } else { 0 },
+            queues: if several { queues.into() } else { [(0, 2)].into() },
             config: bytes.map(u32::from_le_bytes).into(),
         }
     }
+
+    /// The control queue of a driver that has accepted `features`: it is behind the pairs.
+    #[must_use]
+    pub fn control_queue(&self, features: u64) -> Option<usize> {
+        (features & CTRL_VQ != 0).then(|| 2 * self.most_pairs(features))
+    }
+
+    /// Pairs that a driver that has accepted `features` may use.
+    #[must_use]
+    pub fn most_pairs(&self, features: u64) -> usize {
+        let several = features & (CTRL_VQ | MQ) == CTRL_VQ | MQ;
+        if several { self.pairs.into() } else { 1 }
+    }
+
+    /// What queue `number` is for, if the driver has accepted `features`.
+    #[must_use]
+    pub fn role(&self, number: usize, features: u64) -> Role {
+        if self.control_queue(features) == Some(number) {
+            Role::Control
+        } else if number % 2 == TRANSMIT {
+            Role::Transmit(number / 2)
+        } else {
+            Role::Receive
+        }
+    }
+}
+
+/// The queue for frames to come of pair `pair`, and the one for frames to send.
+#[must_use]
+pub const fn receive_queue(pair: usize) -> usize {
+    2 * pair + RECEIVE
+}
+
+/// See [`receive_queue`].
+#[must_use]
+pub const fn transmit_queue(pair: usize) -> usize {
+    2 * pair + TRANSMIT
 }
 
 /// Features of cards.

@@ -46,8 +46,7 @@ pub fn identity(cid: u32) -> Identity {
     Identity {
         device: vsock::DEVICE,
         features,
-        queues: vsock::QUEUES,
-        queues_feature: None,
+        queues: [(0, vsock::QUEUES)].into(),
         config: [cid, 0].into(),
     }
 }

@@ -18,8 +18,7 @@ pub fn identity() -> Identity {
     Identity {
         device: console::DEVICE,
         features,
-        queues: console::QUEUES,
-        queues_feature: None,
+        queues: [(0, console::QUEUES)].into(),
         config: [].into(),
     }
 }

@@ -18,12 +18,24 @@ pub struct Identity {
     pub device: u32,
     /// Features it offers.
     pub features: u64,
-    /// Its queues.
-    pub queues: usize,
-    /// The feature without which there is only the first of them, if there is one.
-    pub queues_feature: Option<u64>,
+    /// How many queues there are for a driver that has accepted features: the first entry counts of whose features it
+    /// has all. The first of all has the most queues, the last no features.
+    pub queues: Box<[(u64, usize)]>,
     /// Its configuration space.
     pub config: Box<[u32]>,
+}
+
+impl Identity {
+    /// Its queues, if a driver accepts all that there is.
+    #[must_use]
+    pub fn most_queues(&self) -> usize {
+        self.queues.first().map_or(0, |&(_, queues)| queues)
+    }
+
+    fn queues_with(&self, accepted: u64) -> usize {
+        let fitting = self.queues.iter().find(|&&(needed, _)| accepted & needed == needed);
+        fitting.map_or(0, |&(_, queues)| queues)
+    }
 }
 
 /// The block.
@@ -31,6 +43,8 @@ pub struct Identity {
 pub struct Registers {
     identity: Identity,
     driven: Driven,
+    /// Queues that there are for a driver that has accepted what it has.
+    there: usize,
 }
 
 /// What the driver has set.
@@ -114,22 +128,17 @@ impl Registers {
     /// A device that was just reset.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        let queues = alloc::vec![Setup::default(); identity.queues].into();
+        let queues = alloc::vec![Setup::default(); identity.most_queues()].into();
         let driven = Driven { queues, ..Driven::default() };
-        Self { identity, driven }
-    }
-
-    /// Queues that there are for a driver that has accepted what it has.
-    fn there(&self) -> usize {
-        let accepted = |feature| self.driven.features & feature != 0;
-        if self.identity.queues_feature.is_none_or(accepted) { self.identity.queues } else { 1 }
+        let there = identity.queues_with(0);
+        Self { identity, driven, there }
     }
 
     /// The register at `offset`; `None` if there is none that can be read.
     #[must_use]
     pub fn read(&self, offset: u64) -> Option<u32> {
         let driven = &self.driven;
-        let chosen = driven.queues[..self.there()].get(driven.selected as usize);
+        let chosen = driven.queues[..self.there].get(driven.selected as usize);
         Some(match offset {
             mmio::MAGIC_VALUE => mmio::MAGIC,
             mmio::VERSION => mmio::VERSION_2,
@@ -155,7 +164,7 @@ impl Registers {
 
     /// Writes the register at `offset`; `None` if there is none that can be written.
     pub fn write(&mut self, offset: u64, value: u32) -> Option<Asked> {
-        let there = self.there();
+        let there = self.there;
         let driven = &mut self.driven;
         match offset {
             mmio::DEVICE_FEATURES_SEL => driven.device_features_high = value,
@@ -173,6 +182,7 @@ impl Registers {
                         _ if value != 0 => driven.features |= 1 << 63,
                         _ => {}
                     }
+                    self.there = self.identity.queues_with(driven.features);
                 }
             }
             mmio::QUEUE_SEL => driven.selected = value,
@@ -222,7 +232,7 @@ impl Registers {
 
     /// Queue `number`, if it is to be used.
     pub fn queue(&mut self, number: usize) -> Option<&mut Queue> {
-        let running = self.is_running() && number < self.there();
+        let running = self.is_running() && number < self.there;
         self.driven.queues.get_mut(number)?.queue.as_mut().filter(|_| running)
     }
 
@@ -254,6 +264,7 @@ impl Registers {
         let mut queues = core::mem::take(&mut self.driven.queues);
         queues.fill(Setup::default());
         self.driven = Driven { queues, ..Driven::default() };
+        self.there = self.identity.queues_with(0);
     }
 }
 

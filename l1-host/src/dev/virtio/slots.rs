@@ -30,7 +30,7 @@ use core::{
 use pv_abi::{
     bundle::{DeviceKind, Guest},
     ext::devices::{BASE, SLOTS, STRIDE},
-    virtio::{console, mmio, net, vsock},
+    virtio::{console, mmio, vsock},
 };
 use spin::Mutex;
 
@@ -126,7 +126,7 @@ impl Slots {
         for wanted in &guest.cards {
             let missing = NoDevice::Network(wanted.slot);
             let slot = slots.get_mut(usize::from(wanted.slot)).ok_or(missing)?;
-            let (card, front) = Card::new(wanted).ok_or(missing)?;
+            let (card, front) = Card::new(wanted, guest.vcpus).ok_or(missing)?;
             *slot = Some(Device::new(front, Function::Card(Box::new(card))));
         }
         let mut terminal = None;
@@ -163,7 +163,7 @@ impl Slots {
         let mut add = |counter| add_counter(&mut sums, counter);
         for function in self.functions() {
             match function {
-                Function::Card(card) => card.counts.each().for_each(&mut add),
+                Function::Card(card) => card.counters().for_each(&mut add),
                 Function::Vsock(vsock) => vsock.counters().for_each(&mut add),
                 Function::Disk(disk) => disk.counters().for_each(&mut add),
                 Function::Entropy | Function::Terminal(_) => {}
@@ -257,11 +257,10 @@ impl Device {
         Self { front: Mutex::new(front), function, unfinished: AtomicBool::new(false) }
     }
 
-    /// There is something new in `queue`.
-    fn notified(&self, vm: &Arc<Vm>, queue: usize) {
+    /// There is something new in `queue`; the driver has accepted `features`.
+    fn notified(&self, vm: &Arc<Vm>, queue: usize, features: u64) {
         match &self.function {
-            // Buffers to receive into are looked for when a frame has come.
-            Function::Card(_) if queue == net::RECEIVE => {}
+            Function::Card(card) => self.rest(vm, card.notified(vm, &self.front, queue, features)),
             // What has come waits for buffers.
             Function::Terminal(_) if queue == console::RECEIVE => {
                 terminal::read(vm, &mut self.front.lock());
@@ -282,11 +281,16 @@ impl Device {
                 disk.serve_all(vm, &self.front);
                 Rest::Nothing
             }
-            Function::Card(card) => card.send(vm, &self.front),
+            Function::Card(card) => card.serve_all(vm, &self.front),
             Function::Entropy => random::serve(vm, &mut self.front.lock()),
             Function::Terminal(terminal) => terminal.write(vm, &self.front),
             Function::Vsock(vsock) => vsock.send(vm, &self.front),
         };
+        self.rest(vm, rest);
+    }
+
+    /// What is left is done later, if anything is.
+    fn rest(&self, vm: &Vm, rest: Rest) {
         if rest == Rest::More {
             self.unfinished.store(true, Release);
             vm.devices.any_unfinished.store(true, Release);
@@ -344,8 +348,9 @@ pub fn write(vm: &Arc<Vm>, slot: u64, offset: u64, value: u32) -> Option<Written
             }
         }
         Asked::Notify(queue) => {
+            let features = front.registers.accepted();
             drop(front);
-            device.notified(vm, queue);
+            device.notified(vm, queue, features);
         }
         Asked::Reset => {
             front.reset(vm);

@@ -1,7 +1,7 @@
 //! Network cards. Slots 2 and 3 hold two that are on one network with no others; without them their checks
 //! are skipped.
 
-use super::{Group, Setting, check};
+use super::{Group, Setting, card_pairs, check};
 use crate::{
     abi,
     card::{
@@ -40,15 +40,23 @@ pub const GROUP: Group = Group {
         check("broken", "VIO-5", broken),
         check("private_pages", "VIO-5", private_pages),
         check("reset", "VIO-6", reset),
+        check("pairs", "NET-10 VIO-3 XHC-25", card_pairs::offered),
+        check("pairs_asked", "NET-10", card_pairs::asked),
+        check("pairs_commands", "NET-10", card_pairs::commands),
+        check("pairs_flows", "NET-11", card_pairs::flows),
+        check("pairs_send", "NET-10 NET-2 NET-7", card_pairs::both_send),
+        check("pairs_vectors", "NET-10 XHC-27 VIO-4", card_pairs::vectors),
+        check("pairs_broken", "NET-10 VIO-5 VIO-6", card_pairs::broken),
     ],
 };
 
-const FIRST: u64 = 2;
-const SECOND: u64 = 3;
+pub const FIRST: u64 = 2;
+pub const SECOND: u64 = 3;
 /// Everybody.
 const ALL: u64 = 0xffff_ffff_ffff;
 
-fn needed() -> Verdict {
+/// Skips a check without both cards.
+pub fn needed() -> Verdict {
     for slot in [FIRST, SECOND] {
         if read(slot, register::DEVICE_ID) != 1 {
             return skip("the slots hold no network cards");
@@ -67,11 +75,13 @@ fn start(features: u64) -> Result<[Card; 2], Wrong> {
     Ok(cards)
 }
 
-fn empty(card: &mut Card) -> Verdict {
+/// Nothing has come.
+pub fn empty(card: &mut Card) -> Verdict {
     holds("nothing has come", card.came().is_none())
 }
 
-fn came(card: &mut Card) -> Result<Came, Wrong> {
+/// What has come.
+pub fn came(card: &mut Card) -> Result<Came, Wrong> {
     card.came().ok_or(Wrong::differs("frames that have come", 0, 1))
 }
 
@@ -87,7 +97,7 @@ fn identity() -> Verdict {
         equal("features", found & wanted, wanted)?;
         let word = |at| read(slot, register::CONFIG + at);
         equal("link up", word(4) >> 16, 1)?;
-        equal("pairs of queues", word(8) & 0xffff, 1)?;
+        equal("pairs of queues", word(8) & 0xffff, card_pairs::pairs())?;
         equal("MTU", word(8) >> 16, 1500)?;
         *mac = word(0) | (word(4) & 0xffff) << 32;
         equal("the group bit", *mac & 1, 0)?;

@@ -1,6 +1,7 @@
 //! The checks, by subject, and the run over them.
 
 mod apic;
+mod card_pairs;
 mod cards;
 mod compat;
 mod control;

@@ -1,7 +1,7 @@
 //! Attacks on virtio devices by their registers: any access, and queues of any size, anywhere.
 //! May: nothing. Context: any. Input: random.
 
-use super::{frames, packets, requests, rings_smp};
+use super::{frames, packets, pairs, requests, rings_smp};
 use crate::{
     judge::{Group, Rounds, attack},
     runtime::{
@@ -9,7 +9,7 @@ use crate::{
         counters::Reason,
         memory, piece,
         trial::{Mode, Trial, Way},
-        virtio::{self, DATA, Device, RUNNING, fuzzed, read, write},
+        virtio::{self, DATA, Device, RUNNING, SEVERAL, fuzzed, read, write},
     },
 };
 use hostile::values;
@@ -20,7 +20,12 @@ use pv_abi::{
         devices::{BASE, QUEUE_MOST, SLOTS, STRIDE},
     },
     hypercall::EINVAL,
-    virtio::{block::feature::MQ, mmio, status, vsock},
+    virtio::{
+        block::feature::MQ,
+        mmio,
+        net::{self, config, feature::CTRL_VQ},
+        status, vsock,
+    },
 };
 use suite::{
     holds,
@@ -34,16 +39,17 @@ pub const GROUP: Group = Group {
     attacks: &[
         attack("calls", "VIO-1 VIO-2 XHC-23 XHC-24 XHC-25 XHC-26 XHC-27", 45, calls),
         attack("memory", "DEV-9 VIO-1 VIO-2", 50, in_memory),
-        attack("set_up", "VIO-3 VIO-5 BLK-6", 20, set_up),
+        attack("set_up", "VIO-3 VIO-5 BLK-6 NET-10", 20, set_up),
         attack("requests", "VIO-5 BLK-1 BLK-2", 40, requests::any),
         attack("floods", "VIO-5 BLK-2", 2, requests::floods),
         attack("resets", "VIO-6", 4, requests::resets),
         attack("tables", "MMU-5 PVCS-3 BLK-1", 2, requests::over_tables),
         attack("frames", "VIO-5 NET-2 NET-3", 50, frames::sent),
         attack("buffers", "VIO-5 NET-4 NET-6", 30, frames::received),
+        attack("pairs", "VIO-5 NET-10 NET-11", 40, pairs::pairs),
         attack("entropy", "VIO-5 RNG-1", 20, packets::entropy),
         attack("packets", "VIO-5 VSK-2 VSK-3", 40, packets::packets),
-        attack("rewritten", "VIO-5 VIO-6 BLK-6", 40, rings_smp::rewritten),
+        attack("rewritten", "VIO-5 VIO-6 BLK-6 NET-10", 40, rings_smp::rewritten),
         attack("endless", "VIO-5", 1, rings_smp::endless),
     ],
 };
@@ -166,10 +172,15 @@ fn one_call(random: &mut Random) -> Verdict<bool> {
             answer
         }
         6 => {
-            let queue = random.pick(&[0, 1, 2, 3, 0x1_0000_0000, u64::MAX]);
+            let queue = random.pick(&[0, 1, 2, 4, 5, 0x1_0000_0000, u64::MAX]);
             let answer = abi::call(call::DOORBELL, [slot, queue, 0, 0]);
-            let sockets = read(slot, mmio::DEVICE_ID) == u64::from(vsock::DEVICE);
-            let fine = queue < if sockets { 3 } else { 2 } && slot < SLOTS as u64;
+            // What a driver has accepted is left to chance.
+            let queues = match u32::try_from(read(slot, mmio::DEVICE_ID)) {
+                Ok(net::DEVICE) => 5,
+                Ok(vsock::DEVICE) => 3,
+                _ => 2,
+            };
+            let fine = queue < queues && slot < SLOTS as u64;
             holds!(answer == 0 && fine || answer == EINVAL, "queue {queue}: {answer:#x}");
             answer
         }
@@ -183,7 +194,7 @@ fn one_call(random: &mut Random) -> Verdict<bool> {
                 let queue = random.pick(&[0, 1, 2, 3, 0xff, u64::MAX >> 8]);
                 let second = queue << 8 | vector;
                 let answer = abi::call(call::QUEUE_VECTOR, [slot, second, vcpu, 0]);
-                let fine = !(1..16).contains(&(second & 0xff)) && vcpu < 2 && second >> 8 < 3;
+                let fine = !(1..16).contains(&(second & 0xff)) && vcpu < 2 && second >> 8 < 5;
                 holds!(
                     answer == 0 && fine || answer == EINVAL,
                     "queue vector {second:#x}: {answer:#x}"
@@ -310,9 +321,16 @@ fn set_up_one(random: &mut Random, device: Device) -> Verdict<SetUp> {
     write(device.slot, mmio::DEVICE_FEATURES_SEL, 0);
     let accepted = read(device.slot, mmio::DEVICE_FEATURES) & features;
     let is_card = read(device.slot, mmio::DEVICE_ID) == 1;
-    let both = is_card || accepted & MQ != 0;
-    let number = random.below(2);
-    let exists = both || number == 0;
+    let pairs = device.config(config::MAX_VIRTQUEUE_PAIRS) & 0xffff;
+    let queues = match (is_card, accepted & SEVERAL) {
+        (true, SEVERAL) => 2 * pairs + 1,
+        (true, CTRL_VQ) => 3,
+        (true, _) => 2,
+        (false, _) if accepted & MQ != 0 => 2,
+        (false, _) => 1,
+    };
+    let number = random.below(if is_card { 5 } else { 2 });
+    let exists = number < queues;
     let ring = device.ring(number);
     ring.clear();
     let size = random.pick(&[0, 1, 2, 3, 16, 256, 257, 512, 0x8000_0000, 0xffff_ffff]);
@@ -325,7 +343,7 @@ fn set_up_one(random: &mut Random, device: Device) -> Verdict<SetUp> {
     same!(found, u64::from(is_ready), "QueueReady with size {size:#x}, {parts:x?}");
     write(device.slot, mmio::STATUS, RUNNING);
     for queue in [number, number ^ 1, 2 + random.below(100)] {
-        let there = queue == 0 || queue == 1 && both;
+        let there = queue < queues;
         let answer = abi::call(call::DOORBELL, [device.slot, queue, 0, 0]);
         same!(answer, if there { 0 } else { EINVAL }, "DOORBELL of queue {queue}");
     }
@@ -338,7 +356,8 @@ fn set_up_one(random: &mut Random, device: Device) -> Verdict<SetUp> {
         write(device.slot, mmio::QUEUE_NOTIFY, number);
     }
     // The available ring's index is looked at first; of frames to come it is not, but a flag is set.
-    let receives = exists && is_card && number == 0;
+    let commands = accepted & CTRL_VQ != 0 && number + 1 == queues;
+    let receives = exists && is_card && number.is_multiple_of(2) && !commands;
     let looked_at = if receives { parts[2] } else { parts[1] + 2 };
     let has_stopped = device.needs_reset();
     if is_ready {

@@ -12,6 +12,7 @@ mod memory_limit;
 mod modes;
 mod msrs;
 mod packets;
+mod pairs;
 mod pvcs;
 mod requests;
 mod rewrite;

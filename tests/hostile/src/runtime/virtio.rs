@@ -30,6 +30,10 @@ const PATIENCE: u64 = 100;
 const FRAMES: u64 = 8;
 /// First frame behind those of all slots: for data.
 pub const DATA: u64 = 5 * FRAMES;
+/// Frames of queues behind the first two, whichever card's: three for each.
+const MORE: u64 = DATA + 200;
+/// What a card's driver accepts to have several pairs of queues.
+pub const SEVERAL: u64 = net::feature::CTRL_VQ | net::feature::MQ;
 
 /// What was fuzzed since [`reset_items`]: accesses to registers, descriptors, indices, headers.
 static ITEMS: AtomicU64 = AtomicU64::new(0);
@@ -162,11 +166,15 @@ impl Device {
         Ok(())
     }
 
-    /// The same with two queues, a disk too, of which the VM's second vCPU has one.
-    pub fn start_both(&self) -> Verdict {
+    /// The same with so many queues.
+    pub fn start_with(&self, features: u64, queues: u64) -> Verdict {
+        Self { queues, ..*self }.start(features)
+    }
+
+    /// The same with all that a VM with two vCPUs has: two of a disk's, and of a card's two pairs, and one for commands.
+    pub fn start_all(&self) -> Verdict {
         let is_disk = read(self.slot, mmio::DEVICE_ID) == u64::from(block::DEVICE);
-        let both = Self { queues: 2, ..*self };
-        both.start(if is_disk { block::feature::MQ } else { 0 })
+        if is_disk { self.start_with(block::feature::MQ, 2) } else { self.start_with(SEVERAL, 5) }
     }
 
     pub fn status(&self) -> u64 {
@@ -200,7 +208,10 @@ impl Device {
 
 impl Ring {
     const fn frame(&self, part: u64) -> u64 {
-        memory::frame(FRAMES * self.slot + 3 * self.number + part)
+        match self.number {
+            0 | 1 => memory::frame(FRAMES * self.slot + 3 * self.number + part),
+            number => memory::frame(MORE + 3 * (number - 2) + part),
+        }
     }
 
     /// Where its descriptors are, if the driver is sane.

@@ -85,10 +85,35 @@ fn headers_say_what_is_left_undone() {
 
 #[test]
 fn the_configuration_is_that_of_a_card() {
-    let identity = Address { mac: [2, 3, 4, 5, 6, 7], mtu: 1500 }.identity();
+    let card = Address { mac: [2, 3, 4, 5, 6, 7], mtu: 1500, pairs: 1 };
+    let identity = card.identity();
     let bytes: Vec<_> = identity.config.iter().flat_map(|word| word.to_le_bytes()).collect();
     assert_eq!(bytes, [2, 3, 4, 5, 6, 7, 1, 0, 1, 0, 0xdc, 5]);
-    assert_eq!((identity.device, identity.queues), (1, 2));
+    assert_eq!((identity.device, &*identity.queues), (1, &[(0, 2)][..]));
+    assert_eq!(identity.features & (CTRL_VQ | MQ), 0);
+    let identity = Address { pairs: 3, ..card }.identity();
+    assert_eq!(identity.config[2].to_le_bytes(), [3, 0, 0xdc, 5]);
+    assert_eq!(*identity.queues, [(CTRL_VQ | MQ, 7), (CTRL_VQ, 3), (0, 2)]);
+    assert_eq!(identity.features & (CTRL_VQ | MQ), CTRL_VQ | MQ);
+}
+
+#[test]
+fn the_control_queue_is_behind_the_pairs() {
+    let card = Address { mac: [2, 3, 4, 5, 6, 7], mtu: 1500, pairs: 3 };
+    for (features, control, pairs) in
+        [(CTRL_VQ | MQ, Some(6), 3), (CTRL_VQ, Some(2), 1), (MQ, None, 1), (0, None, 1)]
+    {
+        assert_eq!((card.control_queue(features), card.most_pairs(features)), (control, pairs));
+        for number in 0..7 {
+            let expected = match number {
+                _ if Some(number) == control => Role::Control,
+                1 | 3 | 5 => Role::Transmit(number / 2),
+                _ => Role::Receive,
+            };
+            assert_eq!(card.role(number, features), expected, "{number} {features:#x}");
+        }
+    }
+    assert_eq!((receive_queue(2), transmit_queue(2)), (4, 5));
 }
 
 #[test]

@@ -8,13 +8,7 @@ const OFFERED: u64 = VERSION_1 | 1 << 9;
 
 fn block() -> Registers {
     let config = [1, 2, 3, 4].into();
-    Registers::new(Identity {
-        device: 2,
-        features: OFFERED,
-        queues: 2,
-        queues_feature: None,
-        config,
-    })
+    Registers::new(Identity { device: 2, features: OFFERED, queues: [(0, 2)].into(), config })
 }
 
 fn all(block: &Registers) -> Vec<Option<u32>> {
@@ -45,11 +39,11 @@ const QUEUE: [(u64, u32); 5] = [
 /// A device whose queues beyond the first are for who accepts that, set up as far as DRIVER_OK.
 fn driven_with(features: u32) -> Registers {
     const SEVERAL: u64 = 1 << 9;
+    const MORE: u64 = 1 << 8;
     let identity = Identity {
         device: 2,
-        features: OFFERED,
-        queues: 3,
-        queues_feature: Some(SEVERAL),
+        features: OFFERED | MORE,
+        queues: [(SEVERAL | MORE, 4), (SEVERAL, 3), (0, 1)].into(),
         config: [].into(),
     };
     let mut block = Registers::new(identity);
@@ -72,6 +66,10 @@ fn further_queues_are_for_who_accepts_them() {
     assert_eq!(several.read(mmio::QUEUE_NUM_MAX), Some(QUEUE_MOST));
     assert_eq!(several.write(mmio::QUEUE_NOTIFY, 2), Some(Asked::Notify(2)));
     assert_eq!(several.write(mmio::QUEUE_NOTIFY, 3), None);
+
+    let mut all = driven_with(1 << 9 | 1 << 8);
+    assert_eq!(all.write(mmio::QUEUE_NOTIFY, 3), Some(Asked::Notify(3)), "who accepts more");
+    assert_eq!(all.write(mmio::QUEUE_NOTIFY, 4), None);
 
     let mut one = driven_with(0);
     assert!(one.queue(1).is_none(), "though it was set up");
