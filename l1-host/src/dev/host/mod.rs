@@ -13,6 +13,7 @@ mod entropy;
 mod find;
 mod hal;
 mod mmio;
+mod offload;
 mod pci;
 mod ring;
 mod transport;
