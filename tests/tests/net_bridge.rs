@@ -68,8 +68,8 @@ fn both_reach_each_other(kernel: Kernel, off: &[&str]) -> Option<Ended> {
     guest.send("poweroff\n");
     let ended = guest.end();
     ended.assert_powered_off();
-    let lost = ["net_tx_malformed", "net_rx_no_buffer", "net_rx_too_long"];
-    for name in lost {
+    // TCP sends again what a full queue has cost.
+    for name in ["net_tx_malformed", "net_rx_too_long"] {
         assert_eq!(counter(&ended, name), 0, "{name}: {}", ended.log);
     }
     assert!(counter(&ended, "net_tx_bytes") > 8 * MIB as u64, "{}", ended.log);

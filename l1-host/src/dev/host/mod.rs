@@ -13,7 +13,6 @@ mod entropy;
 mod find;
 mod hal;
 mod mmio;
-mod offload;
 mod pci;
 mod ring;
 mod transport;

@@ -4,13 +4,13 @@
 
 use super::{
     hal::{self, piece},
-    offload::{self, Features},
     ring::{Broken, CHAIN, Ring, Way},
     transport::Signals,
 };
 use crate::{
     dev::{
         Rest,
+        offload::{self, Features},
         switch::{
             ETHERNET, LONGEST, Mac,
             counts::{Counts, Lost},

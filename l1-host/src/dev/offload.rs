@@ -18,14 +18,23 @@ bitflags::bitflags! {
     /// Features that L1 knows.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Features: u64 {
+        /// It has an address.
         const MAC = net::feature::MAC;
+        /// It speaks virtio 1.
         const VERSION_1 = feature::VERSION_1;
+        /// It completes checksums of what is sent.
         const CSUM = net::feature::CSUM;
+        /// It divides what is sent by TCP over IPv4.
         const HOST_TSO4 = net::feature::HOST_TSO4;
+        /// The same over IPv6.
         const HOST_TSO6 = net::feature::HOST_TSO6;
+        /// Checksums of what comes may be left undone.
         const GUEST_CSUM = net::feature::GUEST_CSUM;
+        /// What comes by TCP over IPv4 may be long.
         const GUEST_TSO4 = net::feature::GUEST_TSO4;
+        /// The same over IPv6.
         const GUEST_TSO6 = net::feature::GUEST_TSO6;
+        /// What comes may be in several buffers.
         const MRG_RXBUF = net::feature::MRG_RXBUF;
 
         /// What needs [`Self::CSUM`].
@@ -93,7 +102,7 @@ mod tests {
     use super::*;
     use crate::dev::switch::{
         frame::Partial,
-        segment::{CHECKSUM, Division, LONGEST_SEGMENT, fixture},
+        segment::{Division, LONGEST_SEGMENT, fixture},
     };
     use proptest::prelude::*;
     use std::{vec, vec::Vec};
@@ -113,8 +122,8 @@ mod tests {
 
     #[test]
     fn a_device_completes_what_it_has_agreed_to() {
-        let checksum = Some(Partial { start: 34, offset: CHECKSUM });
-        let of = |version| Offload {
+        let checksum = Some(Partial { start: 34, offset: 16 });
+        let of = |version: Option<Version>| Offload {
             checksum,
             division: version.map(|version| Division { version, size: 1000 }),
         };
