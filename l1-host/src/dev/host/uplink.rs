@@ -350,7 +350,9 @@ impl State {
 
     /// The card is used no more. A device that was reset uses no memory.
     fn fail(&mut self, mac: Mac, why: Broken) {
-        self.failed = true;
+        if core::mem::replace(&mut self.failed, true) {
+            return;
+        }
         log!("network card {mac:02x?}: {why}: it is not used any more");
         self.transport.set_status(DeviceStatus::empty());
         while !self.transport.get_status().is_empty() {
