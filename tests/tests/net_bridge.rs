@@ -35,9 +35,8 @@ fn fetch(path: &str) -> Vec<u8> {
 
 /// What L1 counted of its own card.
 fn counter(ended: &Ended, name: &str) -> u64 {
-    let lines = ended.log.lines().filter(|line| line.contains("network card"));
-    let line =
-        lines.filter(|line| line.contains(" net_tx_frames ")).next_back().expect("its counters");
+    let mut lines = ended.log.lines().filter(|line| line.contains("network card"));
+    let line = lines.rfind(|line| line.contains(" net_tx_frames ")).expect("its counters");
     let mut words = line.split(' ');
     words.find(|word| *word == name).map_or(0, |_| words.next().unwrap().parse().unwrap())
 }
