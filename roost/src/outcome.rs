@@ -102,7 +102,9 @@ impl Outcome {
             Self::BootFailed => "the guest could not be started".into(),
             Self::Failed(what) => what.clone(),
             Self::Refused => {
-                "QEMU did not start: see its message, check --machine and --cpu".into()
+                "QEMU did not start: see its message (its bridge helper takes bridges that have a line \
+                 `allow NAME` in QEMU's bridge.conf), check --machine and --cpu"
+                    .into()
             }
             Self::TimedOut => "the time limit passed; QEMU was ended".into(),
             Self::Signalled(signal) => format!("ended by signal {signal}"),

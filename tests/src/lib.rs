@@ -8,6 +8,7 @@
 //! the checks of the Linux guest say (a thousand processes, a million switches), not a twentieth
 //! of it.
 
+pub mod bridge;
 pub mod built;
 pub mod disk;
 pub mod folder;

@@ -58,7 +58,16 @@ pub fn hash(folder: &Folder, bytes: &[u8]) -> String {
 /// There is no port.
 #[must_use]
 pub fn serve(bytes: Vec<u8>) -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    serve_at(Ipv4Addr::LOCALHOST, bytes)
+}
+
+/// The same, at `address` of this machine's.
+///
+/// # Panics
+/// There is no port.
+#[must_use]
+pub fn serve_at(address: Ipv4Addr, bytes: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind((address, 0)).expect("a port");
     let port = listener.local_addr().expect("a port").port();
     thread::spawn(move || {
         let (mut guest, _) = listener.accept().expect("the guest");

@@ -1,6 +1,7 @@
 //! Runs a machine with `roost run`, to its end or as a session.
 
 use crate::{
+    bridge::Bridge,
     built,
     folder::Folder,
     outcome::{Ended, Said},
@@ -122,6 +123,14 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn images(mut self, folder: PathBuf) -> Self {
         self.images = Some(folder);
+        self
+    }
+
+    /// Runs it where the bridge is.
+    #[must_use]
+    pub fn beside(mut self, bridge: &Bridge) -> Self {
+        let enter = bridge.enter(self.folder).into_iter().map(OsString::from);
+        self.program = enter.chain(self.program).collect();
         self
     }
 

@@ -7,6 +7,7 @@ pub mod gpt;
 #[cfg(target_os = "none")]
 pub mod host;
 pub mod ioapic;
+pub mod offload;
 pub mod switch;
 pub mod uart;
 pub mod virtio;

@@ -15,6 +15,9 @@ use virtio_drivers::{queue::VirtQueue, transport::SomeTransport};
 /// What is wrong with a device. It is used no more.
 pub type Broken = &'static str;
 
+/// Buffers that may hang together.
+pub const CHAIN: usize = 40;
+
 /// Who writes the buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -33,6 +36,8 @@ pub struct Ring<const SIZE: usize, const BUFFER: usize> {
     start: Hpa,
     /// The buffer behind each token.
     tokens: [Option<u16>; SIZE],
+    /// The buffer that follows each that the device has in a chain.
+    next: [Option<u16>; SIZE],
     /// Buffers that the device does not have.
     free: ArrayVec<u16, SIZE>,
 }
@@ -55,7 +60,7 @@ impl<const SIZE: usize, const BUFFER: usize> Ring<SIZE, BUFFER> {
         let pages = (SIZE * BUFFER / 4096) as u64;
         let start = memory::take_pages(pages, 4096).ok_or("L1 has too little memory")?;
         let free = (0..SIZE as u16).collect();
-        Ok(Self { queue, doorbell, way, start, tokens: [None; SIZE], free })
+        Ok(Self { queue, doorbell, way, start, tokens: [None; SIZE], next: [None; SIZE], free })
     }
 
     /// Whether the device interrupts when it has used a buffer.
@@ -71,6 +76,14 @@ impl<const SIZE: usize, const BUFFER: usize> Ring<SIZE, BUFFER> {
     /// Where a buffer is.
     pub fn at(&self, buffer: u16) -> Hpa {
         self.start.offset((usize::from(buffer) * BUFFER) as u64)
+    }
+
+    /// Buffers that the device does not have, enough for `len` bytes, and that are the caller's until they are
+    /// added; `None` if there are too few.
+    pub fn take_chain(&mut self, len: usize) -> Option<ArrayVec<u16, CHAIN>> {
+        let count = len.div_ceil(BUFFER);
+        let start = self.free.len().checked_sub(count).filter(|_| count <= CHAIN)?;
+        Some(self.free.drain(start..).collect())
     }
 
     /// A buffer that the device does not have, and that is the caller's until it is added.
@@ -104,39 +117,75 @@ impl<const SIZE: usize, const BUFFER: usize> Ring<SIZE, BUFFER> {
     /// # Errors
     /// [`Broken`].
     pub fn add(&mut self, buffer: u16, len: usize) -> Result<(), Broken> {
-        // SAFETY: the buffers are this ring's for ever, and nobody but the device uses one whose number
-        // is behind a token.
-        let token = unsafe {
-            let bytes = piece(self.at(buffer), len);
-            match self.way {
-                Way::Receive => self.queue.add(&[], &mut [bytes]),
-                Way::Transmit => self.queue.add(&[bytes], &mut []),
+        self.add_chain(&[buffer], len)
+    }
+
+    /// Gives `len` bytes to the device, in the first of `buffers` and those that follow, up to [`CHAIN`], each but
+    /// the last full.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn add_chain(&mut self, buffers: &[u16], len: usize) -> Result<(), Broken> {
+        let Some(&first) = buffers.first() else { return Ok(()) };
+        for pair in buffers.windows(2) {
+            self.next[usize::from(pair[0])] = Some(pair[1]);
+        }
+        let token = self.with_chain(first, len, |queue, way, pieces| {
+            // SAFETY: the buffers are this ring's for ever, and nobody but the device uses those whose first
+            // is behind a token.
+            unsafe {
+                match way {
+                    Way::Receive => queue.add(&[], pieces),
+                    Way::Transmit => queue.add(&shared(pieces), &mut []),
+                }
             }
-        };
+        });
         let place = token.ok().and_then(|token| self.tokens.get_mut(usize::from(token)));
-        *place.ok_or("its queue takes nothing")? = Some(buffer);
+        *place.ok_or("its queue takes nothing")? = Some(first);
         Ok(())
     }
 
     /// Takes a buffer back, and how much of it the device says it has written. It is the caller's until it is
-    /// added again.
+    /// added again. Those that follow it are too.
     ///
     /// # Errors
     /// [`Broken`].
     pub fn take(&mut self) -> Result<Option<(u16, usize)>, Broken> {
         let Some(token) = self.queue.peek_used() else { return Ok(None) };
         let place = self.tokens.get_mut(usize::from(token)).and_then(Option::take);
-        let buffer = place.ok_or("it gives back what it was not given")?;
-        // SAFETY: this is the buffer of `add`; the lengths are those that the queue keeps itself.
-        let len = unsafe {
-            let bytes = piece(self.at(buffer), BUFFER);
-            match self.way {
-                Way::Receive => self.queue.pop_used(token, &[], &mut [bytes]),
-                Way::Transmit => self.queue.pop_used(token, &[bytes], &mut []),
+        let first = place.ok_or("it gives back what it was not given")?;
+        let len = self.with_chain(first, usize::MAX, |queue, way, pieces| {
+            // SAFETY: these are the buffers of `add_chain`; the lengths are those that the queue keeps itself.
+            unsafe {
+                match way {
+                    Way::Receive => queue.pop_used(token, &[], pieces),
+                    Way::Transmit => queue.pop_used(token, &shared(pieces), &mut []),
+                }
             }
-        };
+        });
         let len = len.map_err(|_| "it changes what it gives back")?;
-        Ok(Some((buffer, len as usize)))
+        Ok(Some((first, len as usize)))
+    }
+
+    /// Calls `act` with the buffers from `first` on, `len` bytes of them if there are so many.
+    fn with_chain<T>(
+        &mut self,
+        first: u16,
+        len: usize,
+        act: impl for<'a> FnOnce(&mut VirtQueue<L1, SIZE>, Way, &'a mut [&'a mut [u8]]) -> T,
+    ) -> T {
+        let mut pieces: [&mut [u8]; CHAIN] = core::array::from_fn(|_| Default::default());
+        let (mut next, mut left, mut count) = (Some(first), len, 0);
+        for place in &mut pieces {
+            let Some(buffer) = next else { break };
+            let part = left.min(BUFFER);
+            // SAFETY: the buffers are this ring's for ever; whoever has one does not use it now.
+            *place = unsafe { piece(self.at(buffer), part) };
+            left -= part;
+            count += 1;
+            next = self.next[usize::from(buffer)];
+        }
+        act(&mut self.queue, self.way, &mut pieces[..count])
     }
 
     /// Takes all buffers back that the device has done with; they are free then.
@@ -144,9 +193,18 @@ impl<const SIZE: usize, const BUFFER: usize> Ring<SIZE, BUFFER> {
     /// # Errors
     /// [`Broken`].
     pub fn reclaim(&mut self) -> Result<(), Broken> {
-        while let Some((buffer, _)) = self.take()? {
-            self.free.push(buffer);
+        while let Some((first, _)) = self.take()? {
+            let mut chain = Some(first);
+            while let Some(buffer) = chain {
+                self.free.push(buffer);
+                chain = self.next[usize::from(buffer)].take();
+            }
         }
         Ok(())
     }
+}
+
+/// The same for a device that only reads.
+fn shared<'a>(pieces: &'a [&mut [u8]]) -> ArrayVec<&'a [u8], CHAIN> {
+    pieces.iter().map(|piece| &**piece).collect()
 }

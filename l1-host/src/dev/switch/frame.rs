@@ -62,6 +62,12 @@ impl<'a> Frame<'a> {
         self.segments().map_or(self.bytes.len(), |segments| segments.longest())
     }
 
+    /// Bytes of headers that all segments have; 0 of a frame that is not to be divided.
+    #[must_use]
+    pub fn header(&self) -> usize {
+        self.segments().map_or(0, |segments| segments.header())
+    }
+
     /// The frames that this is made of, with nothing left undone.
     #[must_use]
     pub fn completed(&self) -> Completed<'_> {

@@ -180,7 +180,7 @@ impl Version {
 }
 
 #[cfg(test)]
-pub(super) mod fixture {
+pub(in crate::dev) mod fixture {
     use super::*;
     use crate::dev::switch::frame::{Frame, Offload};
     use std::{vec, vec::Vec};
