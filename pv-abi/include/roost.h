@@ -323,6 +323,13 @@
 // RFLAGS bits that are always set while a guest runs: IF and bit 1.
 #define ROOST_EVENT_RFLAGS_FORCED 0x202ull
 
+// RFLAGS bits that no CPU has set while a guest runs: IOPL, VM, those of virtual interrupts, and
+// those that are always 0.
+#define ROOST_EVENT_RFLAGS_NEVER 0xffffffffffdab028ull
+
+// The flags that arithmetic sets: CF PF AF ZF SF OF.
+#define ROOST_EVENT_RFLAGS_ARITHMETIC 0x8d5ull
+
 // Trap flag.
 #define ROOST_EVENT_RFLAGS_TF 0x100ull
 
