@@ -119,7 +119,7 @@ pub struct RunArgs {
     /// A network card of the guest: behind QEMU's user networking, on a bridge of this machine, or on a
     /// network that goes nowhere, by a name of your choice. OPTIONS are `,mac=ADDRESS`, `,ip=ADDRESS` (the only one it may send by), `,rate=BITS` in a second
     /// (`100M`) and `,mtu=BYTES`. Several get slots in their order, after disks [default: none]
-    #[arg(long, value_name = "none|user|bridge=NAME|NAME[OPTIONS]", conflicts_with = "pack")]
+    #[arg(long, value_name = "none|user|bridge=NAME|card=ADDRESS|NAME[OPTIONS]")]
     pub net: Vec<NetOption>,
     /// A port of this machine's 127.0.0.1 that leads to the guest, with `--net user`
     #[arg(long, value_name = "[tcp:|udp:]HOSTPORT[:GUESTPORT]", requires = "net")]

@@ -67,7 +67,7 @@ pub fn write(args: &ImageArgs) -> Result<u8> {
     }
     let images = Images::find();
     let l1 = images.l1()?;
-    network::none_goes_out(&plan, "an image")?;
+    network::check_for_elsewhere(&plan, "an image")?;
     let contents = run::contents(&plan, files, disks, &images)?;
     // Nobody knows when it is started, and whoever looks at the console is at a terminal.
     let contents = Contents { wall_seconds: 0, console: plan.console(true), ..contents };

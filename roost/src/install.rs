@@ -10,13 +10,15 @@ use crate::{
     grub,
     images::Images,
     memory::{LEAST_GUEST, MIB, Size, l1_need, mib},
+    net::{NetPlan, Network},
     plan::{GuestPlan, MachinePlan, Origin, Plan},
     preflight, run,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart};
 use std::{
     fs::{self, Permissions},
+    io::ErrorKind,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -40,6 +42,10 @@ pub fn install(args: &InstallArgs) -> Result<()> {
     if args.undo {
         return undo(&args.root, &folder, &script);
     }
+    if args.apply {
+        // Before anything is written.
+        menu_program(&args.root)?;
+    }
     let system = System::look(&args.root)?;
     let images = Images::find();
     let l1 = images.l1()?;
@@ -54,21 +60,55 @@ pub fn install(args: &InstallArgs) -> Result<()> {
         explain(&system, &plan, (&folder, &script), &entry);
         return Ok(());
     }
-    let unwritable = |path: &Path| {
-        let shown = path.display().to_string();
-        move || format!("cannot write {shown}: become root")
-    };
-    fs::create_dir_all(&folder).with_context(unwritable(&folder))?;
-    fs::copy(l1, folder.join("l1")).with_context(unwritable(&folder))?;
-    run::write_bundle(&contents, &folder.join("bundle")).with_context(unwritable(&folder))?;
-    fs::write(&script, entry)
-        .and_then(|()| fs::set_permissions(&script, Permissions::from_mode(0o755)))
-        .with_context(unwritable(&script))?;
+    let is_new = !folder.exists();
+    let [own, bundle] = ["l1", "bundle"].map(|name| folder.join(name));
+    let files = [&own, &bundle, &script];
+    fs::create_dir_all(&folder).map_err(|why| unwritable(&folder, why.into()))?;
+    let written = write(&own, |new| Ok(fs::copy(&l1, new).map(drop)?))
+        .and_then(|()| write(&bundle, |new| run::write_bundle(&contents, new).map(drop)))
+        .and_then(|()| {
+            write(&script, |new| {
+                fs::write(new, &entry)?;
+                Ok(fs::set_permissions(new, Permissions::from_mode(0o755))?)
+            })
+        });
+    if written.is_err() {
+        for file in files {
+            let _ = fs::remove_file(new_name(file));
+        }
+        if is_new {
+            let _ = fs::remove_dir(&folder);
+        }
+        return written;
+    }
+    for file in files {
+        fs::rename(new_name(file), file).map_err(|why| unwritable(file, why.into()))?;
+    }
     println!("wrote {} and {}", folder.display(), script.display());
     update(&args.root)
 }
 
+/// Has `act` write what is to take the place of `file`.
+fn write(file: &Path, act: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    act(&new_name(file)).map_err(|why| unwritable(file, why))
+}
+
+/// The name of a file until it is whole; with a dot in it, it is no script to update-grub.
+fn new_name(file: &Path) -> PathBuf {
+    file.with_extension("new")
+}
+
+fn unwritable(path: &Path, why: Error) -> Error {
+    let advice = match why.root_cause().downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+        Some(ErrorKind::PermissionDenied) => ": become root",
+        Some(ErrorKind::StorageFull) => ": make room there; nothing was changed",
+        _ => "",
+    };
+    why.context(format!("cannot write {}{advice}", path.display()))
+}
+
 fn undo(root: &Path, folder: &Path, script: &Path) -> Result<()> {
+    menu_program(root)?;
     let mut found = false;
     for file in [script.to_owned(), folder.join("l1"), folder.join("bundle")] {
         if file.exists() {
@@ -86,12 +126,27 @@ fn undo(root: &Path, folder: &Path, script: &Path) -> Result<()> {
 
 /// Has the menu made anew, if it is this machine's.
 fn update(root: &Path) -> Result<()> {
-    if root != Path::new("/") {
-        println!("run {UPDATE} in {}, for its menu is as it was", root.display());
-        return Ok(());
+    match menu_program(root)? {
+        Some(program) => grub::complete(Command::new(program)),
+        None => {
+            println!("run {UPDATE} in {}, for its menu is as it was", root.display());
+            Ok(())
+        }
     }
-    let program = grub::program_of(UPDATE, "grub2-common")?;
-    grub::complete(Command::new(program))
+}
+
+/// What makes the menu anew, if it is this machine's.
+fn menu_program(root: &Path) -> Result<Option<PathBuf>> {
+    if root != Path::new("/") {
+        return Ok(None);
+    }
+    // `su` leaves a user's PATH, on which it is not.
+    let usual = Path::new("/usr/sbin").join(UPDATE);
+    if usual.exists() {
+        Ok(Some(usual))
+    } else {
+        grub::program_of(UPDATE, "grub2-common").map(Some)
+    }
 }
 
 /// The system as a guest.
@@ -111,6 +166,8 @@ fn plan(args: &InstallArgs, system: &System) -> Result<Plan> {
         access: Access::Write,
         name: None,
     };
+    let net =
+        |card: &system::Card| NetPlan { mtu: card.mtu, ..NetPlan::on(Network::Card(card.mac)) };
     let guest = GuestPlan {
         name: "system".into(),
         kernel: system.kernel.clone(),
@@ -122,7 +179,7 @@ fn plan(args: &InstallArgs, system: &System) -> Result<Plan> {
         restart: Restart::OnFailure,
         backend: Backend::Shadow,
         disks: vec![disk],
-        nets: Vec::new(),
+        nets: system.card.iter().map(net).collect(),
         devices: Vec::new(),
         core: None,
     };
@@ -141,10 +198,12 @@ fn rest(total: u64, files: u64) -> u64 {
 
 /// A script for /etc/grub.d that prints the menu's entry.
 fn menu_entry(system: &System) -> String {
-    let System { boot, boot_uuid, .. } = system;
+    let System { boot, boot_uuid, release, .. } = system;
     format!(
         "#!/bin/sh\n\
          # Written by `roost install`; `roost install --undo` removes it.\n\
+         # A system that has no longer this kernel has not its modules either.\n\
+         [ -e \"${{0%/*}}/../../boot/vmlinuz-{release}\" ] || exit 0\n\
          cat <<'END'\n\
          menuentry 'Roost, with this system as its guest' --class roost --id roost {{\n    \
          insmod part_gpt\n    insmod part_msdos\n    insmod ext2\n    insmod multiboot2\n    \
@@ -163,6 +222,13 @@ fn explain(system: &System, plan: &Plan, (folder, script): (&PathBuf, &PathBuf),
     println!("    append  {}", guest.append);
     println!("    memory  {}, {} vCPUs", mib(guest.memory), guest.vcpus);
     println!("    disk    {}, the whole disk {}", system.disk_words, system.disk_name);
+    match &system.card {
+        Some(card) => println!(
+            "    network the card {} ({}), which is eth0 or enX0 there",
+            card.name, card.mac
+        ),
+        None => println!("    network none: {}", system.no_card),
+    }
     println!("  {}, which is", script.display());
     entry.lines().for_each(|line| println!("    {line}"));
     println!("and run {UPDATE}.");

@@ -32,6 +32,8 @@ pub enum Network {
     User,
     /// A bridge of the host's.
     Bridge(String),
+    /// What the card with this address leads to, of a machine that is none of ours.
+    Card(Mac),
     /// Guests alone.
     Named(String),
 }
@@ -42,8 +44,11 @@ const LONGEST_NAME: usize = 15;
 impl FromStr for Network {
     type Err = String;
 
-    /// `user`, `bridge=NAME`, or a name.
+    /// `user`, `bridge=NAME`, `card=ADDRESS`, or a name.
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(address) = text.strip_prefix("card=") {
+            return address.parse().map(Self::Card);
+        }
         let (name, make): (_, fn(String) -> Self) = match text.strip_prefix("bridge=") {
             Some(bridge) => (bridge, Self::Bridge),
             None if text == "user" => return Ok(Self::User),
@@ -65,6 +70,7 @@ impl fmt::Display for Network {
         match self {
             Self::User => f.write_str("user"),
             Self::Bridge(name) => write!(f, "bridge={name}"),
+            Self::Card(mac) => write!(f, "card={mac}"),
             Self::Named(name) => f.write_str(name),
         }
     }
@@ -289,6 +295,9 @@ mod tests {
         assert_eq!(card("user"), NetPlan::on(Network::User));
         assert_eq!(card("lan").network, Network::Named("lan".into()));
         assert_eq!(card("bridge=br0").network, Network::Bridge("br0".into()));
+        let machine = card("card=02:00:00:00:00:01,mtu=1460");
+        assert_eq!(machine.network, Network::Card(Mac([2, 0, 0, 0, 0, 1])));
+        assert_eq!(machine.network.to_string(), "card=02:00:00:00:00:01");
         let full = card("user,mac=02:00:00:00:00:aB,ip=10.0.2.20,rate=16M,mtu=1400");
         assert_eq!(full.mac, Some(Mac([2, 0, 0, 0, 0, 0xab])));
         assert_eq!(full.ip, Some(Ipv4Addr::new(10, 0, 2, 20)));
@@ -302,6 +311,8 @@ mod tests {
             "bridge=",
             "bridge=a b",
             "bridge=0123456789abcdef",
+            "card=",
+            "card=eth0",
             "user,mac=03:00:00:00:00:01",
             "user,mac=00:00:00:00:00:00",
             "user,mac=2:0:0:0:0:1",

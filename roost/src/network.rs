@@ -39,7 +39,7 @@ impl MachineCard {
         let id = self.number;
         match &self.network {
             Network::Bridge(name) => format!("bridge,id=net{id},br={name}"),
-            Network::User | Network::Named(_) => {
+            Network::User | Network::Named(_) | Network::Card(_) => {
                 let forward = |(forward, ip): &(Forward, Ipv4Addr)| {
                     let Forward { protocol, host, guest } = forward;
                     format!(",hostfwd={protocol}:127.0.0.1:{host}-{ip}:{guest}")
@@ -66,9 +66,10 @@ impl MachineCard {
 /// # Errors
 /// The first thing found wrong and what to do about it.
 pub fn check(plan: &Plan) -> Result<Vec<MachineCard>> {
-    let mut seen = HashSet::new();
-    for guest in &plan.guests {
-        check_guest(guest, &mut seen).map_err(|why| plan.origin.about(guest, why))?;
+    check_guests(plan)?;
+    if let Some((guest, net)) = all(plan).find(|(_, net)| matches!(net.network, Network::Card(_))) {
+        let why = format!("network `{}` is for an image, or --pack: take `user`", net.network);
+        return Err(plan.origin.about(guest, why));
     }
     let mut ports = HashMap::new();
     for (guest, net) in all(plan) {
@@ -79,21 +80,30 @@ pub fn check(plan: &Plan) -> Result<Vec<MachineCard>> {
     machine_cards(plan)
 }
 
-/// Checks that no guest has a network that goes out: there is no QEMU of ours.
+/// Checks the cards of all guests, for a machine that is none of ours: networks that go out do it by cards that it
+/// has.
 ///
 /// # Errors
-/// One has; `command` says what was asked for.
-pub fn none_goes_out(plan: &Plan, command: &str) -> Result<()> {
-    match all(plan).find(|(_, net)| goes_out(&net.network)) {
-        None => Ok(()),
-        Some((guest, net)) => {
-            let network = &net.network;
-            let why = format!(
-                "network `{network}` cannot be used with {command}: no other machine monitor is told of it"
-            );
-            Err(plan.origin.about(guest, why))
-        }
+/// The first thing found wrong; `command` says what was asked for.
+pub fn check_for_elsewhere(plan: &Plan, command: &str) -> Result<()> {
+    let ours = |network: &Network| matches!(network, Network::User | Network::Bridge(_));
+    if let Some((guest, net)) = all(plan).find(|(_, net)| ours(&net.network)) {
+        let network = &net.network;
+        let why = format!(
+            "network `{network}` cannot be used with {command}: no other machine monitor is told of it; \
+             `card=ADDRESS` is what a card of the machine leads to"
+        );
+        return Err(plan.origin.about(guest, why));
     }
+    check_guests(plan)
+}
+
+fn check_guests(plan: &Plan) -> Result<()> {
+    let mut seen = HashSet::new();
+    for guest in &plan.guests {
+        check_guest(guest, &mut seen).map_err(|why| plan.origin.about(guest, why))?;
+    }
+    Ok(())
 }
 
 /// The networks as L1 is told of them.
@@ -141,12 +151,19 @@ fn goes_out(network: &Network) -> bool {
 }
 
 fn uplink_mac(network: &Network) -> Mac {
-    // No guest has a slot of this number.
-    Mac::derived(&network.to_string(), SLOTS)
+    match network {
+        Network::Card(mac) => *mac,
+        // No guest has a slot of this number.
+        _ => Mac::derived(&network.to_string(), SLOTS),
+    }
 }
 
 fn mac(guest: &GuestPlan, number: usize, net: &NetPlan) -> Mac {
-    net.mac.unwrap_or_else(|| Mac::derived(&guest.name, number))
+    net.mac.unwrap_or_else(|| match net.network {
+        // L1 needs no address of its own there, and providers let out what comes from this one alone.
+        Network::Card(mac) => mac,
+        _ => Mac::derived(&guest.name, number),
+    })
 }
 
 fn check_guest(guest: &GuestPlan, seen: &mut HashSet<Mac>) -> Result<()> {

@@ -85,7 +85,7 @@ pub fn pack(args: &RunArgs) -> Result<()> {
         let why = "`core` cannot be used with --pack: no other machine monitor is asked for memory";
         return Err(plan.origin.about(guest, why));
     }
-    network::none_goes_out(&plan, "--pack")?;
+    network::check_for_elsewhere(&plan, "--pack")?;
     let disks = disk::check_for_elsewhere(&plan)?;
     let guests = preflight::check(&plan)?;
     let contents = contents(&plan, guests, disks, &Images::find())?;

@@ -54,6 +54,11 @@ pub struct Qemu {
     pub cpus: u32,
 }
 
+/// The network card that [`Qemu::boot_with_card`] gives: its address, and its place on the bus.
+pub const CARD: &str = "52:54:00:01:02:03";
+/// See above.
+pub const CARD_AT: u32 = 9;
+
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
 
 impl Qemu {
@@ -67,6 +72,16 @@ impl Qemu {
         self.boot_beside(folder, image, &[])
     }
 
+    /// The same with a card behind QEMU's user networking.
+    ///
+    /// # Panics
+    /// QEMU cannot be started.
+    #[must_use]
+    pub fn boot_with_card<'a>(&self, folder: &'a Folder, image: &Path) -> Session<'a> {
+        let card = format!("virtio-net-pci,netdev=net,mac={CARD},addr={CARD_AT:x},romfile=");
+        self.start(folder, image, &["-netdev", "user,id=net", "-device", &card])
+    }
+
     /// The same beside disks with these names in the folder, which are raw and have no serials; the first
     /// is device 2 on the bus.
     ///
@@ -74,6 +89,18 @@ impl Qemu {
     /// QEMU cannot be started.
     #[must_use]
     pub fn boot_beside<'a>(&self, folder: &'a Folder, image: &Path, disks: &[&str]) -> Session<'a> {
+        let add = |(number, name): (usize, &&str)| {
+            let file = folder.path(name);
+            let drive = format!("if=none,id=beside{number},format=raw,file={}", file.display());
+            let device = format!("virtio-blk-pci,drive=beside{number},addr={:x}", number + 2);
+            ["-drive".into(), drive, "-device".into(), device]
+        };
+        let words: Vec<_> = disks.iter().enumerate().flat_map(add).collect();
+        self.start(folder, image, &words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// With more `words` for QEMU.
+    fn start<'a>(&self, folder: &'a Folder, image: &Path, words: &[&str]) -> Session<'a> {
         let slot = Slot::take();
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-M", "q35", "-accel", "tcg", "-cpu", "EPYC-v3,check=off"]);
@@ -87,12 +114,7 @@ impl Qemu {
             );
             command.args(["-bios", OVMF]);
         }
-        for (number, name) in disks.iter().enumerate() {
-            let file = folder.path(name);
-            let drive = format!("if=none,id=beside{number},format=raw,file={}", file.display());
-            let device = format!("virtio-blk-pci,drive=beside{number},addr={:x}", number + 2);
-            command.args(["-drive", &drive, "-device", &device]);
-        }
+        command.args(words);
         let file = image.display();
         match self.drive {
             // Before disks that look as if they could be booted.

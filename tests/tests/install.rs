@@ -6,7 +6,8 @@ use roost_tests::{
     disk::{DRIVER, check, debugfs, host, text},
     folder::Folder,
     gpt::{self, SECTOR},
-    machine::{Drive, Firmware, Qemu, assert_powered_off},
+    machine::{CARD, CARD_AT, Drive, Firmware, Qemu, assert_powered_off},
+    net,
     outcome::Said,
 };
 use std::{
@@ -39,9 +40,15 @@ exec switch_root /root /sbin/init
 const SYSTEM: &str = "#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t sysfs sys /sys
 /bin/busybox echo The system is up on $(/bin/busybox findfs UUID=12345678-9abc-def0-1234-56789abcdef0)
 /bin/busybox cat /proc/cmdline
 /bin/busybox echo it was here > /note
+/bin/busybox insmod /xen-netfront.ko
+while ! [ -e /sys/class/net/eth0 ]; do /bin/busybox sleep 0.1; done
+/bin/busybox ip link set eth0 up
+/bin/busybox udhcpc -n -q -t 8 -i eth0
+/bin/busybox ip addr show eth0
 /bin/busybox sync
 /bin/busybox mount -o remount,ro /
 /bin/busybox poweroff -f
@@ -58,7 +65,8 @@ fn system(folder: &Folder) -> PathBuf {
     let kernel = Kernel::Cloud;
     let release = kernel.release();
     folder.file("init", INIT.as_bytes());
-    let initrd = folder.busybox_with(kernel, DRIVER, &["--init", "init"]);
+    let drivers = [DRIVER, net::DRIVER];
+    let initrd = folder.busybox_with_all(kernel, &drivers, &["--init", "init"]);
     file(&format!("boot/vmlinuz-{release}"), &fs::read(kernel.file()).expect("the kernel"));
     file(&format!("boot/initrd.img-{release}"), &fs::read(initrd).expect("the ramdisk"));
     file("boot/grub/grub.cfg", b"");
@@ -76,6 +84,16 @@ fn system(folder: &Folder) -> PathBuf {
     file("run/udev/data/b254:0", table.as_bytes());
     file(&format!("sys/{SYS}/dev"), b"254:0\n");
     file(&format!("sys/{SYS}/vda2/partition"), b"2\n");
+    let card = format!("sys/devices/pci0000:00/0000:00:{CARD_AT:02x}.0/virtio2");
+    file(&format!("{card}/net/ens9/address"), format!("{CARD}\n").as_bytes());
+    file(&format!("{card}/net/ens9/mtu"), b"1500\n");
+    symlink("../..", root.join(&card).join("net/ens9/device")).expect("a link");
+    fs::create_dir_all(root.join("sys/class/net")).expect("temporary folder");
+    let target = format!("../../../{card}/net/ens9");
+    symlink(target, root.join("sys/class/net/ens9")).expect("a link");
+    let routes = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+                  ens9 00000000 0202000A 0003 0 0 100 00000000 0 0 0\n";
+    file("proc/net/route", routes.as_bytes());
     fs::create_dir_all(root.join("sys/dev/block")).expect("temporary folder");
     symlink(format!("../../{SYS}/vda2"), root.join("sys/dev/block/254:2")).expect("a link");
     root
@@ -100,12 +118,22 @@ fn it_is_said_done_and_undone() {
     let there = || files.map(|name| root.join(name).exists());
     let entry = "menuentry 'Roost, with this system as its guest'";
     let disk = format!("gpt:{DISK_TEXT}, the whole disk vda");
-    says(&install(&folder, &[]), &["Nothing is written", entry, &disk, "update-grub"]);
+    let card = format!("the card ens9 ({CARD})");
+    says(&install(&folder, &[]), &["Nothing is written", entry, &disk, &card, "update-grub"]);
     assert_eq!(there(), [false; 3]);
     install(&folder, &["--undo"]).refuses(2, &["nothing to undo"]);
     says(&install(&folder, &["--apply"]), &["wrote root/boot/roost"]);
     assert_eq!(there(), [true; 3]);
     says(&install(&folder, &["--apply"]), &["wrote root/boot/roost"]);
+    // What stands in the way of one file leaves the others as they are.
+    let [l1, new, obstacle] =
+        ["l1", "l1.new", "bundle.new"].map(|n| root.join("boot/roost").join(n));
+    fs::write(&l1, "old").expect("temporary folder");
+    fs::create_dir(&obstacle).expect("temporary folder");
+    install(&folder, &["--apply"]).refuses(2, &["cannot write root/boot/roost/bundle"]);
+    assert_eq!(fs::read(&l1).expect("L1"), b"old");
+    assert!(!new.exists());
+    fs::remove_dir(&obstacle).expect("it is ours");
     says(&install(&folder, &["--undo"]), &["removed root/boot/roost"]);
     assert_eq!(there(), [false; 3]);
     assert!(!root.join("boot/roost").exists());
@@ -117,21 +145,44 @@ fn it_is_said_done_and_undone() {
     said.refuses(2, &["too little for L1 and a guest of 690 MiB"]);
 }
 
-/// A FAT file system with GRUB for UEFI, whose menu is the system's own.
-fn firmware_partition(folder: &Folder, sectors: u64) -> Vec<u8> {
+/// GRUB for `platform`, whose menu is the system's own, in the file `name`.
+fn grub(folder: &Folder, platform: &str, name: &str, more: &[&str]) -> PathBuf {
     let menu =
         format!("search --no-floppy --fs-uuid --set=root {UUID}\nconfigfile /boot/grub/grub.cfg\n");
     folder.file("early.cfg", menu.as_bytes());
-    let [early, grub, image] = ["early.cfg", "grub.efi", "esp.img"].map(|name| folder.path(name));
-    let modules = ["part_gpt", "fat", "ext2", "search", "search_fs_uuid", "configfile", "normal"];
-    let more = ["multiboot2", "boot", "test", "part_msdos", "echo"];
-    let words = ["-O", "x86_64-efi", "-p", "/", "-c", text(&early), "-o", text(&grub)];
-    let _ = host("grub-mkimage", &[&words[..], &modules[..], &more[..]].concat());
+    let [early, grub] = ["early.cfg", name].map(|name| folder.path(name));
+    let words = ["-O", platform, "-p", "/", "-c", text(&early), "-o", text(&grub)];
+    let modules = ["part_gpt", "ext2", "search", "search_fs_uuid", "configfile", "normal"];
+    let others = ["multiboot2", "boot", "test", "part_msdos", "echo"];
+    let _ = host("grub-mkimage", &[&words[..], &modules[..], &others[..], more].concat());
+    grub
+}
+
+/// A FAT file system with GRUB for UEFI.
+fn firmware_partition(folder: &Folder, sectors: u64) -> Vec<u8> {
+    let grub = grub(folder, "x86_64-efi", "grub.efi", &["fat"]);
+    let image = folder.path("esp.img");
     fs::write(&image, vec![0; sectors as usize * SECTOR]).expect("temporary file");
     let _ = host("mformat", &["-i", text(&image), "-T", &sectors.to_string(), "::"]);
     let _ = host("mmd", &["-i", text(&image), "::/EFI", "::/EFI/BOOT"]);
     let _ = host("mcopy", &["-i", text(&image), text(&grub), "::/EFI/BOOT/BOOTX64.EFI"]);
     fs::read(image).expect("the partition")
+}
+
+/// Puts GRUB for BIOS before the first partition, at sector `at`, as grub-bios-setup does.
+fn put_bios_grub(folder: &Folder, disk: &mut [u8], at: u64, end: u64) {
+    /// Bytes of the first sector that are code.
+    const CODE: usize = 440;
+    /// Where it has the sector of the rest, and that has the sector of what follows its own first.
+    const NEXT: usize = 0x5c;
+    const LIST: usize = 0x1f4;
+    let mut boot = fs::read("/usr/lib/grub/i386-pc/boot.img").expect("package grub-pc-bin");
+    boot[NEXT..NEXT + 8].copy_from_slice(&at.to_le_bytes());
+    disk[..CODE].copy_from_slice(&boot[..CODE]);
+    let mut core = fs::read(grub(folder, "i386-pc", "core.img", &["biosdisk"])).expect("GRUB");
+    core[LIST..LIST + 8].copy_from_slice(&(at + 1).to_le_bytes());
+    assert!(core.len() <= (end - at) as usize * SECTOR, "GRUB has {} bytes", core.len());
+    disk[at as usize * SECTOR..][..core.len()].copy_from_slice(&core);
 }
 
 /// The disk of the system in `root`.
@@ -153,11 +204,21 @@ fn disk(folder: &Folder, root: &Path) -> PathBuf {
     };
     put(first, &firmware_partition(folder, second - first));
     put(second, &fs::read(&image).expect("the file system"));
+    put_bios_grub(folder, &mut disk, 64, first);
     folder.file("disk.img", &disk)
 }
 
 #[test]
 fn the_menu_starts_l1_with_the_system_as_its_guest() {
+    starts(Firmware::Uefi);
+}
+
+#[test]
+fn so_it_does_by_bios() {
+    starts(Firmware::Bios);
+}
+
+fn starts(firmware: Firmware) {
     let folder = Folder::new();
     let root = system(&folder);
     says(&install(&folder, &["--apply"]), &["wrote"]);
@@ -166,22 +227,26 @@ fn the_menu_starts_l1_with_the_system_as_its_guest() {
         fs::remove_dir_all(root.join(name)).expect("it is ours");
         fs::create_dir(root.join(name)).expect("it is ours");
     }
-    for name in ["bin", "sbin", "dev"] {
+    for name in ["bin", "sbin", "dev", "tmp"] {
         fs::create_dir_all(root.join(name)).expect("temporary folder");
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).expect("package busybox-static");
+    let module = "xen-netfront.ko";
+    fs::copy(folder.path(module), root.join(module)).expect("temporary folder");
     fs::write(root.join("sbin/init"), SYSTEM).expect("temporary folder");
     let _ = host("chmod", &["755", text(&root.join("sbin/init")), text(&root.join("bin/busybox"))]);
     let disk = disk(&folder, &root);
 
-    let machine =
-        Qemu { firmware: Firmware::Uefi, drive: Drive::Virtio("raw"), memory: 700, cpus: 1 };
-    let ended = machine.boot(&folder, &disk).end_within(120);
+    let machine = Qemu { firmware, drive: Drive::Virtio("raw"), memory: 700, cpus: 1 };
+    let ended = machine.boot_with_card(&folder, &disk).end_within(120);
     assert!(ended.said.out.contains("The system is up on /dev/xvda2"), "{ended:?}");
     assert!(
         ended.said.out.contains(&format!("root=UUID={UUID} ro quiet console=hvc0")),
         "{ended:?}"
     );
+    for words in ["lease of 10.0.2.15 obtained", &format!("link/ether {CARD}")] {
+        assert!(ended.said.out.contains(words), "{words}: {ended:?}");
+    }
     assert_powered_off(&ended);
     let after = fs::read(&disk).expect("the disk");
     let second = (2048 + 80 * 2048) * SECTOR;

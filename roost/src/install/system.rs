@@ -1,6 +1,10 @@
 //! Looks at a running Debian or Ubuntu system: its kernel, its root disk, its boot menu.
 //! Input: files of the system, most of them the kernel's and udev's.
 
+mod card;
+
+pub use card::Card;
+
 use crate::disk;
 use anyhow::{Context, Result, bail, ensure};
 use pv_abi::bundle::MachineDisk;
@@ -13,6 +17,8 @@ use std::{
 const DROPPED: &[&str] = &["BOOT_IMAGE=", "console=", "earlyprintk", "earlycon", "initrd="];
 /// The driver for disks that the guest's ramdisk must have.
 const DRIVER: &str = "xen-blkfront";
+/// How Linux writes places on the bus that L1 looks on.
+const BUS: &str = "0000:00:";
 
 /// What `roost install` needs to know of a system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +27,8 @@ pub struct System {
     pub kernel: PathBuf,
     /// The ramdisk of that.
     pub initrd: PathBuf,
+    /// The kernel's release.
+    pub release: String,
     /// Its command line, for a guest.
     pub cmdline: String,
     /// The disk that its root file system is on, by something that L1 can see too.
@@ -29,6 +37,10 @@ pub struct System {
     pub disk_words: String,
     /// Linux's name of it.
     pub disk_name: String,
+    /// The card that leads out of the machine, if L1 can drive it.
+    pub card: Option<Card>,
+    /// Why there is none.
+    pub no_card: String,
     /// The UUID of the file system that holds /boot.
     pub boot_uuid: String,
     /// The path of /boot on that.
@@ -58,15 +70,23 @@ impl System {
         let system_root = Device::of(root, &mounts, "/")?.context("nothing is mounted at /")?;
         let boot = Device::of(root, &mounts, "/boot")?;
         let (disk_name, disk, disk_words) = system_root.disk()?;
-        let (kernel, initrd) = kernel(root)?;
+        let release = text(root, "proc/sys/kernel/osrelease")?.trim().to_owned();
+        let (kernel, initrd) = kernel(root, &release)?;
         check_ramdisk(root)?;
         let boot_device = boot.as_ref().unwrap_or(&system_root);
         let boot_uuid = boot_device.property("ID_FS_UUID").with_context(|| {
             format!("{} has no UUID by which GRUB could find it", boot_device.name)
         })?;
+        let (card, no_card) = match Card::look(root) {
+            Ok(card) => (Some(card), String::new()),
+            Err(why) => (None, why),
+        };
         Ok(Self {
             kernel,
             initrd,
+            release,
+            card,
+            no_card,
             cmdline: cmdline(&text(root, "proc/cmdline")?, &system_root)?,
             disk,
             disk_words,
@@ -95,9 +115,7 @@ fn has_secure_boot(root: &Path) -> bool {
 }
 
 /// The kernel that runs, or the only one, and its ramdisk.
-fn kernel(root: &Path) -> Result<(PathBuf, PathBuf)> {
-    let release = text(root, "proc/sys/kernel/osrelease")?;
-    let release = release.trim();
+fn kernel(root: &Path, release: &str) -> Result<(PathBuf, PathBuf)> {
     let [kernel, initrd] =
         ["vmlinuz", "initrd.img"].map(|name| root.join(format!("boot/{name}-{release}")));
     for file in [&kernel, &initrd] {
@@ -227,16 +245,10 @@ impl Device {
             false => &self.sys,
         };
         let disk = whole.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let names: Vec<_> =
-            self.sys.components().map(|part| part.as_os_str().to_string_lossy()).collect();
-        let virtio = names.iter().position(|name| {
-            name.strip_prefix("virtio").is_some_and(|rest| rest.parse::<u32>().is_ok())
-        });
-        let place = virtio.and_then(|at| names.get(at.checked_sub(1)?));
-        let (Some(place), true) = (place, disk.starts_with("vd")) else {
+        let (Some(place), true) = (virtio_place(&self.sys), disk.starts_with("vd")) else {
             bail!("the root disk {disk} is no virtio disk, and L1 drives no others");
         };
-        let place = place.strip_prefix("0000:00:").with_context(|| {
+        let place = place.strip_prefix(BUS).with_context(|| {
             format!("the root disk {disk} is at {place}, and L1 looks on PCI bus 0 alone")
         })?;
         let serial = fs::read_to_string(whole.join("serial")).unwrap_or_default();
@@ -252,6 +264,15 @@ impl Device {
         let machine = disk::parse_machine_disk(&words).map_err(anyhow::Error::msg)?;
         Ok((disk, machine, words))
     }
+}
+
+/// Where the virtio device is on PCI whose folder below /sys is, or is above, `sys`.
+fn virtio_place(sys: &Path) -> Option<String> {
+    let names: Vec<_> = sys.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+    let at = names.iter().position(|name| {
+        name.strip_prefix("virtio").is_some_and(|rest| rest.parse::<u32>().is_ok())
+    })?;
+    names.get(at.checked_sub(1)?).map(|name| name.clone().into_owned())
 }
 
 /// A property in udev's data.

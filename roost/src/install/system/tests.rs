@@ -1,6 +1,7 @@
 //! Systems as folders.
 
 use super::*;
+use crate::net::{Mac, Mtu};
 use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
@@ -127,4 +128,51 @@ fn what_is_not_supported_is_said() {
     let overlay =
         |fake: &Fake| fake.file("proc/self/mountinfo", "22 1 0:30 / / rw - overlay o rw\n");
     assert!(refused(&overlay).contains("on no block device"));
+}
+
+impl Fake {
+    /// A card with folder `sys` that leads out.
+    fn card(&self, sys: &str, mtu: &str) {
+        self.file(&format!("{sys}/net/ens5/address"), "42:01:0a:00:00:02\n");
+        self.file(&format!("{sys}/net/ens5/mtu"), mtu);
+        let device = self.0.path().join(sys).join("net/ens5/device");
+        symlink("../..", device).unwrap();
+        let class = self.0.path().join("sys/class/net");
+        fs::create_dir_all(&class).unwrap();
+        symlink(format!("../../../{sys}/net/ens5"), class.join("ens5")).unwrap();
+        self.file(
+            "proc/net/route",
+            "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+             docker0 000011AC 00000000 0001 0 0 0 0000FFFF 0 0 0\n\
+             wg0 00000000 00000000 0001 0 0 50 00000080 0 0 0\n\
+             tap0 00000000 01000A0A 0003 0 0 900 00000000 0 0 0\n\
+             ens5 00000000 01000A0A 0003 0 0 100 00000000 0 0 0\n",
+        );
+    }
+}
+
+#[test]
+fn the_card_is_that_of_the_best_way_out() {
+    let fake = Fake::new();
+    assert_eq!(fake.look().no_card, "no card leads out of the machine now");
+    fake.card("sys/devices/pci0000:00/0000:00:05.0/virtio3", "1460\n");
+    let mac = Mac([0x42, 1, 10, 0, 0, 2]);
+    let mtu = Some(Mtu(1460));
+    assert_eq!(fake.look().card, Some(Card { name: "ens5".into(), mac, mtu }));
+    let usual = Fake::new();
+    usual.card("sys/devices/pci0000:00/0000:00:05.0/virtio3", "1500\n");
+    assert_eq!(usual.look().card.unwrap().mtu, None);
+}
+
+#[test]
+fn a_card_that_l1_cannot_drive_is_left_out() {
+    for (sys, why) in [
+        ("sys/devices/pci0000:00/0000:00:05.0", "no virtio card"),
+        ("sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0/virtio3", "PCI bus 0 alone"),
+    ] {
+        let fake = Fake::new();
+        fake.card(sys, "1500\n");
+        let system = fake.look();
+        assert!(system.card.is_none() && system.no_card.contains(why), "{}", system.no_card);
+    }
 }
