@@ -212,14 +212,6 @@ impl Left {
         same!(self.rip, rip, "RIP");
         Ok(())
     }
-
-    /// The exception, if it was one.
-    pub const fn exception(&self) -> Option<u8> {
-        match self.way {
-            Way::Event(vector) => Some(vector),
-            _ => None,
-        }
-    }
 }
 
 /// Brings the local APIC to where nothing comes any more, and takes what was on its way.
