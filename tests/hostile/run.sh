@@ -9,6 +9,7 @@
 # --vcpus  how many vCPUs the guest has: 2 if not given
 # --cpus   how many CPUs the machine has that they run on: 1 if not given
 # --json   writes the summary by rule to FILE
+# --timeout  when it is ended; without it, a limit that grows with n
 #
 # Time goes by instructions, and a seed repeats a run exactly, unless the machine has several CPUs: those
 # run side by side. The exit status is 0 if nothing failed,
@@ -19,7 +20,7 @@ target=${CARGO_TARGET_DIR:-target}
 images=${ROOST_IMAGES:-$target/roost}
 roost=$target/tool/roost
 
-cpu='' json='' memory=64M limit=3000 vcpus=2 cpus=1
+cpu='' json='' memory=64M limit='' vcpus=2 cpus=1
 while [ $# -gt 0 ]; do
     case $1 in
         --cpu | --vcpus | --cpus | --memory | --json | --timeout)
@@ -46,6 +47,15 @@ for file in "$images/hostile" "$roost" "$images/l1"; do
         exit 2
     fi
 done
+
+# Many times what a quiet machine takes.
+if [ -z "$limit" ]; then
+    count=1000000
+    for word; do
+        case $word in n=*[!0-9]* | n=) ;; n=*) count=${word#n=} ;; esac
+    done
+    limit=$((3000 + count / 500))
+fi
 
 clock=''
 [ "$cpus" -ne 1 ] || clock=--icount
