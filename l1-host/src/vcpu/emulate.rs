@@ -10,7 +10,13 @@ use crate::{
     stats::Reason,
 };
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
-use pv_abi::{addr::Gva, cpuid::SYNTHETIC, event, msr::x2apic, pvcs::flags};
+use pv_abi::{
+    addr::Gva,
+    cpuid::SYNTHETIC,
+    event::{self, RFLAGS_TF},
+    msr::x2apic,
+    pvcs::flags,
+};
 use x86_64::registers::{control::Cr4Flags, xcontrol::XCr0};
 
 /// Longest instruction.
@@ -28,8 +34,6 @@ const CR4_FLUSHES: u64 = Cr4Flags::PAGE_SIZE_EXTENSION
 pub(super) enum Done {
     /// RIP moves past it.
     Next,
-    /// RIP stays or was set.
-    Stay,
     /// #GP(0).
     Fault,
     /// A page fault on its operand.
@@ -116,7 +120,6 @@ impl Vcpu {
             if instruction.is_invalid() { Done::Fault } else { self.execute(cpu, &instruction)? };
         match done {
             Done::Next => self.retire(cpu, instruction.next_ip())?,
-            Done::Stay => {}
             Done::Fault => self.deliver(cpu, event::GP, 0)?,
             Done::PageFault(fault) => self.reflect_fault(cpu, fault)?,
         }
@@ -131,9 +134,11 @@ impl Vcpu {
             Mnemonic::Cli => self.set_if(false),
             Mnemonic::Sti => self.set_if(true),
             Mnemonic::Hlt => {
-                self.context.rip = instruction.next_ip();
-                self.halt();
-                Done::Stay
+                // The #DB behind a step is there at once.
+                if self.context.rflags & RFLAGS_TF == 0 {
+                    self.halt();
+                }
+                Done::Next
             }
             Mnemonic::Clts => {
                 self.msrs.cr0 &= !(1 << 3);

@@ -40,6 +40,7 @@ snippets! {
     step_cpuid: "push 0x302" "popfq" "invlpg [0xffffffffff4d5650]" "cpuid" "nop" "nop";
     step_cr0: "push 0x302" "popfq" "mov rax, cr0" "nop" "nop";
     step_cli: "push 0x302" "popfq" "cli" "nop" "nop";
+    step_hlt: "push 0x302" "popfq" "hlt" "nop" "nop";
     step_load: "push 0x302" "popfq" "mov eax, [rbx]" "nop" "nop";
     mov_ss_hypercall: "mov ss, [rbx]" "syscall";
     read_dr0: "mov rax, dr0";

@@ -2,12 +2,15 @@
 
 use super::{Group, Setting, check, debug};
 use crate::{
+    abi::tsc,
+    clock,
     code::Code,
     counters::{Counters, Exit},
     kernel,
     paging::{self, D, NX, P, U, W},
     probe::Probe,
     tap::{Case, Verdict, equal, holds},
+    timer,
     user::{Start, code},
 };
 use pv_abi::event::{DB, RFLAGS_FORCED, RFLAGS_TF, UD};
@@ -23,6 +26,7 @@ pub const GROUP: Group = Group {
         check("over_a_fill", "EVT-8", over_a_fill),
         check("over_a_hypercall", "HC-1", over_a_hypercall),
         check("over_emulated_instructions", "INS-2", over_emulated_instructions),
+        check("over_hlt", "INS-2 INS-12", over_hlt),
         check("over_a_device_access", "INS-2", over_a_device_access),
     ],
 };
@@ -118,6 +122,17 @@ fn over_emulated_instructions() -> Verdict {
         stops(code, length, |r| (r.rcx, r.rdx) = (0xc000_0083, 0)).case(name)?;
     }
     Ok(())
+}
+
+/// HLT does not wait for another interrupt than its own #DB.
+fn over_hlt() -> Verdict {
+    const MICROSECONDS: u64 = 100_000;
+    let (verdict, elapsed) = timer::armed(MICROSECONDS, || {
+        let start = tsc();
+        (stops(kernel::code::step_hlt(), 1, |_| ()), tsc() - start)
+    });
+    verdict?;
+    holds("it did not wait", elapsed < clock::microseconds(MICROSECONDS))
 }
 
 /// So is an access to a device.
