@@ -4,7 +4,7 @@
 # Words for `roost run`, for example: make run ARGS="--memory 1G --stats"
 ARGS =
 
-.PHONY: help run test debian run-l0 test-l0 conformance hostile soak powercut kernel-build exits docs selftests build bench check clean setup
+.PHONY: help run test debian run-l0 test-l0 conformance hostile soak powercut kernel-build install-debian exits docs selftests build bench check clean setup
 .DEFAULT_GOAL := build
 
 help: ## show this
@@ -54,6 +54,10 @@ bench: build ## measure the guest benchmark
 kernel-build: build ## build a kernel in a guest, and compare it with one built here (ARGS=--direct: and the time)
 	@scripts/setup.sh --debian
 	@tests/kernel-build/run.sh $(ARGS)
+
+install-debian: build ## have a Debian VM install Roost into its own boot menu, and start it
+	@scripts/setup.sh --tests
+	@tests/install-debian.sh $(ARGS)
 
 exits: build ## measure each kind of exit and write docs/exits.md (ARGS=... for scripts/exits.sh)
 	@scripts/exits.sh $(ARGS)

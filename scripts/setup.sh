@@ -75,6 +75,7 @@ find_missing() {
         need /usr/bin/xz xz-utils
         # Debian 12 has them in /sbin, which may or may not be the same.
         [ -e /sbin/debugfs ] || need /usr/sbin/debugfs e2fsprogs
+        [ -e /sbin/sfdisk ] || need /usr/sbin/sfdisk fdisk
         need /usr/share/ovmf/OVMF.fd ovmf
         need /usr/bin/bochs bochs
         need /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so bochs-term

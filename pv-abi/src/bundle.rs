@@ -408,6 +408,10 @@ pub mod exit {
     pub const L1_FAILED: u8 = 0x14;
 }
 
+/// Word of L1's own command line: the machine is reset, not switched off, if it ends otherwise than with
+/// [`exit::POWEROFF`].
+pub const RESET_AT_END: &str = "end=reset";
+
 /// Prefix of the log lines that the tool shows to its user.
 pub const REPORT_PREFIX: &str = "@report ";
 /// Prefix of the log line that holds the statistics, as JSON.

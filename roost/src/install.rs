@@ -15,7 +15,7 @@ use crate::{
     preflight, run,
 };
 use anyhow::{Context, Error, Result, ensure};
-use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, Restart};
+use pv_abi::bundle::{Backend, ConsoleMode, DEFAULT_WEIGHT, RESET_AT_END, Restart};
 use std::{
     fs::{self, Permissions},
     io::ErrorKind,
@@ -176,7 +176,8 @@ fn plan(args: &InstallArgs, system: &System) -> Result<Plan> {
         memory,
         vcpus: args.vcpus.unwrap_or(system.cpus),
         weight: DEFAULT_WEIGHT,
-        restart: Restart::OnFailure,
+        // The machine itself starts again, by its menu.
+        restart: Restart::Never,
         backend: Backend::Shadow,
         disks: vec![disk],
         nets: system.card.iter().map(net).collect(),
@@ -208,7 +209,7 @@ fn menu_entry(system: &System) -> String {
          menuentry 'Roost, with this system as its guest' --class roost --id roost {{\n    \
          insmod part_gpt\n    insmod part_msdos\n    insmod ext2\n    insmod multiboot2\n    \
          search --no-floppy --fs-uuid --set=root {boot_uuid}\n    \
-         multiboot2 {boot}/roost/l1\n    module2 {boot}/roost/bundle\n}}\nEND\n"
+         multiboot2 {boot}/roost/l1 {RESET_AT_END}\n    module2 {boot}/roost/bundle\n}}\nEND\n"
     )
 }
 

@@ -72,14 +72,19 @@ impl Qemu {
         self.boot_beside(folder, image, &[])
     }
 
-    /// The same with a card behind QEMU's user networking.
+    /// The same with a card behind QEMU's user networking, on a machine that starts again after a reset.
     ///
     /// # Panics
     /// QEMU cannot be started.
     #[must_use]
     pub fn boot_with_card<'a>(&self, folder: &'a Folder, image: &Path) -> Session<'a> {
         let card = format!("virtio-net-pci,netdev=net,mac={CARD},addr={CARD_AT:x},romfile=");
-        self.start(folder, image, &["-netdev", "user,id=net", "-device", &card])
+        let again = ["-action", "reboot=reset"];
+        self.start(
+            folder,
+            image,
+            &[&["-netdev", "user,id=net", "-device", &card], &again[..]].concat(),
+        )
     }
 
     /// The same beside disks with these names in the folder, which are raw and have no serials; the first

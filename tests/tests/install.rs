@@ -6,7 +6,7 @@ use roost_tests::{
     disk::{DRIVER, check, debugfs, host, text},
     folder::Folder,
     gpt::{self, SECTOR},
-    machine::{CARD, CARD_AT, Drive, Firmware, Qemu, assert_powered_off},
+    machine::{CARD, CARD_AT, Drive, Firmware, Qemu},
     net,
     outcome::Said,
 };
@@ -43,7 +43,12 @@ const SYSTEM: &str = "#!/bin/busybox sh
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox echo The system is up on $(/bin/busybox findfs UUID=12345678-9abc-def0-1234-56789abcdef0)
 /bin/busybox cat /proc/cmdline
-/bin/busybox echo it was here > /note
+if ! [ -e /note ]; then
+    /bin/busybox echo it was here > /note
+    /bin/busybox sync
+    /bin/busybox mount -o remount,ro /
+    /bin/busybox reboot -f
+fi
 /bin/busybox insmod /xen-netfront.ko
 while ! [ -e /sys/class/net/eth0 ]; do /bin/busybox sleep 0.1; done
 /bin/busybox ip link set eth0 up
@@ -239,7 +244,12 @@ fn starts(firmware: Firmware) {
 
     let machine = Qemu { firmware, drive: Drive::Virtio("raw"), memory: 700, cpus: 1 };
     let ended = machine.boot_with_card(&folder, &disk).end_within(120);
-    assert!(ended.said.out.contains("The system is up on /dev/xvda2"), "{ended:?}");
+    // The first of two starts ends with the machine's reset.
+    assert_eq!(ended.said.out.matches("The system is up on /dev/xvda2").count(), 2, "{ended:?}");
+    let ends = ["roost: guest 'system' asked for a restart", "roost: the machine starts again"];
+    for words in ends {
+        assert_eq!(ended.said.out.matches(words).count(), 1, "{words}: {ended:?}");
+    }
     assert!(
         ended.said.out.contains(&format!("root=UUID={UUID} ro quiet console=hvc0")),
         "{ended:?}"
@@ -247,7 +257,8 @@ fn starts(firmware: Firmware) {
     for words in ["lease of 10.0.2.15 obtained", &format!("link/ether {CARD}")] {
         assert!(ended.said.out.contains(words), "{words}: {ended:?}");
     }
-    assert_powered_off(&ended);
+    ended.assert_powered_off();
+    assert!(ended.log.contains("guest 'system' powered off"), "{}", ended.log);
     let after = fs::read(&disk).expect("the disk");
     let second = (2048 + 80 * 2048) * SECTOR;
     let image = folder.file("after.img", &after[second..second + 128 * MIB]);

@@ -70,6 +70,18 @@ pub struct Given {
 /// A command line: as much of it as is read.
 pub type CommandLine = ArrayString<4096>;
 
+/// The text in `bytes`, without what is no ASCII, and the last word if it is cut off.
+pub fn command_line(bytes: impl Iterator<Item = u8>) -> CommandLine {
+    let mut line = CommandLine::new();
+    for byte in bytes {
+        if line.try_push(if byte.is_ascii() { byte.into() } else { '?' }).is_err() {
+            line.truncate(line.rfind(' ').unwrap_or(0));
+            break;
+        }
+    }
+    line
+}
+
 /// What L1 needs to know of the machine at start.
 #[derive(Debug)]
 pub struct BootInfo {

@@ -94,6 +94,9 @@ fn start(info: &entry::BootInfo) -> ! {
     if !command_line.is_empty() {
         log!("command line: {}", command_line.trim());
     }
+    if command_line.split_ascii_whitespace().any(|word| word == bundle::RESET_AT_END) {
+        exit::start_again();
+    }
     // First of all: it is needed to refuse.
     let reach = physmap::DIRECT_MAP_SIZE.min(1 << features.physical_bits);
     let mut firmware = acpi::read(*acpi, reach);

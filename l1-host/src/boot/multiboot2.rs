@@ -4,7 +4,7 @@
 
 use super::{
     acpi::Root,
-    entry::{CommandLine, Given, KERNEL_BASE},
+    entry::{self, Given, KERNEL_BASE},
 };
 use crate::memory::ranges::Ranges;
 use multiboot2::{BootInformation, MemoryAreaType};
@@ -28,5 +28,7 @@ pub fn read(information: u64) -> Given {
     let old = information.rsdp_v1_tag().map(|pointer| (0, pointer.rsdt_address()));
     let new = information.rsdp_v2_tag().map(|pointer| (pointer.revision(), pointer.xsdt_address()));
     let acpi = new.or(old).map(|(revision, address)| Root::Table { revision, address });
-    Given { usable, module, acpi, command_line: CommandLine::new() }
+    let words = information.command_line_tag().and_then(|tag| tag.cmdline().ok()).unwrap_or("");
+    let command_line = entry::command_line(words.bytes());
+    Given { usable, module, acpi, command_line }
 }

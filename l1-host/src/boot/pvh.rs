@@ -3,7 +3,7 @@
 
 use super::{
     acpi::Root,
-    entry::{CommandLine, Given, copy},
+    entry::{self, Given, copy},
 };
 use crate::memory::ranges::Ranges;
 
@@ -60,25 +60,7 @@ pub fn read(start_info: u64) -> Given {
         module.start..module.start + module.size
     });
     let acpi = (info.rsdp != 0).then_some(Root::Pointer(info.rsdp));
-    let command_line = command_line(info.command_line);
+    let words = if info.command_line == 0 { 0..0 } else { info.command_line..u64::MAX };
+    let command_line = entry::command_line(words.map(copy).take_while(|&byte: &u8| byte != 0));
     Given { usable, module, acpi, command_line }
-}
-
-/// The text at this address, without what is no ASCII, and the last word if it is cut off.
-fn command_line(address: u64) -> CommandLine {
-    let mut line = CommandLine::new();
-    if address == 0 {
-        return line;
-    }
-    for at in address.. {
-        let byte: u8 = copy(at);
-        if byte == 0 {
-            break;
-        }
-        if line.try_push(if byte.is_ascii() { byte.into() } else { '?' }).is_err() {
-            line.truncate(line.rfind(' ').unwrap_or(0));
-            break;
-        }
-    }
-    line
 }

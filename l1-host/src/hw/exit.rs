@@ -5,6 +5,7 @@
 use super::{physmap::DIRECT_MAP, serial};
 use crate::{boot, report};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use pv_abi::bundle::exit::POWEROFF;
 use spin::Once;
 use x86_64::{
     VirtAddr,
@@ -45,6 +46,8 @@ pub struct Control {
 static POWER_OFF: Once<PowerOff> = Once::new();
 /// Whoever made the machine takes a reset for its end.
 static ENDS_BY_RESET: AtomicBool = AtomicBool::new(false);
+/// Unless its guests have powered off, the machine starts again, by whatever its boot menu has next.
+static STARTS_AGAIN: AtomicBool = AtomicBool::new(false);
 
 /// Control register: firmware leaves it to us.
 const SCI_ENABLE: u16 = 1 << 0;
@@ -67,13 +70,27 @@ pub fn end_by_reset() {
     ENDS_BY_RESET.store(true, Relaxed);
 }
 
-/// Ends with `code` of [`pv_abi::bundle::exit`]: through QEMU's debug-exit device if there is one,
-/// else by switching the machine off, else by a reset if that is an end, else by stopping for good.
+/// The machine is reset if it ends otherwise than by guests that power off.
+pub fn start_again() {
+    STARTS_AGAIN.store(true, Relaxed);
+}
+
+/// Ends with `code` of [`pv_abi::bundle::exit`]: through QEMU's debug-exit device if there is one, else by a reset
+/// if that was asked for ([`start_again`]), else by switching the machine off, else by a reset if that is an end,
+/// else by stopping for good.
 pub fn machine(code: u8) -> ! {
     interrupts::disable();
     // SAFETY: nothing of L1 is needed any more; where the device is absent, the write is ignored.
     unsafe { Port::<u8>::new(0xf4).write(code) };
+    let starts_again = STARTS_AGAIN.load(Relaxed) && code != POWEROFF;
+    if starts_again {
+        report!("the machine starts again");
+    }
     serial::settle();
+    if starts_again {
+        // SAFETY: nothing of L1 is needed any more.
+        unsafe { reset() };
+    }
     if let Some(power_off) = POWER_OFF.get() {
         // SAFETY: nothing of L1 is needed any more.
         unsafe { power_off.now() };

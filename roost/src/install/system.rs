@@ -5,18 +5,24 @@ mod card;
 
 pub use card::Card;
 
-use crate::disk;
+use crate::{disk, process};
 use anyhow::{Context, Result, bail, ensure};
 use pv_abi::bundle::MachineDisk;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
 };
 
 /// Words of a kernel's command line that are GRUB's, or about a console that the guest has not.
 const DROPPED: &[&str] = &["BOOT_IMAGE=", "console=", "earlyprintk", "earlycon", "initrd="];
-/// The driver for disks that the guest's ramdisk must have.
+/// The driver for disks that the guest's ramdisk must have, or its kernel.
 const DRIVER: &str = "xen-blkfront";
+const BUILT_IN: &str = "CONFIG_XEN_BLKDEV_FRONTEND=y";
+/// Lists the files of a ramdisk, in some seconds.
+const LISTER: &str = "usr/bin/lsinitramfs";
+const LISTER_LIMIT: Duration = Duration::from_secs(120);
 /// How Linux writes places on the bus that L1 looks on.
 const BUS: &str = "0000:00:";
 
@@ -72,7 +78,7 @@ impl System {
         let (disk_name, disk, disk_words) = system_root.disk()?;
         let release = text(root, "proc/sys/kernel/osrelease")?.trim().to_owned();
         let (kernel, initrd) = kernel(root, &release)?;
-        check_ramdisk(root)?;
+        check_ramdisk(root, &release, &initrd)?;
         let boot_device = boot.as_ref().unwrap_or(&system_root);
         let boot_uuid = boot_device.property("ID_FS_UUID").with_context(|| {
             format!("{} has no UUID by which GRUB could find it", boot_device.name)
@@ -125,8 +131,7 @@ fn kernel(root: &Path, release: &str) -> Result<(PathBuf, PathBuf)> {
             file.display()
         );
     }
-    let config =
-        fs::read_to_string(root.join(format!("boot/config-{release}"))).unwrap_or_default();
+    let config = config(root, release);
     ensure!(
         config.is_empty() || config.lines().any(|line| line == "CONFIG_XEN_PV=y"),
         "kernel {release} was built without CONFIG_XEN_PV: install Debian's or Ubuntu's own"
@@ -134,16 +139,32 @@ fn kernel(root: &Path, release: &str) -> Result<(PathBuf, PathBuf)> {
     Ok((kernel, initrd))
 }
 
-/// A ramdisk for this very machine has no driver for a guest's disks.
-fn check_ramdisk(root: &Path) -> Result<()> {
-    let settings = ["etc/initramfs-tools/initramfs.conf", "etc/initramfs-tools/modules"];
-    let [conf, modules] =
-        settings.map(|name| fs::read_to_string(root.join(name)).unwrap_or_default());
-    let has = |text: &str, words: &str| text.lines().any(|line| line.trim() == words);
+/// How the kernel was built, if the system has that.
+fn config(root: &Path, release: &str) -> String {
+    fs::read_to_string(root.join(format!("boot/config-{release}"))).unwrap_or_default()
+}
+
+/// A ramdisk for this very machine may have no driver for a guest's disks. One that the system's own program cannot
+/// list is taken as it is.
+fn check_ramdisk(root: &Path, release: &str, initrd: &Path) -> Result<()> {
+    let lister = root.join(LISTER);
+    if config(root, release).lines().any(|line| line == BUILT_IN) || !lister.exists() {
+        return Ok(());
+    }
+    let mut command = Command::new(lister);
+    command.arg(initrd);
+    let files = match process::ask(command, &[], LISTER_LIMIT) {
+        Ok(reply) if reply.status.success() => reply.stdout,
+        _ => return Ok(()),
+    };
+    let module = format!("{DRIVER}.ko");
+    // Compressed modules have one more ending.
+    let is_driver = |path: &str| path.rsplit('/').next().is_some_and(|n| n.starts_with(&module));
     ensure!(
-        !has(&conf, "MODULES=dep") || has(&modules, DRIVER),
-        "the ramdisk has the drivers of this machine alone: add {DRIVER} to \
-         /etc/initramfs-tools/modules and run update-initramfs -u"
+        files.lines().any(is_driver),
+        "{} has no driver for a guest's disks: add {DRIVER} to /etc/initramfs-tools/modules and run \
+         update-initramfs -u",
+        initrd.display()
     );
     Ok(())
 }

@@ -43,6 +43,8 @@ const SIZE: usize = 256;
 const BUFFER: usize = 2048;
 /// Frames that are taken at once, at most.
 const AT_ONCE: usize = 64;
+/// Buffers that the device is given before it is told of them, at most: it sends while L1 fills others.
+const UNTOLD: usize = SIZE / 4;
 
 /// A card.
 #[derive(Debug)]
@@ -70,8 +72,8 @@ struct State {
     transport: SomeTransport<'static>,
     receive: Ring<SIZE, BUFFER>,
     transmit: Ring<SIZE, BUFFER>,
-    /// The device was given frames and not told.
-    untold: bool,
+    /// Buffers that the device was given and not told of.
+    untold: usize,
     failed: bool,
 }
 
@@ -98,7 +100,7 @@ impl Uplink {
         transport.finish_init();
         receive.offer_all()?;
         receive.tell();
-        let state = State { transport, receive, transmit, untold: false, failed: false };
+        let state = State { transport, receive, transmit, untold: 0, failed: false };
         Ok(Box::new(Self {
             mac,
             features,
@@ -114,7 +116,7 @@ impl Uplink {
         self.mac
     }
 
-    /// Sends `frame`, or its segments if the device does not divide it, or loses them. The device need not begin
+    /// Sends `frame`, or its segments if the device does not divide it, or loses them. The device may not begin
     /// before [`Self::tell`].
     pub fn send(&self, frame: &Frame<'_>) {
         if frame.longest() > BUFFER - HEADER {
@@ -312,7 +314,7 @@ impl State {
         to[..HEADER].fill(0);
         let len = frames.write(number, &mut to[HEADER..]);
         self.transmit.add(buffer, HEADER + len)?;
-        self.untold = true;
+        self.given(1);
         Ok(Ok(len))
     }
 
@@ -338,12 +340,20 @@ impl State {
             rest = behind;
         }
         self.transmit.add_chain(&buffers, len)?;
-        self.untold = true;
+        self.given(buffers.len());
         Ok(Ok(frame.bytes.len()))
     }
 
+    /// The device has got so many more buffers.
+    fn given(&mut self, buffers: usize) {
+        self.untold += buffers;
+        if self.untold >= UNTOLD {
+            self.tell();
+        }
+    }
+
     fn tell(&mut self) {
-        if core::mem::take(&mut self.untold) && !self.failed {
+        if core::mem::take(&mut self.untold) != 0 && !self.failed {
             self.transmit.tell();
         }
     }

@@ -53,6 +53,15 @@ impl Fake {
         symlink(target, numbers.join("254:1")).unwrap();
     }
 
+    /// Its ramdisk has this driver, and the system can tell.
+    fn ramdisk(&self, driver: &str) {
+        let list = format!("kernel\nusr/lib/modules/6.1/kernel/drivers/block/{driver}\n");
+        self.file("boot/initrd.img-6.1", &list);
+        let lister = self.0.path().join(LISTER);
+        fs::create_dir_all(lister.parent().unwrap()).unwrap();
+        symlink("/bin/cat", lister).unwrap();
+    }
+
     fn look(&self) -> System {
         System::look(self.0.path()).unwrap()
     }
@@ -74,6 +83,17 @@ fn a_plain_system() {
     assert_eq!((system.boot, system.boot_uuid.as_str()), ("/boot", "aaaa-bbbb"));
     assert_eq!((system.memory, system.cpus), (2_014_388 << 10, 2));
     assert!(system.kernel.ends_with("boot/vmlinuz-6.1"));
+}
+
+#[test]
+fn a_driver_is_in_the_ramdisk_or_in_the_kernel() {
+    let fake = Fake::new();
+    fake.ramdisk("xen-blkfront.ko.xz");
+    fake.look();
+    let fake = Fake::new();
+    fake.ramdisk("virtio_blk.ko");
+    fake.file("boot/config-6.1", "CONFIG_XEN_PV=y\nCONFIG_XEN_BLKDEV_FRONTEND=y\n");
+    fake.look();
 }
 
 #[test]
@@ -121,8 +141,8 @@ fn what_is_not_supported_is_said() {
     let secure =
         |fake: &Fake| fake.file("sys/firmware/efi/efivars/SecureBoot-8be4", "\u{6}\0\0\0\u{1}");
     assert!(refused(&secure).contains("Secure Boot is on"));
-    let dep = |fake: &Fake| fake.file("etc/initramfs-tools/initramfs.conf", "MODULES=dep\n");
-    assert!(refused(&dep).contains("add xen-blkfront"));
+    let dep = |fake: &Fake| fake.ramdisk("virtio_blk.ko");
+    assert!(refused(&dep).contains("initrd.img-6.1 has no driver"));
     let nothing = |fake: &Fake| fake.file("proc/cmdline", "quiet\n");
     assert!(refused(&nothing).contains("nothing of root="));
     let overlay =
