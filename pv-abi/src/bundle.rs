@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// First bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"RoostBdl";
 /// Version of header and encoding.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 /// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
 pub const HEADER: usize = 16;
 
@@ -150,8 +150,8 @@ pub struct Card {
     pub slot: u8,
     /// The network it is on, one of [`Bundle::networks`].
     pub network: String,
-    /// Its address, that of no other card.
-    pub mac: [u8; 6],
+    /// Its address, that of no other card; if none, that of the machine's card by which its network goes out.
+    pub mac: Option<[u8; 6]>,
     /// The only IPv4 address that its guest may send by, if one is settled.
     pub ip: Option<[u8; 4]>,
     /// Bytes that it may send in a second, and be sent; 0 for any.
@@ -192,8 +192,17 @@ pub const CIDS: core::ops::RangeInclusive<u32> = 3..=u32::MAX - 1;
 pub struct Network {
     /// By which cards name it.
     pub name: String,
-    /// The address of the machine's card by which it goes out, if it does.
-    pub uplink: Option<[u8; 6]>,
+    /// The machine's card by which it goes out, if it does.
+    pub uplink: Option<Uplink>,
+}
+
+/// A network card of the machine's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Uplink {
+    /// The one with this address.
+    Address([u8; 6]),
+    /// The first that is no other network's.
+    First,
 }
 
 /// Packets that cards take at most.
@@ -468,14 +477,14 @@ mod tests {
                 cards: vec![Card {
                     slot: 4,
                     network: "lan".into(),
-                    mac: [2, 0, 0, 0, 0, 1],
+                    mac: None,
                     ip: Some([10, 0, 2, 15]),
                     rate: 1000,
                     mtu: 1500,
                 }],
                 devices: vec![Device { slot: 5, kind: DeviceKind::Vsock { cid: 3 } }],
             }],
-            networks: vec![Network { name: "lan".into(), uplink: Some([2, 0, 0, 0, 0, 2]) }],
+            networks: vec![Network { name: "lan".into(), uplink: Some(Uplink::First) }],
             stats: true,
             stats_every: 5,
             trace: Trace::Always,

@@ -119,7 +119,7 @@ pub struct RunArgs {
     /// A network card of the guest: behind QEMU's user networking, on a bridge of this machine, or on a
     /// network that goes nowhere, by a name of your choice. OPTIONS are `,mac=ADDRESS`, `,ip=ADDRESS` (the only one it may send by), `,rate=BITS` in a second
     /// (`100M`) and `,mtu=BYTES`. Several get slots in their order, after disks [default: none]
-    #[arg(long, value_name = "none|user|bridge=NAME|card=ADDRESS|NAME[OPTIONS]")]
+    #[arg(long, value_name = "none|user|bridge=NAME|card[=ADDRESS]|NAME[OPTIONS]")]
     pub net: Vec<NetOption>,
     /// A port of this machine's 127.0.0.1 that leads to the guest, with `--net user`
     #[arg(long, value_name = "[tcp:|udp:]HOSTPORT[:GUESTPORT]", requires = "net")]
@@ -241,6 +241,10 @@ pub struct ImageArgs {
     /// Pack the guests that FILE describes (docs/running.md), in place of --kernel and what goes with it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
+    /// A network card of the guest, on what the machine's own virtio card leads to: the one with ADDRESS, or the first
+    /// that there is. OPTIONS are those of `roost run` [default: none]
+    #[arg(long, value_name = "none|card[=ADDRESS][OPTIONS]", conflicts_with = "config")]
+    pub net: Vec<NetOption>,
     /// How several guests share the console [default: focus]
     #[arg(long, value_enum)]
     pub console: Option<ConsoleChoice>,
@@ -262,6 +266,7 @@ impl ImageArgs {
         RunArgs {
             guest: self.guest.clone(),
             config: self.config.clone(),
+            net: self.net.clone(),
             console: self.console,
             siblings: self.siblings,
             pti: self.pti,

@@ -166,8 +166,10 @@ fn plan(args: &InstallArgs, system: &System) -> Result<Plan> {
         access: Access::Write,
         name: None,
     };
-    let net =
-        |card: &system::Card| NetPlan { mtu: card.mtu, ..NetPlan::on(Network::Card(card.mac)) };
+    let net = |card: &system::Card| NetPlan {
+        mtu: card.mtu,
+        ..NetPlan::on(Network::Card(Some(card.mac)))
+    };
     let guest = GuestPlan {
         name: "system".into(),
         kernel: system.kernel.clone(),

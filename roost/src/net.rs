@@ -32,8 +32,8 @@ pub enum Network {
     User,
     /// A bridge of the host's.
     Bridge(String),
-    /// What the card with this address leads to, of a machine that is none of ours.
-    Card(Mac),
+    /// What the card with this address leads to, or the first that there is, of a machine that is none of ours.
+    Card(Option<Mac>),
     /// Guests alone.
     Named(String),
 }
@@ -44,14 +44,15 @@ const LONGEST_NAME: usize = 15;
 impl FromStr for Network {
     type Err = String;
 
-    /// `user`, `bridge=NAME`, `card=ADDRESS`, or a name.
+    /// `user`, `bridge=NAME`, `card`, `card=ADDRESS`, or a name.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(address) = text.strip_prefix("card=") {
-            return address.parse().map(Self::Card);
+            return address.parse().map(|mac| Self::Card(Some(mac)));
         }
         let (name, make): (_, fn(String) -> Self) = match text.strip_prefix("bridge=") {
             Some(bridge) => (bridge, Self::Bridge),
             None if text == "user" => return Ok(Self::User),
+            None if text == "card" => return Ok(Self::Card(None)),
             None => (text, Self::Named),
         };
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -70,7 +71,8 @@ impl fmt::Display for Network {
         match self {
             Self::User => f.write_str("user"),
             Self::Bridge(name) => write!(f, "bridge={name}"),
-            Self::Card(mac) => write!(f, "card={mac}"),
+            Self::Card(None) => f.write_str("card"),
+            Self::Card(Some(mac)) => write!(f, "card={mac}"),
             Self::Named(name) => f.write_str(name),
         }
     }
@@ -296,7 +298,8 @@ mod tests {
         assert_eq!(card("lan").network, Network::Named("lan".into()));
         assert_eq!(card("bridge=br0").network, Network::Bridge("br0".into()));
         let machine = card("card=02:00:00:00:00:01,mtu=1460");
-        assert_eq!(machine.network, Network::Card(Mac([2, 0, 0, 0, 0, 1])));
+        assert_eq!(machine.network, Network::Card(Some(Mac([2, 0, 0, 0, 0, 1]))));
+        assert_eq!(card("card").network, Network::Card(None));
         assert_eq!(machine.network.to_string(), "card=02:00:00:00:00:01");
         let full = card("user,mac=02:00:00:00:00:aB,ip=10.0.2.20,rate=16M,mtu=1400");
         assert_eq!(full.mac, Some(Mac([2, 0, 0, 0, 0, 0xab])));

@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Result, bail, ensure};
 use pv_abi::{
-    bundle::{self, Backend, Card, DEFAULT_MTU},
+    bundle::{self, Backend, Card, DEFAULT_MTU, Uplink},
     ext::devices::SLOTS,
 };
 use std::{
@@ -91,7 +91,7 @@ pub fn check_for_elsewhere(plan: &Plan, command: &str) -> Result<()> {
         let network = &net.network;
         let why = format!(
             "network `{network}` cannot be used with {command}: no other machine monitor is told of it; \
-             `card=ADDRESS` is what a card of the machine leads to"
+             `card` is what the machine's own card leads to"
         );
         return Err(plan.origin.about(guest, why));
     }
@@ -109,7 +109,12 @@ fn check_guests(plan: &Plan) -> Result<()> {
 /// The networks as L1 is told of them.
 #[must_use]
 pub fn describe(plan: &Plan) -> Vec<bundle::Network> {
-    let uplink = |network: &Network| goes_out(network).then(|| uplink_mac(network).0);
+    let uplink = |network: &Network| match network {
+        Network::Named(_) => None,
+        Network::Card(None) => Some(Uplink::First),
+        Network::Card(Some(mac)) => Some(Uplink::Address(mac.0)),
+        Network::User | Network::Bridge(_) => Some(Uplink::Address(machine_mac(network).0)),
+    };
     networks(plan)
         .into_iter()
         .map(|network| bundle::Network { name: network.to_string(), uplink: uplink(network) })
@@ -123,7 +128,7 @@ pub fn cards(guest: &GuestPlan) -> Vec<Card> {
         // There are no more slots than fit.
         slot: u8::try_from(guest.disks.len() + number).unwrap_or(u8::MAX),
         network: net.network.to_string(),
-        mac: mac(guest, number, net).0,
+        mac: mac(guest, number, net).map(|mac| mac.0),
         ip: net.ip.map(|ip| ip.octets()),
         rate: net.rate.map_or(0, |rate| rate.bytes()),
         mtu: net.mtu.map_or(DEFAULT_MTU, |mtu| mtu.0),
@@ -150,23 +155,22 @@ fn goes_out(network: &Network) -> bool {
     !matches!(network, Network::Named(_))
 }
 
-fn uplink_mac(network: &Network) -> Mac {
-    match network {
-        Network::Card(mac) => *mac,
-        // No guest has a slot of this number.
-        _ => Mac::derived(&network.to_string(), SLOTS),
-    }
+/// The address of the card that QEMU's machine has for `network`.
+fn machine_mac(network: &Network) -> Mac {
+    // No guest has a slot of this number.
+    Mac::derived(&network.to_string(), SLOTS)
 }
 
-fn mac(guest: &GuestPlan, number: usize, net: &NetPlan) -> Mac {
-    net.mac.unwrap_or_else(|| match net.network {
+/// The address of a guest's card; `None` for that of the machine's, which only L1 sees.
+fn mac(guest: &GuestPlan, number: usize, net: &NetPlan) -> Option<Mac> {
+    net.mac.or_else(|| match net.network {
         // L1 needs no address of its own there, and providers let out what comes from this one alone.
         Network::Card(mac) => mac,
-        _ => Mac::derived(&guest.name, number),
+        _ => Some(Mac::derived(&guest.name, number)),
     })
 }
 
-fn check_guest(guest: &GuestPlan, seen: &mut HashSet<Mac>) -> Result<()> {
+fn check_guest(guest: &GuestPlan, seen: &mut HashSet<Option<Mac>>) -> Result<()> {
     ensure!(
         guest.disks.len() + guest.nets.len() <= SLOTS,
         "a guest has {SLOTS} disks and network cards at most: leave some out"
@@ -177,7 +181,12 @@ fn check_guest(guest: &GuestPlan, seen: &mut HashSet<Mac>) -> Result<()> {
     );
     for (number, net) in guest.nets.iter().enumerate() {
         let mac = mac(guest, number, net);
-        ensure!(seen.insert(mac), "address {mac} is that of another card: choose another `mac`");
+        let address = || mac.map_or("that of the machine's card".into(), |mac| mac.to_string());
+        ensure!(
+            seen.insert(mac),
+            "address {} is that of another card: choose another `mac`",
+            address()
+        );
         check_net(net)?;
     }
     Ok(())
@@ -233,7 +242,7 @@ fn machine_cards(plan: &Plan) -> Result<Vec<MachineCard>> {
     let outward = networks(plan).into_iter().filter(|network| goes_out(network));
     let card = |(number, network): (usize, &Network)| {
         let forwards = if *network == Network::User { forwards(plan)? } else { Vec::new() };
-        Ok(MachineCard { number, network: network.clone(), mac: uplink_mac(network), forwards })
+        Ok(MachineCard { number, network: network.clone(), mac: machine_mac(network), forwards })
     };
     outward.enumerate().map(card).collect()
 }

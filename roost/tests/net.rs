@@ -2,7 +2,7 @@
 
 mod support;
 
-use pv_abi::bundle::{Bundle, Card, Network, exit};
+use pv_abi::bundle::{Bundle, Card, Network, Uplink, exit};
 use std::{collections::HashSet, fs, net::UdpSocket};
 use support::{Bench, Said, end};
 
@@ -51,7 +51,7 @@ fn l1_is_told_of_cards() {
     let expected = Card {
         slot: 0,
         network: "lan".into(),
-        mac: [2, 0, 0, 0, 0, 7],
+        mac: Some([2, 0, 0, 0, 0, 7]),
         ip: Some([192, 168, 0, 7]),
         rate: 10_000_000,
         mtu: 9000,
@@ -61,6 +61,22 @@ fn l1_is_told_of_cards() {
     assert_eq!((third.slot, third.network.as_str()), (2, "other"));
     let macs: HashSet<_> = bundle.guests[1].cards.iter().map(|card| card.mac).collect();
     assert_eq!(macs.len(), 3);
+}
+
+#[test]
+fn cards_of_a_machine_that_is_none_of_ours() {
+    let card = |network: &str| format!("[[guest.net]]\nnetwork = \"{network}\"\n");
+    let named = [2, 0, 0, 0, 0, 8];
+    let bench = bench(&(card("card=02:00:00:00:00:08") + &card("card")));
+    let said = run(&bench, &["--pack", "module"]);
+    assert_eq!((said.status, said.err.as_str()), (0, ""), "{said:?}");
+    let bundle = Bundle::decode(&fs::read(bench.path("module")).unwrap()).unwrap();
+    let uplinks: Vec<_> = bundle.networks.iter().map(|network| network.uplink).collect();
+    assert_eq!(uplinks, [Some(Uplink::Address(named)), Some(Uplink::First)]);
+    let macs: Vec<_> = bundle.guests[1].cards.iter().map(|card| card.mac).collect();
+    assert_eq!(macs, [Some(named), None]);
+    let said = run(&bench, &[]);
+    assert!(said.line().contains("is for an image, or --pack: take `user`"), "{said:?}");
 }
 
 #[test]

@@ -3,19 +3,29 @@
 use roost_tests::{
     built::{self, Kernel},
     folder::Folder,
-    machine::{Drive, Firmware, Qemu, assert_powered_off},
+    machine::{CARD, Drive, Firmware, Qemu, assert_powered_off},
+    net,
     tap::Report,
 };
 use std::{
     fs,
+    path::Path,
     process::Command,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 /// Writes an image with a stock kernel and a shell.
 fn stock_image(folder: &Folder, name: &str) -> u32 {
-    let (kernel, initrd) = (Kernel::Cloud.file(), folder.busybox());
-    let said = folder.roost(&[
+    let memory = image_of(folder, name, &folder.busybox(), &[]);
+    // Nothing but the image is left beside the ramdisk.
+    assert_eq!(folder.names(), ["busybox.cpio", name]);
+    memory
+}
+
+/// Writes an image with a stock kernel and this ramdisk; the machine's memory in MiB.
+fn image_of(folder: &Folder, name: &str, initrd: &Path, words: &[&str]) -> u32 {
+    let kernel = Kernel::Cloud.file();
+    let arguments = [
         "image",
         "--output",
         name,
@@ -26,10 +36,9 @@ fn stock_image(folder: &Folder, name: &str) -> u32 {
         "--append",
         "console=hvc0 quiet",
         "--memory=256M",
-    ]);
+    ];
+    let said = folder.roost(&[&arguments, words].concat());
     assert_eq!((said.status, said.err.as_str()), (0, ""), "{said:?}");
-    // Nothing but the image is left beside the ramdisk.
-    assert_eq!(folder.names(), ["busybox.cpio", name]);
     said.out.trim().parse().expect("the machine's memory in MiB")
 }
 
@@ -75,6 +84,29 @@ fn uefi_and_cd() {
 #[test]
 fn uefi_and_disk() {
     boots("roost.raw", Firmware::Uefi, Drive::Disk("raw"), 2);
+}
+
+/// Whatever address the machine's card has, the guest's has it too.
+#[test]
+fn a_card_that_nobody_has_named() {
+    let folder = Folder::new();
+    let words = net::add_script(&folder);
+    let initrd = folder.busybox_with(Kernel::Cloud, net::DRIVER, &words);
+    let memory = image_of(&folder, "x.iso", &initrd, &["--net", "card"]);
+    let machine = Qemu { firmware: Firmware::Bios, drive: Drive::Cd, memory, cpus: 1 };
+    let mut guest = machine.boot_with_card(&folder, &folder.path("x.iso"));
+    guest.expect_shell();
+    net::load(&mut guest, "eth0");
+    net::dhcp(&mut guest);
+    let link = guest.succeed("ip link show eth0");
+    assert!(link.contains(&format!("link/ether {CARD}")), "{link}");
+    guest.send("poweroff\n");
+    assert_powered_off(&guest.end());
+
+    let machine = Qemu { firmware: Firmware::Bios, drive: Drive::Cd, memory, cpus: 1 };
+    let ended = machine.boot(&folder, &folder.path("x.iso")).end();
+    assert!(ended.said.out.contains("roost: guest"), "{ended:?}");
+    assert!(ended.log.contains("network card: the machine lacks its card"), "{}", ended.log);
 }
 
 /// A native guest of several that a file describes.
@@ -129,6 +161,9 @@ fn what_cannot_be_written_is_refused() {
         folder.roost(&[&["image", "--kernel", kernel, "--memory=64M"], arguments].concat())
     };
     image(&["--output", "x.vmdk"]).refuses(2, &["x.vmdk", ".iso, .raw or .qcow2"]);
+    image(&["--output", "x.iso", "--net", "user"]).refuses(2, &["network `user`", "an image"]);
+    let two = ["--output", "x.iso", "--net", "card", "--net", "card"];
+    image(&two).refuses(2, &["that of the machine's card", "choose another `mac`"]);
     image(&["--output", "no/x.iso"]).refuses(2, &["--output no/x.iso cannot be written"]);
     folder.roost(&["image", "--kernel", "none", "--output", "x.iso"]).refuses(2, &["kernel none"]);
 

@@ -28,7 +28,6 @@ use crate::{
     dev::{
         Rest,
         gpt::{self, Table, Wrong},
-        switch::Mac,
         virtio::{disk as guest_disk, slots},
     },
     hw::{apic::vector, percpu::Cpu},
@@ -155,10 +154,10 @@ pub fn read_console(out: &mut [u8; CONSOLE_BUFFER]) -> usize {
     console().map_or(0, |console| console.lock().read(out))
 }
 
-/// The network card with this address.
+/// The first network card that is `wanted`.
 #[must_use]
-pub fn uplink(mac: Mac) -> Option<&'static Uplink> {
-    UPLINKS.get()?.iter().map(|uplink| &**uplink).find(|uplink| uplink.mac() == mac)
+pub fn uplink(wanted: impl Fn(&Uplink) -> bool) -> Option<&'static Uplink> {
+    UPLINKS.get()?.iter().map(|uplink| &**uplink).find(|uplink| wanted(uplink))
 }
 
 /// Takes the frames that have come by any network card, or some of them.

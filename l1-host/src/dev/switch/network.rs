@@ -16,7 +16,7 @@ use alloc::{
     sync::{Arc, Weak},
     vec::Vec,
 };
-use pv_abi::bundle;
+use pv_abi::bundle::{self, Uplink as Which};
 use spin::{Once, RwLock};
 
 static NETWORKS: Once<Vec<Network>> = Once::new();
@@ -39,7 +39,8 @@ struct Seat {
 
 /// Makes the networks. One whose uplink the machine lacks is not made, and the log says so.
 pub fn start(wanted: &[bundle::Network]) {
-    NETWORKS.call_once(|| wanted.iter().filter_map(Network::new).collect());
+    let named: Vec<_> = wanted.iter().filter_map(|network| network.uplink).collect();
+    NETWORKS.call_once(|| wanted.iter().filter_map(|one| Network::new(one, &named)).collect());
 }
 
 /// The network of this name.
@@ -76,19 +77,25 @@ pub fn arrived(uplink: &Uplink, frame: &mut Frame<'_>) {
 }
 
 impl Network {
-    fn new(wanted: &bundle::Network) -> Option<Self> {
+    /// `named` are the uplinks of all networks.
+    fn new(wanted: &bundle::Network, named: &[Which]) -> Option<Self> {
+        let is_free = |uplink: &Uplink| !named.contains(&Which::Address(uplink.mac()));
         let uplink = match wanted.uplink {
             None => None,
-            Some(mac) => {
-                let uplink = host::uplink(mac);
-                if uplink.is_none() {
-                    log!("network {}: the machine lacks its card", wanted.name);
-                    return None;
-                }
-                uplink
-            }
+            Some(Which::Address(mac)) => host::uplink(|uplink| uplink.mac() == mac),
+            Some(Which::First) => host::uplink(is_free),
         };
+        if uplink.is_none() && wanted.uplink.is_some() {
+            log!("network {}: the machine lacks its card", wanted.name);
+            return None;
+        }
         Some(Self { name: wanted.name.clone(), uplink, seats: RwLock::new(Vec::new()) })
+    }
+
+    /// The address of the card by which it goes out.
+    #[must_use]
+    pub fn uplink_mac(&self) -> Option<Mac> {
+        Some(self.uplink?.mac())
     }
 
     /// Frames for `mac` go to the card in `slot` of `vm`.

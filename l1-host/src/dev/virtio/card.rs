@@ -72,12 +72,14 @@ enum Way {
 }
 
 impl Card {
-    /// The card that a guest with so many vCPUs is to have, and its front; `None` if there is no such network.
+    /// The card that a guest with so many vCPUs is to have, and its front; `None` if there is no such network, or no
+    /// address.
     #[must_use]
     pub fn new(wanted: &bundle::Card, vcpus: u32) -> Option<(Self, Front)> {
         let network = network::find(&wanted.network)?;
         let pairs = CARD_PAIRS_MOST.min(vcpus as usize).max(1);
-        let address = Address { mac: wanted.mac, mtu: wanted.mtu, pairs: pairs as u16 };
+        let mac = wanted.mac.or_else(|| network.uplink_mac())?;
+        let address = Address { mac, mtu: wanted.mtu, pairs: pairs as u16 };
         let slot = usize::from(wanted.slot);
         let front = Front::new(slot, address.identity());
         let hz = boot::tsc_hz();
@@ -85,7 +87,7 @@ impl Card {
         let card = Self {
             slot,
             address,
-            guard: Guard { mac: wanted.mac, ip: wanted.ip },
+            guard: Guard { mac, ip: wanted.ip },
             network,
             pairs: (0..pairs).map(|_| Pair::new()).collect(),
             used: AtomicUsize::new(1),
