@@ -94,6 +94,38 @@ fn the_card_need_not_do_anything() {
     assert!(counter(&ended, "net_tx_frames") > 5000, "{}", ended.log);
 }
 
+/// Guests of two machines reach each other; one machine ends, and the other's guest goes on.
+#[test]
+fn two_machines_are_on_one_bridge() {
+    let folders = [Folder::new(), Folder::new()];
+    let Some(bridge) = Bridge::new(&folders[0]) else { return };
+    let addresses = [GUEST, Ipv4Addr::new(192, 168, 99, 3)];
+    let start = |number: usize| {
+        let (folder, kernel) = (&folders[number], Kernel::Cloud);
+        let initrd = folder.busybox_with(kernel, DRIVER, &add_script(folder));
+        let run = folder.run(&kernel.file()).initrd(&initrd).limit(240).beside(&bridge);
+        // Both guests have the same name.
+        let net = format!("bridge={},mac=02:00:00:00:00:{number:02x}", bridge::NAME);
+        let mut guest = run.option("--net", net).append("console=hvc0 quiet").piped();
+        guest.expect_shell();
+        load(&mut guest, "eth0");
+        let address = addresses[number];
+        guest.succeed(&format!("ip addr add {address}/24 dev eth0 && ip link set eth0 up"));
+        guest
+    };
+    let [mut first, mut second] = [0, 1].map(start);
+    first.succeed(&format!("ping -c 3 -W 5 {}", addresses[1]));
+    first.succeed("head -c 4194304 /dev/urandom >/tmp/file && httpd -h /tmp");
+    let sum = first.succeed("sha256sum </tmp/file");
+    assert_eq!(second.succeed(&format!("wget -q -O - http://{GUEST}/file | sha256sum")), sum);
+    first.send("poweroff\n");
+    first.end().assert_powered_off();
+    assert_ne!(second.shell(&format!("ping -c 1 -W 1 {GUEST}")).0, 0);
+    second.succeed(&format!("ping -c 3 -W 5 {}", bridge::HOST));
+    second.send("poweroff\n");
+    second.end().assert_powered_off();
+}
+
 /// A device that divides and does not let others divide: what L1 does not leave to it, it does itself.
 #[test]
 fn the_card_may_do_some() {
