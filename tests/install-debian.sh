@@ -4,7 +4,7 @@
 # after the guest's death, and after an L1 that cannot start.
 #
 # Usage: install-debian.sh [PORT]; the VM's ssh server is at this port of 127.0.0.1, 2299 without it.
-# GRUB comes from the Debian mirror that the VM knows. Takes about half an hour with an emulator.
+# GRUB comes from the Debian mirror that the VM knows. Takes a quarter of an hour with an emulator.
 set -eu
 cd "$(dirname "$0")/.."
 port=${1:-2299}
@@ -51,7 +51,7 @@ done
 start() {
     console=$folder/$1
     shift
-    qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 1500 -smp 2 -nodefaults -display none \
+    qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 1500 -smp 2 -nodefaults -vga std -display none \
         -serial "file:$console" -drive "if=none,id=disk,format=raw,file=$disk" \
         -device virtio-blk-pci,drive=disk -netdev "user,id=net,hostfwd=tcp:127.0.0.1:$port-:22" \
         -device virtio-net-pci,netdev=net "$@" &
@@ -145,9 +145,11 @@ is_off
 
 start uefi -bios /usr/share/ovmf/OVMF.fd
 is_up roost
-in_vm 'ROOST_IMAGES=roost roost/roost install --undo' 2>"$folder/undo" || fail "it is not removed ($folder/undo)"
+in_vm 'sed -i s/=roost/=saved/ /etc/default/grub && ROOST_IMAGES=roost roost/roost install --undo' 2>"$folder/undo" ||
+    fail "it is not removed ($folder/undo)"
 goes 'systemctl reboot'
 is_up hardware
-in_vm '! grep -r roost /boot/grub/grub.cfg /boot/roost /etc/grub.d 2>/dev/null' || fail "something is left of it"
+left=$(in_vm 'ls -d /boot/roost; grep -rl roost /boot/grub/grub.cfg /etc/grub.d' 2>/dev/null) || true
+[ -z "$left" ] || fail "$left is left of it"
 goes poweroff
 is_off
