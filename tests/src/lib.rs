@@ -20,7 +20,7 @@ pub mod outcome;
 pub mod qemu;
 pub mod run;
 pub mod session;
-mod slot;
+pub mod slot;
 pub mod stats;
 pub mod suite;
 pub mod tap;
