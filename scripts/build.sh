@@ -21,6 +21,14 @@ cd "$(dirname "$0")/.."
 need_rust
 
 target=${CARGO_TARGET_DIR:-target}
+# One build at a time: cargo leaves an image in the same place whatever its features are, and another
+# build would take it from there.
+mkdir -p "$target"
+exec 9>"$target/build.lock"
+if ! flock -n 9; then
+    echo "Waiting for another build ..." >&2
+    flock 9
+fi
 # The first build takes a minute or two and shows how far it is.
 quiet=--quiet
 [ -e "$target/tool/roost" ] || quiet=
