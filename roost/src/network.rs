@@ -181,12 +181,10 @@ fn check_guest(guest: &GuestPlan, seen: &mut HashSet<Option<Mac>>) -> Result<()>
     );
     for (number, net) in guest.nets.iter().enumerate() {
         let mac = mac(guest, number, net);
-        let address = || mac.map_or("that of the machine's card".into(), |mac| mac.to_string());
-        ensure!(
-            seen.insert(mac),
-            "address {} is that of another card: choose another `mac`",
-            address()
-        );
+        if !seen.insert(mac) {
+            let address = mac.map_or("that of the machine's card".into(), |mac| mac.to_string());
+            bail!("address {address} is that of another card: choose another `mac`");
+        }
         check_net(net)?;
     }
     Ok(())
