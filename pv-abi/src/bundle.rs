@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// First bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"RoostBdl";
 /// Version of header and encoding.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 /// Bytes before the encoded [`Bundle`]: magic, version (u32), encoded length (u32).
 pub const HEADER: usize = 16;
 
@@ -121,15 +121,21 @@ pub enum MachineDisk {
     Any,
     /// By its name there, 20 bytes at most.
     Serial(String),
-    /// By its place on the machine's first PCI bus.
-    Pci {
-        /// Device, below 32.
-        device: u8,
-        /// Function, below 8.
-        function: u8,
-    },
+    /// By its place.
+    Pci(PciPlace),
     /// By the identifier in its partition table, as bytes lie on the disk.
     Table([u8; 16]),
+}
+
+/// A place on PCI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciPlace {
+    /// The bus, as firmware numbers it.
+    pub bus: u8,
+    /// Device, below 32.
+    pub device: u8,
+    /// Function, below 8.
+    pub function: u8,
 }
 
 /// A partition of a disk.
@@ -469,7 +475,7 @@ mod tests {
                 core: true,
                 disks: vec![Disk {
                     slot: 3,
-                    on: MachineDisk::Pci { device: 3, function: 1 },
+                    on: MachineDisk::Pci(PciPlace { bus: 0, device: 3, function: 1 }),
                     partition: Some(Partition::Label("root".into())),
                     name: "root".into(),
                     read_only: true,

@@ -58,6 +58,8 @@ pub struct Qemu {
 pub const CARD: &str = "52:54:00:01:02:03";
 /// See above.
 pub const CARD_AT: u32 = 9;
+/// The place on PCI of the disk that [`Qemu::boot_with_bridges`] gives.
+pub const BEHIND: &str = "01:00.0";
 
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
 
@@ -79,12 +81,35 @@ impl Qemu {
     #[must_use]
     pub fn boot_with_card<'a>(&self, folder: &'a Folder, image: &Path) -> Session<'a> {
         let card = format!("virtio-net-pci,netdev=net,mac={CARD},addr={CARD_AT:x},romfile=");
-        let again = ["-action", "reboot=reset"];
-        self.start(
-            folder,
-            image,
-            &[&["-netdev", "user,id=net", "-device", &card], &again[..]].concat(),
-        )
+        let card = ["-netdev", "user,id=net", "-device", &card];
+        self.start(folder, image, &[&card[..], &["-action", "reboot=reset"]].concat())
+    }
+
+    /// The same with that card below a switch of PCI Express, and the folder's file `disk` as a raw disk below a root port,
+    /// at [`BEHIND`].
+    ///
+    /// # Panics
+    /// QEMU cannot be started.
+    #[must_use]
+    pub fn boot_with_bridges<'a>(
+        &self,
+        folder: &'a Folder,
+        image: &Path,
+        disk: &str,
+    ) -> Session<'a> {
+        let drive = format!("if=none,id=behind,format=raw,file={}", folder.path(disk).display());
+        let card = format!("virtio-net-pci,netdev=net,mac={CARD},bus=below,romfile=");
+        let words = [
+            ["-device", "pcie-root-port,id=port,chassis=1,addr=2"],
+            ["-drive", &drive],
+            ["-device", "virtio-blk-pci,drive=behind,bus=port"],
+            ["-device", "pcie-root-port,id=other,chassis=2,addr=3"],
+            ["-device", "x3130-upstream,id=switch,bus=other"],
+            ["-device", "xio3130-downstream,id=below,bus=switch,chassis=3"],
+            ["-netdev", "user,id=net"],
+            ["-device", &card],
+        ];
+        self.start(folder, image, words.as_flattened())
     }
 
     /// The same beside disks with these names in the folder, which are raw and have no serials; the first

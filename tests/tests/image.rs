@@ -2,8 +2,9 @@
 
 use roost_tests::{
     built::{self, Kernel},
+    disk,
     folder::Folder,
-    machine::{CARD, Drive, Firmware, Qemu, assert_powered_off},
+    machine::{BEHIND, CARD, Drive, Firmware, Qemu, assert_powered_off},
     net,
     tap::Report,
 };
@@ -103,10 +104,42 @@ fn a_card_that_nobody_has_named() {
     guest.send("poweroff\n");
     assert_powered_off(&guest.end());
 
-    let machine = Qemu { firmware: Firmware::Bios, drive: Drive::Cd, memory, cpus: 1 };
     let ended = machine.boot(&folder, &folder.path("x.iso")).end();
     assert!(ended.said.out.contains("roost: guest"), "{ended:?}");
     assert!(ended.log.contains("network card: the machine lacks its card"), "{}", ended.log);
+}
+
+/// A disk and a card behind bridges, one of them three deep.
+fn bridges(firmware: Firmware) {
+    let folder = Folder::new();
+    let words = net::add_script(&folder);
+    let modules = [disk::DRIVER, net::DRIVER];
+    let initrd = folder.busybox_with_all(Kernel::Cloud, &modules, &words);
+    let place = format!("disk=pci:{BEHIND}");
+    let memory = image_of(&folder, "x.iso", &initrd, &["--net", "card", "--disk", &place]);
+    folder.file("disk.img", &[b'a'; 1 << 20]);
+    let machine = Qemu { firmware, drive: Drive::Cd, memory, cpus: 1 };
+    let mut guest = machine.boot_with_bridges(&folder, &folder.path("x.iso"), "disk.img");
+    guest.expect_shell();
+    disk::with_disk_module(&mut guest);
+    guest.succeed("head -c 5 /dev/xvda | grep -x aaaaa");
+    guest.succeed("printf written | dd of=/dev/xvda bs=512 seek=2047 conv=fsync");
+    net::load(&mut guest, "eth0");
+    net::dhcp(&mut guest);
+    guest.send("poweroff\n");
+    assert_powered_off(&guest.end());
+    let after = fs::read(folder.path("disk.img")).expect("the disk");
+    assert_eq!(after[2047 * 512..][..8], *b"writtena");
+}
+
+#[test]
+fn behind_bridges_by_bios() {
+    bridges(Firmware::Bios);
+}
+
+#[test]
+fn behind_bridges_by_uefi() {
+    bridges(Firmware::Uefi);
 }
 
 /// A native guest of several that a file describes.

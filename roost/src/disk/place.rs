@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use gpt_disk_types::Guid;
-use pv_abi::bundle::{MachineDisk, Partition};
+use pv_abi::bundle::{MachineDisk, Partition, PciPlace};
 use std::{fs::File, io::Read};
 
 /// The longest serial of a disk, bytes.
@@ -11,13 +11,15 @@ const LONGEST_SERIAL: usize = 20;
 /// The longest label of a partition, characters.
 const LONGEST_LABEL: usize = 36;
 
-/// A disk of the machine: `serial:NAME`, `pci:DEVICE.FUNCTION`, `gpt:GUID` or `any`.
+/// A disk of the machine: `serial:NAME`, `pci:BUS:DEVICE.FUNCTION` (bus 0 without the first), `gpt:GUID` or `any`.
 ///
 /// # Errors
 /// What to write.
 pub fn parse_machine_disk(text: &str) -> Result<MachineDisk, String> {
     let wrong = || {
-        format!("`{text}` names no disk: write serial:NAME, pci:DEVICE.FUNCTION, gpt:GUID or any")
+        format!(
+            "`{text}` names no disk: write serial:NAME, pci:BUS:DEVICE.FUNCTION, gpt:GUID or any"
+        )
     };
     match text.split_once(':') {
         None if text == "any" => Ok(MachineDisk::Any),
@@ -25,11 +27,14 @@ pub fn parse_machine_disk(text: &str) -> Result<MachineDisk, String> {
             Ok(MachineDisk::Serial(name.into()))
         }
         Some(("pci", place)) => {
+            let (bus, place) = place.split_once(':').unwrap_or(("0", place));
             let (device, function) = place.split_once('.').ok_or_else(wrong)?;
             let number = |text, most| {
-                u8::from_str_radix(text, 16).ok().filter(|number| *number < most).ok_or_else(wrong)
+                u8::from_str_radix(text, 16).ok().filter(|number| *number <= most).ok_or_else(wrong)
             };
-            Ok(MachineDisk::Pci { device: number(device, 32)?, function: number(function, 8)? })
+            let [bus, device, function] = [(bus, u8::MAX), (device, 31), (function, 7)]
+                .map(|(text, most)| number(text, most));
+            Ok(MachineDisk::Pci(PciPlace { bus: bus?, device: device?, function: function? }))
         }
         Some(("gpt", guid)) => parse_guid(guid).map(MachineDisk::Table).ok_or_else(wrong),
         _ => Err(wrong()),
@@ -86,7 +91,9 @@ mod tests {
         let parsed = |text| parse_machine_disk(text).unwrap();
         assert_eq!(parsed("any"), MachineDisk::Any);
         assert_eq!(parsed("serial:a b"), MachineDisk::Serial("a b".into()));
-        assert_eq!(parsed("pci:1f.7"), MachineDisk::Pci { device: 31, function: 7 });
+        let place = |bus, device, function| MachineDisk::Pci(PciPlace { bus, device, function });
+        assert_eq!(parsed("pci:1f.7"), place(0, 31, 7));
+        assert_eq!(parsed("pci:ff:01.0"), place(255, 1, 0));
         let MachineDisk::Table(guid) = parsed(&format!("gpt:{GUID}")) else { panic!("no table") };
         assert_eq!(guid[..6], [4, 3, 2, 1, 6, 5]);
         for bad in [
@@ -97,6 +104,9 @@ mod tests {
             "pci:20.0",
             "pci:1.8",
             "pci:1",
+            "pci:100:1.0",
+            "pci::1.0",
+            "pci:0:1:1.0",
             "gpt:1",
         ] {
             assert!(parse_machine_disk(bad).unwrap_err().contains("serial:NAME"), "{bad}");

@@ -23,8 +23,8 @@ const BUILT_IN: &str = "CONFIG_XEN_BLKDEV_FRONTEND=y";
 /// Lists the files of a ramdisk, in some seconds.
 const LISTER: &str = "usr/bin/lsinitramfs";
 const LISTER_LIMIT: Duration = Duration::from_secs(120);
-/// How Linux writes places on the bus that L1 looks on.
-const BUS: &str = "0000:00:";
+/// How Linux writes places on the buses that L1 looks on: those of the first PCI segment.
+const SEGMENT: &str = "0000:";
 
 /// What `roost install` needs to know of a system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,8 +269,8 @@ impl Device {
         let (Some(place), true) = (virtio_place(&self.sys), disk.starts_with("vd")) else {
             bail!("the root disk {disk} is no virtio disk, and L1 drives no others");
         };
-        let place = place.strip_prefix(BUS).with_context(|| {
-            format!("the root disk {disk} is at {place}, and L1 looks on PCI bus 0 alone")
+        let place = place.strip_prefix(SEGMENT).with_context(|| {
+            format!("the root disk {disk} is at {place}, and L1 looks on PCI segment 0 alone")
         })?;
         let serial = fs::read_to_string(whole.join("serial")).unwrap_or_default();
         let table = find(&self.disk_properties, "ID_PART_TABLE_UUID").filter(|_| {

@@ -21,9 +21,12 @@ use alloc::{
     boxed::Box,
     string::{String, ToString},
 };
-use pv_abi::virtio::{
-    block::{self, SECTOR, config, request},
-    feature,
+use pv_abi::{
+    bundle::PciPlace,
+    virtio::{
+        block::{self, SECTOR, config, request},
+        feature,
+    },
 };
 use requests::Requests;
 use spin::Mutex;
@@ -87,10 +90,14 @@ impl Disk {
         &self.serial
     }
 
-    /// Whether it is at this place on PCI bus 0.
+    /// Whether it is at this place on PCI.
     #[must_use]
-    pub const fn is_at(&self, device: u8, function: u8) -> bool {
-        matches!(self.place, Place::Pci(place) if place.device == device && place.function == function)
+    pub const fn is_at(&self, wanted: PciPlace) -> bool {
+        let PciPlace { bus, device, function } = wanted;
+        matches!(
+            self.place,
+            Place::Pci(place) if place.bus == bus && place.device == device && place.function == function
+        )
     }
 
     /// Its sectors of 512 bytes.

@@ -60,7 +60,7 @@ pub fn find(disks: &'static [Known], wanted: &bundle::Disk) -> Result<Extent, Mi
     let is_named = |known: &Known| match &wanted.on {
         MachineDisk::Any => partition(known, wanted.partition.as_ref()).is_ok(),
         MachineDisk::Serial(serial) => known.disk.serial() == serial,
-        MachineDisk::Pci { device, function } => known.disk.is_at(*device, *function),
+        MachineDisk::Pci(place) => known.disk.is_at(*place),
         MachineDisk::Table(guid) => known.table.as_ref().is_ok_and(|table| table.disk == *guid),
     };
     let mut named = disks.iter().filter(|known| is_named(known));

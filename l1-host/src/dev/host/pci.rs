@@ -1,4 +1,4 @@
-//! Finds virtio devices on PCI bus 0, and has each interrupt by MSI-X.
+//! Finds virtio devices on PCI, on bus 0 and behind bridges, and has each interrupt by MSI-X.
 //! May: alloc. Context: boot. Input: the machine's devices.
 
 use super::{
@@ -10,15 +10,24 @@ use crate::hw::{
     pci::Configuration,
 };
 use alloc::{format, string::String, vec::Vec};
+use spin::Once;
 use virtio_drivers::transport::{
     DeviceType,
     pci::{
         PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, VIRTIO_PCI_CAP_NOTIFY_CFG,
-        bus::{Command, ConfigurationAccess, DeviceFunction, PCI_CAP_ID_VNDR, PciRoot},
+        bus::{
+            BarInfo, Command, ConfigurationAccess, DeviceFunction, HeaderType, PCI_CAP_ID_VNDR, PciRoot,
+        },
         virtio_device_type,
     },
 };
 
+/// All that there are, in the order of their places. Each look at the buses takes thousands of accesses that leave
+/// the machine.
+static DEVICES: Once<Vec<(DeviceFunction, DeviceType)>> = Once::new();
+
+/// The numbers of a bridge's own bus, the one behind it, and the last that it leads to.
+const BUSES: u8 = 0x18;
 /// Capability of message-signalled interrupts, extended.
 const MSIX: u8 = 0x11;
 const MSIX_ENABLE: u32 = 1 << 31;
@@ -70,21 +79,45 @@ impl Signals {
     }
 }
 
-/// Calls `found` for each device of `kind`, in the order of their places on the bus.
+/// Calls `found` for each device of `kind`, in the order of their places.
 pub fn each(
     kind: DeviceType,
     way: Way,
     mut found: impl FnMut(DeviceFunction, Result<(PciTransport, Signals), String>),
 ) {
     let mut root = PciRoot::new(Configuration);
-    let places: Vec<_> = root
-        .enumerate_bus(0)
-        .filter(|(_, info)| virtio_device_type(info) == Some(kind))
-        .map(|(place, _)| place)
-        .collect();
-    for place in places {
+    for &(place, _) in DEVICES.call_once(look).iter().filter(|(_, other)| *other == kind) {
         found(place, open(&mut root, place, way));
     }
+}
+
+/// The virtio devices of all buses that firmware has numbered.
+fn look() -> Vec<(DeviceFunction, DeviceType)> {
+    let mut root = PciRoot::new(Configuration);
+    let mut devices = Vec::new();
+    let mut reached = [false; 256];
+    reached[0] = true;
+    // A bus behind another has the greater number: one pass finds all, and ends whatever bridges say.
+    for bus in 0..=u8::MAX {
+        if !reached[usize::from(bus)] {
+            continue;
+        }
+        for (place, info) in root.enumerate_bus(bus) {
+            if info.header_type == HeaderType::PciPciBridge {
+                reached[usize::from(pass_through(&mut root, place))] = true;
+            } else if let Some(kind) = virtio_device_type(&info) {
+                devices.push((place, kind));
+            }
+        }
+    }
+    devices
+}
+
+/// Has the bridge at `place` let accesses of both directions through; the bus behind it.
+fn pass_through(root: &mut PciRoot<Configuration>, place: DeviceFunction) -> u8 {
+    let (_, command) = root.get_status_command(place);
+    root.set_command(place, command | Command::MEMORY_SPACE | Command::BUS_MASTER);
+    (Configuration.read_word(place, BUSES) >> 8) as u8
 }
 
 fn open(
@@ -108,18 +141,21 @@ pub fn keep_off_the_bus(place: DeviceFunction) {
 }
 
 fn map_registers(root: &mut PciRoot<Configuration>, place: DeviceFunction) -> Result<(), String> {
-    for index in 0..6 {
-        if let Some((start, len)) = bar(root, place, index) {
-            mmio::map(start, len).map_err(|_| String::from("L1 cannot map its registers"))?;
-        }
+    let bars = root.bars(place).map_err(|why| format!("{why}"))?;
+    for (start, len) in bars.iter().flatten().filter_map(memory) {
+        mmio::map(start, len).map_err(|_| String::from("L1 cannot map its registers"))?;
     }
     Ok(())
 }
 
 /// Memory behind base address register `index`, if it has been given any.
 fn bar(root: &mut PciRoot<Configuration>, place: DeviceFunction, index: u8) -> Option<(u64, u64)> {
-    let info = root.bar_info(place, index).ok()??;
-    info.memory_address_size().filter(|&(start, len)| start != 0 && len != 0)
+    memory(&root.bar_info(place, index).ok()??)
+}
+
+/// Where memory starts, and its bytes, if there is any.
+fn memory(bar: &BarInfo) -> Option<(u64, u64)> {
+    bar.memory_address_size().filter(|&(start, len)| start != 0 && len != 0)
 }
 
 /// Routes message 0 as `way` says.

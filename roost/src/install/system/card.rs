@@ -1,7 +1,7 @@
 //! The network card by which a running system is reached.
 //! Input: the kernel's files.
 
-use super::{BUS, text, virtio_place};
+use super::{SEGMENT, text, virtio_place};
 use crate::net::{Mac, Mtu};
 use pv_abi::bundle::{DEFAULT_MTU, MTUS};
 use std::{fs, path::Path};
@@ -29,8 +29,8 @@ impl Card {
         let device = fs::canonicalize(folder.join("device")).unwrap_or_default();
         let place = virtio_place(&device)
             .ok_or_else(|| format!("{name} is no virtio card, and L1 drives no others"))?;
-        if !place.starts_with(BUS) {
-            return Err(format!("{name} is at {place}, and L1 looks on PCI bus 0 alone"));
+        if !place.starts_with(SEGMENT) {
+            return Err(format!("{name} is at {place}, and L1 looks on PCI segment 0 alone"));
         }
         let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
         let mac = read("address").trim().parse().map_err(|why| format!("{name}: {why}"))?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::{Mac, Mtu};
+use pv_abi::bundle::PciPlace;
 use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
@@ -102,7 +103,12 @@ fn disks_without_a_table_are_found_otherwise() {
     fake.file("run/udev/data/b254:0", "E:ID_PART_TABLE_TYPE=dos\nE:ID_PART_TABLE_UUID=12345678\n");
     assert_eq!(fake.look().disk, MachineDisk::Serial("root-disk".into()));
     fake.file(&format!("{SYS}/serial"), "");
-    assert_eq!(fake.look().disk, MachineDisk::Pci { device: 4, function: 0 });
+    let place = |bus, device| MachineDisk::Pci(PciPlace { bus, device, function: 0 });
+    assert_eq!(fake.look().disk, place(0, 4));
+    let far = "sys/devices/pci0000:00/0000:00:01.0/0000:03:00.0/virtio2/block/vda";
+    fake.disk(far, "vda1");
+    fake.file(&format!("{far}/serial"), "");
+    assert_eq!(fake.look().disk, place(3, 0));
 }
 
 #[test]
@@ -135,9 +141,9 @@ fn what_is_not_supported_is_said() {
         |fake: &Fake| fake.disk("sys/devices/pci0000:00/0000:00:05.0/host0/block/sda", "sda1");
     assert!(refused(&scsi).contains("is no virtio disk"));
     let far = |fake: &Fake| {
-        fake.disk("sys/devices/pci0000:00/0000:00:01.0/0000:03:00.0/virtio2/block/vda", "vda1");
+        fake.disk("sys/devices/pci0001:00/0001:00:01.0/virtio2/block/vda", "vda1");
     };
-    assert!(refused(&far).contains("PCI bus 0 alone"));
+    assert!(refused(&far).contains("PCI segment 0 alone"));
     let secure =
         |fake: &Fake| fake.file("sys/firmware/efi/efivars/SecureBoot-8be4", "\u{6}\0\0\0\u{1}");
     assert!(refused(&secure).contains("Secure Boot is on"));
@@ -180,7 +186,7 @@ fn the_card_is_that_of_the_best_way_out() {
     let mtu = Some(Mtu(1460));
     assert_eq!(fake.look().card, Some(Card { name: "ens5".into(), mac, mtu }));
     let usual = Fake::new();
-    usual.card("sys/devices/pci0000:00/0000:00:05.0/virtio3", "1500\n");
+    usual.card("sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0/virtio3", "1500\n");
     assert_eq!(usual.look().card.unwrap().mtu, None);
 }
 
@@ -188,7 +194,7 @@ fn the_card_is_that_of_the_best_way_out() {
 fn a_card_that_l1_cannot_drive_is_left_out() {
     for (sys, why) in [
         ("sys/devices/pci0000:00/0000:00:05.0", "no virtio card"),
-        ("sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0/virtio3", "PCI bus 0 alone"),
+        ("sys/devices/pci0001:00/0001:00:02.0/virtio3", "PCI segment 0 alone"),
     ] {
         let fake = Fake::new();
         fake.card(sys, "1500\n");
