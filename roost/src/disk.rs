@@ -12,7 +12,7 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use image::look;
 use machine::MachineDisk;
-pub use place::{guid, parse_guid, parse_machine_disk, parse_partition};
+pub use place::{LONGEST_SERIAL, guid, parse_guid, parse_machine_disk, parse_partition};
 use pv_abi::{
     bundle::{self, Backend, Disk, Partition},
     ext::devices::SLOTS,

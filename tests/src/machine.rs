@@ -39,6 +39,8 @@ pub enum Drive {
     Disk(&'static str),
     /// A virtio disk, which L1 can use, and whose content stays.
     Virtio(&'static str),
+    /// The same, of a SCSI controller.
+    Scsi(&'static str),
 }
 
 /// A machine of QEMU's.
@@ -58,8 +60,6 @@ pub struct Qemu {
 pub const CARD: &str = "52:54:00:01:02:03";
 /// See above.
 pub const CARD_AT: u32 = 9;
-/// The place on PCI of the disk that [`Qemu::boot_with_bridges`] gives.
-pub const BEHIND: &str = "01:00.0";
 
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
 
@@ -82,34 +82,7 @@ impl Qemu {
     pub fn boot_with_card<'a>(&self, folder: &'a Folder, image: &Path) -> Session<'a> {
         let card = format!("virtio-net-pci,netdev=net,mac={CARD},addr={CARD_AT:x},romfile=");
         let card = ["-netdev", "user,id=net", "-device", &card];
-        self.start(folder, image, &[&card[..], &["-action", "reboot=reset"]].concat())
-    }
-
-    /// The same with that card below a switch of PCI Express, and the folder's file `disk` as a raw disk below a root port,
-    /// at [`BEHIND`].
-    ///
-    /// # Panics
-    /// QEMU cannot be started.
-    #[must_use]
-    pub fn boot_with_bridges<'a>(
-        &self,
-        folder: &'a Folder,
-        image: &Path,
-        disk: &str,
-    ) -> Session<'a> {
-        let drive = format!("if=none,id=behind,format=raw,file={}", folder.path(disk).display());
-        let card = format!("virtio-net-pci,netdev=net,mac={CARD},bus=below,romfile=");
-        let words = [
-            ["-device", "pcie-root-port,id=port,chassis=1,addr=2"],
-            ["-drive", &drive],
-            ["-device", "virtio-blk-pci,drive=behind,bus=port"],
-            ["-device", "pcie-root-port,id=other,chassis=2,addr=3"],
-            ["-device", "x3130-upstream,id=switch,bus=other"],
-            ["-device", "xio3130-downstream,id=below,bus=switch,chassis=3"],
-            ["-netdev", "user,id=net"],
-            ["-device", &card],
-        ];
-        self.start(folder, image, words.as_flattened())
+        self.boot_with(folder, image, &[&card[..], &["-action", "reboot=reset"]].concat())
     }
 
     /// The same beside disks with these names in the folder, which are raw and have no serials; the first
@@ -126,13 +99,18 @@ impl Qemu {
             ["-drive".into(), drive, "-device".into(), device]
         };
         let words: Vec<_> = disks.iter().enumerate().flat_map(add).collect();
-        self.start(folder, image, &words.iter().map(String::as_str).collect::<Vec<_>>())
+        self.boot_with(folder, image, &words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// With more `words` for QEMU.
-    fn start<'a>(&self, folder: &'a Folder, image: &Path, words: &[&str]) -> Session<'a> {
+    /// The same with more `words` for QEMU, which finds files in the folder.
+    ///
+    /// # Panics
+    /// QEMU cannot be started.
+    #[must_use]
+    pub fn boot_with<'a>(&self, folder: &'a Folder, image: &Path, words: &[&str]) -> Session<'a> {
         let slot = Slot::take();
         let mut command = Command::new("qemu-system-x86_64");
+        command.current_dir(folder.path(""));
         command.args(["-M", "q35", "-accel", "tcg", "-cpu", "EPYC-v3,check=off"]);
         command.args(["-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()]);
         command.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]);
@@ -155,6 +133,9 @@ impl Qemu {
             Drive::Virtio(format) => command
                 .args(["-drive", &format!("if=none,id=disk,file={file},format={format}")])
                 .args(["-device", "virtio-blk-pci,drive=disk"]),
+            Drive::Scsi(format) => command
+                .args(["-drive", &format!("if=none,id=disk,file={file},format={format}")])
+                .args(["-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk"]),
         };
         Session::start(folder, command, Wires::Pipes, slot)
     }

@@ -1,7 +1,7 @@
 //! Disks: what a native guest reads and writes is what is in the files on the host, and what cannot be
 //! given to a guest is refused before anything starts.
 
-use roost_tests::{built, folder::Folder, run::Run, tap::Report};
+use roost_tests::{built, folder::Folder, qemu, run::Run, tap::Report};
 use std::{fs, path::Path, process::Command};
 
 const BYTES: usize = 1 << 20;
@@ -45,6 +45,18 @@ fn assert_written(image: &[u8]) {
     assert_eq!(image[end..40 * SECTOR], before[end..40 * SECTOR], "after it");
     assert_eq!(image[55 * SECTOR..56 * SECTOR], before[55 * SECTOR..56 * SECTOR], "between");
     assert_eq!(image[64 * SECTOR..], before[64 * SECTOR..], "the rest");
+}
+
+/// The same of disks that are units of a SCSI controller.
+#[test]
+fn of_a_scsi_controller() {
+    let folder = Folder::new();
+    let disk = folder.file("disk.img", &pattern());
+    let read_only = folder.file("fixed.img", &pattern());
+    let run = checks(&folder, ["disk.img", "fixed.img,ro"]);
+    pass(run.option("--qemu", qemu::with_scsi(&folder, "")));
+    assert_written(&fs::read(disk).expect("the disk"));
+    assert_eq!(fs::read(read_only).expect("the disk"), pattern());
 }
 
 #[test]

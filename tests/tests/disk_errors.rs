@@ -17,13 +17,15 @@ const ERRORS: &str = "\
 
 /// Has QEMU fail what `errors` says of the disk in the file `name`.
 fn failing(folder: &Folder, name: &str, errors: &str) -> PathBuf {
+    qemu::changed(folder, &injecting(folder, name, errors))
+}
+
+/// The commands of `sed` for that.
+fn injecting(folder: &Folder, name: &str, errors: &str) -> String {
     let settings = folder.file("errors", errors.as_bytes());
     let path = folder.path(name);
     let (settings, path) = (settings.display(), path.display());
-    qemu::changed(
-        folder,
-        &format!("s|if=none,file=[^,]*{name},|if=none,file=blkdebug:{settings}:{path},|"),
-    )
+    format!("s|if=none,file=[^,]*{name},|if=none,file=blkdebug:{settings}:{path},|")
 }
 
 /// Two native guests: one with the disk of this name, which makes this check, and one whose disks are
@@ -59,17 +61,27 @@ fn said(out: &str, guest: &str) -> Report {
 
 #[test]
 fn errors_of_the_machines_disk_reach_the_guest() {
+    errors_reach_the_guest(qemu::changed, "disk roost0");
+}
+
+#[test]
+fn so_do_those_of_a_unit_of_a_controller() {
+    errors_reach_the_guest(qemu::with_scsi, "disk at 00:01.0, unit 0:0");
+}
+
+/// L1's log calls the device `name`.
+fn errors_reach_the_guest(machine: impl Fn(&Folder, &str) -> PathBuf, name: &str) {
     let folder = Folder::new();
     let config = beside_another(&folder, "failing", "disk.machine_errors");
     let config = folder.file("roost.toml", config.as_bytes());
-    let qemu = failing(&folder, "bad.img", ERRORS);
+    let qemu = machine(&folder, &injecting(&folder, "bad.img", ERRORS));
     let ended = folder.run_config(&config).option("--qemu", &qemu).limit(240).to_end();
     ended.assert_powered_off();
     assert!(said(&ended.said.out, "bad").has_passed("disk.machine_errors"), "{ended:?}");
     let good = said(&ended.said.out, "good");
     assert!(good.has_passed("disk.write_and_read"), "{ended:?}");
     assert_eq!(
-        ended.log.matches("disk roost0: Read at sector 100 fails").count(),
+        ended.log.matches(&format!("{name}: Read at sector 100 fails")).count(),
         1,
         "{}",
         ended.log

@@ -4,7 +4,7 @@ use roost_tests::{
     built::{self, Kernel},
     disk,
     folder::Folder,
-    machine::{BEHIND, CARD, Drive, Firmware, Qemu, assert_powered_off},
+    machine::{CARD, Drive, Firmware, Qemu, assert_powered_off},
     net,
     tap::Report,
 };
@@ -109,17 +109,28 @@ fn a_card_that_nobody_has_named() {
     assert!(ended.log.contains("network card: the machine lacks its card"), "{}", ended.log);
 }
 
-/// A disk and a card behind bridges, one of them three deep.
+/// A disk behind a bridge, and a card behind three.
+const BEHIND: [[&str; 2]; 8] = [
+    ["-device", "pcie-root-port,id=port,chassis=1,addr=2"],
+    ["-drive", "if=none,id=behind,format=raw,file=disk.img"],
+    ["-device", "virtio-blk-pci,drive=behind,bus=port"],
+    ["-device", "pcie-root-port,id=other,chassis=2,addr=3"],
+    ["-device", "x3130-upstream,id=switch,bus=other"],
+    ["-device", "xio3130-downstream,id=below,bus=switch,chassis=3"],
+    ["-netdev", "user,id=net"],
+    ["-device", "virtio-net-pci,netdev=net,bus=below,romfile="],
+];
+
 fn bridges(firmware: Firmware) {
     let folder = Folder::new();
     let words = net::add_script(&folder);
     let modules = [disk::DRIVER, net::DRIVER];
     let initrd = folder.busybox_with_all(Kernel::Cloud, &modules, &words);
-    let place = format!("disk=pci:{BEHIND}");
-    let memory = image_of(&folder, "x.iso", &initrd, &["--net", "card", "--disk", &place]);
+    let devices = ["--net", "card", "--disk", "disk=pci:01:00.0"];
+    let memory = image_of(&folder, "x.iso", &initrd, &devices);
     folder.file("disk.img", &[b'a'; 1 << 20]);
     let machine = Qemu { firmware, drive: Drive::Cd, memory, cpus: 1 };
-    let mut guest = machine.boot_with_bridges(&folder, &folder.path("x.iso"), "disk.img");
+    let mut guest = machine.boot_with(&folder, &folder.path("x.iso"), BEHIND.as_flattened());
     guest.expect_shell();
     disk::with_disk_module(&mut guest);
     guest.succeed("head -c 5 /dev/xvda | grep -x aaaaa");

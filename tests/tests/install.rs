@@ -20,7 +20,10 @@ const MIB: usize = 1 << 20;
 const UUID: &str = "12345678-9abc-def0-1234-56789abcdef0";
 const DISK: [u8; 16] = [0xd1; 16];
 const DISK_TEXT: &str = "d1d1d1d1-d1d1-d1d1-d1d1-d1d1d1d1d1d1";
-const SYS: &str = "devices/pci0000:00/0000:00:04.0/virtio1/block/vda";
+/// A virtio disk, and one of a SCSI controller, as /sys has them.
+const DISK_SYS: &str = "devices/pci0000:00/0000:00:04.0/virtio1/block/vda";
+const UNIT_SYS: &str =
+    "devices/pci0000:00/0000:00:04.0/virtio1/host2/target2:0:0/2:0:0:0/block/sda";
 
 /// The ramdisk's first program: it mounts the root file system that the command line names.
 const INIT: &str = "#!/bin/busybox sh
@@ -59,8 +62,8 @@ while ! [ -e /sys/class/net/eth0 ]; do /bin/busybox sleep 0.1; done
 /bin/busybox poweroff -f
 ";
 
-/// A system as it runs, in the folder `root`.
-fn system(folder: &Folder) -> PathBuf {
+/// A system as it runs, in the folder `root`, on the disk that /sys has in the folder `sys`.
+fn system(folder: &Folder, sys: &str) -> PathBuf {
     let root = folder.path("root");
     let file = |name: &str, bytes: &[u8]| {
         let path = root.join(name);
@@ -77,7 +80,9 @@ fn system(folder: &Folder) -> PathBuf {
     file("boot/grub/grub.cfg", b"");
     file("etc/grub.d/00_header", b"#!/bin/sh\n");
     file("proc/sys/kernel/osrelease", release.as_bytes());
-    file("proc/self/mountinfo", b"22 1 254:2 / / rw - ext4 /dev/vda2 rw\n");
+    let name = sys.rsplit('/').next().expect("a name");
+    let mount = format!("22 1 254:2 / / rw - ext4 /dev/{name}2 rw\n");
+    file("proc/self/mountinfo", mount.as_bytes());
     file(
         "proc/cmdline",
         format!("BOOT_IMAGE=/vmlinuz root=UUID={UUID} ro quiet console=ttyS0\n").as_bytes(),
@@ -87,8 +92,8 @@ fn system(folder: &Folder) -> PathBuf {
     file("run/udev/data/b254:2", format!("E:ID_FS_UUID={UUID}\n").as_bytes());
     let table = format!("E:ID_PART_TABLE_TYPE=gpt\nE:ID_PART_TABLE_UUID={DISK_TEXT}\n");
     file("run/udev/data/b254:0", table.as_bytes());
-    file(&format!("sys/{SYS}/dev"), b"254:0\n");
-    file(&format!("sys/{SYS}/vda2/partition"), b"2\n");
+    file(&format!("sys/{sys}/dev"), b"254:0\n");
+    file(&format!("sys/{sys}/{name}2/partition"), b"2\n");
     let card = format!("sys/devices/pci0000:00/0000:00:{CARD_AT:02x}.0/virtio2");
     file(&format!("{card}/net/ens9/address"), format!("{CARD}\n").as_bytes());
     file(&format!("{card}/net/ens9/mtu"), b"1500\n");
@@ -100,7 +105,7 @@ fn system(folder: &Folder) -> PathBuf {
                   ens9 00000000 0202000A 0003 0 0 100 00000000 0 0 0\n";
     file("proc/net/route", routes.as_bytes());
     fs::create_dir_all(root.join("sys/dev/block")).expect("temporary folder");
-    symlink(format!("../../{SYS}/vda2"), root.join("sys/dev/block/254:2")).expect("a link");
+    symlink(format!("../../{sys}/{name}2"), root.join("sys/dev/block/254:2")).expect("a link");
     root
 }
 
@@ -118,7 +123,7 @@ fn says(said: &Said, words: &[&str]) {
 #[test]
 fn it_is_said_done_and_undone() {
     let folder = Folder::new();
-    let root = system(&folder);
+    let root = system(&folder, DISK_SYS);
     let files = ["boot/roost/l1", "boot/roost/bundle", "etc/grub.d/42_roost"];
     let there = || files.map(|name| root.join(name).exists());
     let entry = "menuentry 'Roost, with this system as its guest'";
@@ -145,7 +150,7 @@ fn it_is_said_done_and_undone() {
     fs::remove_file(root.join("boot/grub/grub.cfg")).expect("it is ours");
     install(&folder, &["--apply"]).refuses(2, &["no GRUB below root"]);
     let folder = Folder::new();
-    let root = system(&folder);
+    let root = system(&folder, DISK_SYS);
     let said = folder.roost(&["install", "--root", text(&root), "--memory", "690M"]);
     said.refuses(2, &["too little for L1 and a guest of 690 MiB"]);
 }
@@ -215,17 +220,17 @@ fn disk(folder: &Folder, root: &Path) -> PathBuf {
 
 #[test]
 fn the_menu_starts_l1_with_the_system_as_its_guest() {
-    starts(Firmware::Uefi);
+    starts(Firmware::Uefi, Drive::Virtio("raw"), DISK_SYS);
 }
 
 #[test]
-fn so_it_does_by_bios() {
-    starts(Firmware::Bios);
+fn so_it_does_by_bios_on_a_scsi_disk() {
+    starts(Firmware::Bios, Drive::Scsi("raw"), UNIT_SYS);
 }
 
-fn starts(firmware: Firmware) {
+fn starts(firmware: Firmware, drive: Drive, sys: &str) {
     let folder = Folder::new();
-    let root = system(&folder);
+    let root = system(&folder, sys);
     says(&install(&folder, &["--apply"]), &["wrote"]);
     // What the running kernel shows is on no disk.
     for name in ["proc", "sys", "run"] {
@@ -242,7 +247,7 @@ fn starts(firmware: Firmware) {
     let _ = host("chmod", &["755", text(&root.join("sbin/init")), text(&root.join("bin/busybox"))]);
     let disk = disk(&folder, &root);
 
-    let machine = Qemu { firmware, drive: Drive::Virtio("raw"), memory: 700, cpus: 1 };
+    let machine = Qemu { firmware, drive, memory: 700, cpus: 1 };
     let ended = machine.boot_with_card(&folder, &disk).end_within(120);
     // The first of two starts ends with the machine's reset.
     assert_eq!(ended.said.out.matches("The system is up on /dev/xvda2").count(), 2, "{ended:?}");

@@ -8,6 +8,7 @@ pub mod gpt;
 pub mod host;
 pub mod ioapic;
 pub mod offload;
+pub mod scsi;
 pub mod switch;
 pub mod uart;
 pub mod virtio;

@@ -7,7 +7,7 @@ use pv_abi::bundle::{MachineDisk, Partition, PciPlace};
 use std::{fs::File, io::Read};
 
 /// The longest serial of a disk, bytes.
-const LONGEST_SERIAL: usize = 20;
+pub const LONGEST_SERIAL: usize = 20;
 /// The longest label of a partition, characters.
 const LONGEST_LABEL: usize = 36;
 

@@ -5,7 +5,10 @@ mod card;
 
 pub use card::Card;
 
-use crate::{disk, process};
+use crate::{
+    disk::{self, LONGEST_SERIAL},
+    process,
+};
 use anyhow::{Context, Result, bail, ensure};
 use pv_abi::bundle::MachineDisk;
 use std::{
@@ -17,6 +20,8 @@ use std::{
 
 /// Words of a kernel's command line that are GRUB's, or about a console that the guest has not.
 const DROPPED: &[&str] = &["BOOT_IMAGE=", "console=", "earlyprintk", "earlycon", "initrd="];
+/// How Linux calls disks that L1 may be able to drive: virtio's, and those of SCSI controllers.
+const DISKS: [&str; 2] = ["vd", "sd"];
 /// The driver for disks that the guest's ramdisk must have, or its kernel.
 const DRIVER: &str = "xen-blkfront";
 const BUILT_IN: &str = "CONFIG_XEN_BLKDEV_FRONTEND=y";
@@ -266,25 +271,35 @@ impl Device {
             false => &self.sys,
         };
         let disk = whole.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (Some(place), true) = (virtio_place(&self.sys), disk.starts_with("vd")) else {
+        let is_disk = DISKS.iter().any(|kind| disk.starts_with(kind));
+        let Some(place) = virtio_place(&self.sys).filter(|_| is_disk) else {
             bail!("the root disk {disk} is no virtio disk, and L1 drives no others");
         };
         let place = place.strip_prefix(SEGMENT).with_context(|| {
             format!("the root disk {disk} is at {place}, and L1 looks on PCI segment 0 alone")
         })?;
-        let serial = fs::read_to_string(whole.join("serial")).unwrap_or_default();
+        let serial = serial(whole);
         let table = find(&self.disk_properties, "ID_PART_TABLE_UUID").filter(|_| {
             find(&self.disk_properties, "ID_PART_TABLE_TYPE").as_deref() == Some("gpt")
         });
         // What lies on the disk itself goes where the disk goes.
         let words = match table {
             Some(guid) if disk::parse_guid(&guid).is_some() => format!("gpt:{guid}"),
-            _ if !serial.trim().is_empty() => format!("serial:{}", serial.trim()),
+            _ if (1..=LONGEST_SERIAL).contains(&serial.len()) => format!("serial:{serial}"),
             _ => format!("pci:{place}"),
         };
         let machine = disk::parse_machine_disk(&words).map_err(anyhow::Error::msg)?;
         Ok((disk, machine, words))
     }
+}
+
+/// The serial of the disk with folder `sys`; empty if it has none.
+fn serial(sys: &Path) -> String {
+    // A SCSI disk has the page in which it says it, behind four bytes.
+    let page = fs::read(sys.join("device/vpd_pg80")).unwrap_or_default();
+    let page = page.get(4..).map(|text| String::from_utf8_lossy(text).into_owned());
+    let text = fs::read_to_string(sys.join("serial")).ok().or(page).unwrap_or_default();
+    text.trim_matches(|end: char| end.is_whitespace() || end == '\0').to_owned()
 }
 
 /// Where the virtio device is on PCI whose folder below /sys is, or is above, `sys`.

@@ -43,7 +43,7 @@ impl Console {
     /// What is wrong with it.
     pub fn new(mut transport: SomeTransport<'static>, signals: Signals) -> Result<Self, String> {
         hal::agree(&mut transport, Plain::all())?;
-        signals.route()?;
+        signals.route(0)?;
         let mut receive = Ring::new(&mut transport, signals, RECEIVE, Way::Receive)?;
         let mut transmit = Ring::new(&mut transport, signals, TRANSMIT, Way::Transmit)?;
         // What was sent is looked for when there is more to send.

@@ -1,12 +1,17 @@
 //! Drives one disk of the machine: what it has and can do, and who has it do what.
 //! May: alloc. Context: boot; run-loop, irq-off. Input: the machine's device.
 //!
-//! `work` says what a request is and how it ends, `requests` has those that are under way.
+//! `work` says what a request is and how it ends, `requests` has those that are under way; `protocol` says how they are
+//! put to a disk (`block`) or to a unit of a controller ([`crate::dev::scsi`]), and `units` finds the latter.
 
+mod block;
+mod pieces;
+mod protocol;
 mod requests;
+mod units;
 mod work;
 
-pub use requests::PIECES;
+pub use units::find as find_units;
 pub use work::{Answers, Outcome, Refused, Run, Ticket, Work};
 
 use super::{
@@ -19,12 +24,16 @@ use crate::dev::{
 };
 use alloc::{
     boxed::Box,
+    format,
     string::{String, ToString},
 };
+use core::fmt::Display;
+use pieces::PIECES;
+use protocol::{Protocol, Unit};
 use pv_abi::{
     bundle::PciPlace,
     virtio::{
-        block::{self, SECTOR, config, request},
+        block::{self as virtio, NAME, SECTOR, config},
         feature,
     },
 };
@@ -36,10 +45,10 @@ bitflags::bitflags! {
     /// Features that L1 knows.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Features: u64 {
-        const RO = block::feature::RO;
-        const FLUSH = block::feature::FLUSH;
-        const DISCARD = block::feature::DISCARD;
-        const WRITE_ZEROES = block::feature::WRITE_ZEROES;
+        const RO = virtio::feature::RO;
+        const FLUSH = virtio::feature::FLUSH;
+        const DISCARD = virtio::feature::DISCARD;
+        const WRITE_ZEROES = virtio::feature::WRITE_ZEROES;
         const VERSION_1 = feature::VERSION_1;
     }
 }
@@ -48,12 +57,16 @@ bitflags::bitflags! {
 #[derive(Debug)]
 pub struct Disk {
     place: Place,
+    unit: Unit,
     serial: String,
     sectors: u64,
     access: Access,
     flush: bool,
     erase: Erase,
-    requests: Mutex<Requests>,
+    /// Pieces of memory in a request at most, no more than [`PIECES`].
+    pieces: usize,
+    /// Those of its device.
+    requests: &'static Mutex<Requests>,
 }
 
 impl Disk {
@@ -65,23 +78,33 @@ impl Disk {
         place: Place,
         mut transport: SomeTransport<'static>,
         signals: Signals,
-    ) -> Result<Box<Self>, String> {
+    ) -> Result<Self, String> {
         let features = hal::agree(&mut transport, Features::all())?;
-        signals.route()?;
+        signals.route(Protocol::Block.queue())?;
         let low: u32 = transport.read_config_space(0).map_err(|why| why.to_string())?;
         let high: u32 = transport.read_config_space(4).map_err(|why| why.to_string())?;
         let erase = what_can_be_erased(&transport, features);
-        let mut requests = Requests::new(place, transport, signals)?;
-        let serial = requests.ask_serial()?;
-        Ok(Box::new(Self {
+        let mut requests = Requests::new(Protocol::Block, place, transport, signals)?;
+        let serial = ask_serial(&mut requests)?;
+        if !serial.is_empty() {
+            requests.set_name(&serial);
+        }
+        Ok(Self {
             place,
+            unit: Unit::Device,
             serial,
             sectors: u64::from(high) << 32 | u64::from(low),
             access: if features.contains(Features::RO) { Access::Read } else { Access::Write },
             flush: features.contains(Features::FLUSH),
             erase,
-            requests: Mutex::new(requests),
-        }))
+            pieces: PIECES,
+            requests: Box::leak(Box::new(Mutex::new(requests))),
+        })
+    }
+
+    /// Where it is, for the log.
+    pub fn place(&self) -> impl Display {
+        format!("{}{}", self.place, self.unit)
     }
 
     /// Its name in the machine.
@@ -118,6 +141,12 @@ impl Disk {
         self.erase
     }
 
+    /// Pieces of memory in a request at most.
+    #[must_use]
+    pub const fn pieces(&self) -> usize {
+        self.pieces
+    }
+
     /// Whether it has to be told to write its cache out.
     #[must_use]
     pub const fn has_cache(&self) -> bool {
@@ -130,7 +159,7 @@ impl Disk {
     /// # Errors
     /// [`Refused`], with the ticket.
     pub fn send(&self, work: Work, ticket: Ticket) -> Result<(), (Refused, Ticket)> {
-        self.requests.lock().send(work, ticket)?;
+        self.requests.lock().send(self.unit, work, ticket)?;
         super::watch();
         Ok(())
     }
@@ -145,9 +174,9 @@ impl Disk {
         self.requests.lock().is_busy()
     }
 
-    /// Takes the answers that have come. Requests that took too long end the disk.
+    /// Takes the answers that its device has given. Requests that took too long end that.
     pub fn take_answers(&self, answers: &mut Answers) {
-        self.requests.lock().take_answers(&self.serial, answers);
+        self.requests.lock().take_answers(answers);
     }
 }
 
@@ -159,11 +188,24 @@ impl Sectors for Disk {
 
     fn read(&self, first: u64, out: &mut [u8]) -> bool {
         let mut requests = self.requests.lock();
-        out.chunks_mut(4096).zip((first..).step_by(4096 / SECTOR as usize)).all(|(page, sector)| {
-            let outcome = requests.ask(&self.serial, request::IN, sector, page);
-            outcome == Ok(Outcome::Done)
-        })
+        out.chunks_mut(4096)
+            .zip((first..).step_by(4096 / SECTOR as usize))
+            .all(|(page, sector)| requests.read(self.unit, sector, page) == Ok(Outcome::Done))
     }
+}
+
+/// The serial of a virtio disk; empty if it does not tell.
+fn ask_serial(requests: &mut Requests) -> Result<String, String> {
+    let mut bytes = [0; NAME];
+    let outcome = requests.ask(block::ask_serial(), &mut bytes)?;
+    if requests.has_failed() {
+        return Err("it does not answer".into());
+    }
+    if outcome == Outcome::Failed {
+        return Ok(String::new());
+    }
+    let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(NAME);
+    Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
 }
 
 /// What the configuration of a disk with these features says of erasing.

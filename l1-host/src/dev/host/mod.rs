@@ -19,7 +19,7 @@ mod transport;
 mod uplink;
 
 pub use console::BUFFER as CONSOLE_BUFFER;
-pub use disk::{Disk, Outcome, PIECES, Refused, Run, Ticket, Work};
+pub use disk::{Disk, Outcome, Refused, Run, Ticket, Work};
 pub use find::{Extent, Missing};
 pub use mmio::{acknowledge, start as start_mmio, tell as tell_lines};
 pub use uplink::Uplink;
@@ -49,7 +49,7 @@ use virtio_drivers::transport::DeviceType;
 /// A disk, and what was on it at the start: guests cannot move each other's partitions.
 #[derive(Debug)]
 struct Known {
-    disk: Box<Disk>,
+    disk: Disk,
     table: Result<Table, Wrong>,
 }
 
@@ -66,20 +66,23 @@ const fn way(cpu: &Cpu, vector: u8) -> Way {
 
 /// Finds the machine's disks; they interrupt `cpu`.
 pub fn start_disks(cpu: &Cpu) {
-    let (kind, way) = (DeviceType::Block, way(cpu, vector::DISK));
+    let way = way(cpu, vector::DISK);
     DISKS.call_once(|| {
-        transport::each("disk", kind, way, |place, transport, signals| {
-            let disk = Disk::new(place, transport, signals)?;
-            log!("disk {} at {place}: {} sectors", disk.serial(), disk.sectors());
-            let table = gpt::read(&*disk);
-            match &table {
-                Ok(table) => log!("disk {}: {} partitions", disk.serial(), table.partitions.len()),
-                Err(Wrong::Absent) => {}
-                Err(wrong) => tell(disk.serial(), wrong),
-            }
-            Ok(Known { disk, table })
-        })
+        let disks = transport::each("disk", DeviceType::Block, way, Disk::new);
+        let units = transport::each("disk controller", DeviceType::ScsiHost, way, disk::find_units);
+        disks.into_iter().chain(units.into_iter().flatten()).map(known).collect()
     });
+}
+
+fn known(disk: Disk) -> Known {
+    log!("disk {} at {}: {} sectors", disk.serial(), disk.place(), disk.sectors());
+    let table = gpt::read(&disk);
+    match &table {
+        Ok(table) => log!("disk {}: {} partitions", disk.serial(), table.partitions.len()),
+        Err(Wrong::Absent) => {}
+        Err(wrong) => tell(disk.serial(), wrong),
+    }
+    Known { disk, table }
 }
 
 /// Finds the machine's network cards; they interrupt `cpu`.
@@ -227,7 +230,7 @@ pub fn look() {
 }
 
 fn all() -> impl Iterator<Item = &'static Disk> {
-    DISKS.get().into_iter().flatten().map(|known| &*known.disk)
+    DISKS.get().into_iter().flatten().map(|known| &known.disk)
 }
 
 fn tell(serial: &str, what: &dyn core::fmt::Display) {

@@ -16,7 +16,8 @@ use virtio_drivers::transport::{
     pci::{
         PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, VIRTIO_PCI_CAP_NOTIFY_CFG,
         bus::{
-            BarInfo, Command, ConfigurationAccess, DeviceFunction, HeaderType, PCI_CAP_ID_VNDR, PciRoot,
+            BarInfo, Command, ConfigurationAccess, DeviceFunction, HeaderType, PCI_CAP_ID_VNDR,
+            PciRoot,
         },
         virtio_device_type,
     },
@@ -51,12 +52,12 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Has the device's first queue interrupt.
+    /// Has the device's queue `queue` interrupt.
     ///
     /// # Errors
     /// It cannot.
-    pub fn route(&self) -> Result<(), String> {
-        let vector = self.of_queue(0, QUEUE_VECTOR)?;
+    pub fn route(&self, queue: u16) -> Result<(), String> {
+        let vector = self.of_queue(queue, QUEUE_VECTOR)?;
         vector.write(0);
         if vector.read() == 0 { Ok(()) } else { Err("its queue cannot interrupt".into()) }
     }

@@ -53,13 +53,13 @@ pub enum Signals {
 }
 
 impl Signals {
-    /// Has the device's first queue interrupt. All queues of one with a line do.
+    /// Has the device's queue `queue` interrupt. All queues of one with a line do.
     ///
     /// # Errors
     /// It cannot.
-    pub fn route(&self) -> Result<(), String> {
+    pub fn route(&self, queue: u16) -> Result<(), String> {
         match self {
-            Self::Pci(signals) => signals.route(),
+            Self::Pci(signals) => signals.route(queue),
             Self::Memory(signals) => signals.route(),
         }
     }

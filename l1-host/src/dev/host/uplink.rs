@@ -91,7 +91,7 @@ impl Uplink {
         if !features.contains(Features::MAC) {
             return Err("it has no address".into());
         }
-        signals.route()?;
+        signals.route(0)?;
         let mac = transport.read_config_space(0).map_err(|why| why.to_string())?;
         let mut receive = Ring::new(&mut transport, signals, RECEIVE, Way::Receive)?;
         let mut transmit = Ring::new(&mut transport, signals, TRANSMIT, Way::Transmit)?;

@@ -35,8 +35,6 @@ const REQUESTS: u32 = 32;
 /// its answer looks for what else there is. A smaller number would have requests wait that the disk could do at
 /// the same time, such as the eight that a kernel makes of a megabyte.
 const ENOUGH: u32 = 16;
-/// Pieces of host memory that a request may be made of.
-const PIECES: usize = host::PIECES;
 /// Requests that are answered at once, one after another, at most: a guest whose other vCPU goes on making
 /// them must not keep a CPU in L1.
 const AT_ONCE: usize = 1024;
@@ -202,7 +200,8 @@ impl Disk {
             return Begun::Done(answer::OK, 0);
         }
         let failed = Begun::Done(answer::IOERR, 0);
-        let Some((runs, pages)) = pinned(vm, transfer.data(chain)) else { return failed };
+        let pinned = pinned(vm, transfer.data(chain), self.disk.pieces());
+        let Some((runs, pages)) = pinned else { return failed };
         let Transfer { kind, sector, bytes, sectors } = transfer;
         let written = if kind == Kind::Read { bytes as u32 } else { 0 };
         let vm_again = Arc::downgrade(vm);
@@ -269,8 +268,8 @@ enum Begun {
 }
 
 /// Where `data` lies in host memory, and its pages, which are pinned. `None`, and none is, if one of them is
-/// not for devices, or there are too many pieces.
-fn pinned(vm: &Vm, data: &[Buffer]) -> Option<(Vec<Run>, Vec<Gfn>)> {
+/// not for devices, or there are more than `most` pieces.
+fn pinned(vm: &Vm, data: &[Buffer], most: usize) -> Option<(Vec<Run>, Vec<Gfn>)> {
     let pages = data.iter().map(|buffer| {
         let first = buffer.gpa >> 12;
         let last = (buffer.gpa + u64::from(buffer.len) - 1) >> 12;
@@ -280,13 +279,14 @@ fn pinned(vm: &Vm, data: &[Buffer]) -> Option<(Vec<Run>, Vec<Gfn>)> {
     let mut pins = Vec::new();
     pins.try_reserve_exact(pages).ok()?;
     let mut runs = Vec::new();
-    runs.try_reserve_exact(pages.min(PIECES)).ok()?;
+    runs.try_reserve_exact(pages.min(most)).ok()?;
     for buffer in data {
         let (mut at, end) = (buffer.gpa, buffer.gpa + u64::from(buffer.len));
         while at < end {
             let gfn = Gfn(at >> 12);
             let stop = end.min((at | 0xfff) + 1);
-            let added = hold(vm, gfn, &mut pins) && add_run(vm, at, (stop - at) as u32, &mut runs);
+            let added =
+                hold(vm, gfn, &mut pins) && add_run(vm, at, (stop - at) as u32, &mut runs, most);
             if !added {
                 unpin(vm, &pins);
                 return None;
@@ -308,8 +308,8 @@ fn hold(vm: &Vm, gfn: Gfn, pins: &mut Vec<Gfn>) -> bool {
     true
 }
 
-/// Adds `len` bytes at `gpa`, within a page, to `runs`.
-fn add_run(vm: &Vm, gpa: u64, len: u32, runs: &mut Vec<Run>) -> bool {
+/// Adds `len` bytes at `gpa`, within a page, to `runs`, which become no more than `most`.
+fn add_run(vm: &Vm, gpa: u64, len: u32, runs: &mut Vec<Run>, most: usize) -> bool {
     let Some(frame) = vm.env().ram.host_frame(Gfn(gpa >> 12)) else { return false };
     let start = frame.offset(gpa & 0xfff);
     if let Some(last) = runs.last_mut()
@@ -318,7 +318,7 @@ fn add_run(vm: &Vm, gpa: u64, len: u32, runs: &mut Vec<Run>) -> bool {
         last.len += len;
         return true;
     }
-    let fits = runs.len() < PIECES;
+    let fits = runs.len() < most;
     if fits {
         runs.push(Run { start, len });
     }

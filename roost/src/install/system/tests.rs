@@ -112,6 +112,20 @@ fn disks_without_a_table_are_found_otherwise() {
 }
 
 #[test]
+fn disks_of_a_scsi_controller() {
+    let sys = "sys/devices/pci0000:00/0000:00:05.0/virtio2/host2/target2:0:1/2:0:1:0/block/sda";
+    let fake = Fake::new();
+    fake.disk(sys, "sda1");
+    assert_eq!(fake.look().disk_words, format!("gpt:{GUID}"));
+    fake.file("run/udev/data/b254:0", "");
+    fs::remove_file(fake.0.path().join(sys).join("serial")).unwrap();
+    fake.file(&format!("{sys}/device/vpd_pg80"), "\0\u{0}\0\u{8}  disk-1");
+    assert_eq!(fake.look().disk, MachineDisk::Serial("disk-1".into()));
+    fake.file(&format!("{sys}/device/vpd_pg80"), "\0\0\0\u{18} longer than a bundle takes");
+    assert_eq!(fake.look().disk_words, "pci:00:05.0");
+}
+
+#[test]
 fn a_partition_for_boot() {
     let fake = Fake::new();
     let mounts =

@@ -1,0 +1,43 @@
+//! Requests to a virtio disk (virtio 1.2, 5.2.6).
+//! May: nothing. Context: run-loop, irq-off. Input: the machine's device.
+
+use super::{
+    protocol::{Head, Verdict},
+    work::Work,
+};
+use crate::dev::virtio::block::Kind;
+use pv_abi::virtio::block::{HEADER, UNMAP, answer, request};
+
+/// How a disk is asked for `work`.
+pub fn head(work: &Work) -> Head {
+    let kind = match work.kind {
+        Kind::Read => request::IN,
+        Kind::Write => request::OUT,
+        Kind::Flush => request::FLUSH,
+        Kind::Discard => request::DISCARD,
+        Kind::Zero | Kind::ZeroAndUnmap => request::WRITE_ZEROES,
+    };
+    let mut head = Head::new();
+    // With a range, this sector is not looked at.
+    head.extend(header(kind, work.sector));
+    if matches!(work.kind, Kind::Discard | Kind::Zero | Kind::ZeroAndUnmap) {
+        let flags = if work.kind == Kind::ZeroAndUnmap { UNMAP } else { 0 };
+        let range = u128::from(flags) << 96 | u128::from(work.sectors) << 64;
+        head.extend((range | u128::from(work.sector)).to_le_bytes());
+    }
+    head
+}
+
+/// How it is asked for its serial.
+pub fn ask_serial() -> Head {
+    header(request::GET_ID, 0).into_iter().collect()
+}
+
+fn header(kind: u32, sector: u64) -> [u8; HEADER] {
+    (u128::from(sector) << 64 | u128::from(kind)).to_le_bytes()
+}
+
+/// What its answer says.
+pub fn verdict(bytes: &[u8]) -> Verdict {
+    if bytes == [answer::OK] { Verdict::Done } else { Verdict::Failed }
+}
