@@ -59,6 +59,31 @@ fn of_a_scsi_controller() {
     assert_eq!(fs::read(read_only).expect("the disk"), pattern());
 }
 
+/// Units that guests cannot have as disks are left out, and the log says why.
+#[test]
+fn units_that_are_no_disks() {
+    let folder = Folder::new();
+    let odd = folder.file("odd.img", &[0; BYTES]);
+    let words = format!(
+        "-device virtio-scsi-pci,id=more -device scsi-cd,bus=more.0 \
+         -drive if=none,id=odd,format=raw,file={} \
+         -device scsi-hd,bus=more.0,drive=odd,logical_block_size=4096,physical_block_size=4096",
+        odd.display()
+    );
+    // L1 looks for disks if somebody is to have one.
+    folder.file("disk.img", &[0; BYTES]);
+    let run = folder.run(&built::conformance()).memory("64M").append("only=start");
+    let run = run.option("--disk", "disk.img");
+    let ended = run.option("--qemu", qemu::with_words(&folder, &words)).to_end();
+    ended.assert_powered_off();
+    for words in [
+        "unit 0:0: not used: it is of another kind (0x5)",
+        "unit 1:0: not used: its blocks are of 4096 bytes",
+    ] {
+        assert!(ended.log.contains(words), "{words}: {}", ended.log);
+    }
+}
+
 #[test]
 fn what_a_guest_writes_is_in_the_file() {
     for machine in ["q35", "pc"] {

@@ -111,11 +111,11 @@ fn a_card_that_nobody_has_named() {
 
 /// A disk behind a bridge, and a card behind three.
 const BEHIND: [[&str; 2]; 8] = [
-    ["-device", "pcie-root-port,id=port,chassis=1,addr=2"],
+    ["-device", "pcie-root-port,id=first,chassis=1,addr=2"],
     ["-drive", "if=none,id=behind,format=raw,file=disk.img"],
-    ["-device", "virtio-blk-pci,drive=behind,bus=port"],
-    ["-device", "pcie-root-port,id=other,chassis=2,addr=3"],
-    ["-device", "x3130-upstream,id=switch,bus=other"],
+    ["-device", "virtio-blk-pci,drive=behind,bus=first"],
+    ["-device", "pcie-root-port,id=second,chassis=2,addr=3"],
+    ["-device", "x3130-upstream,id=switch,bus=second"],
     ["-device", "xio3130-downstream,id=below,bus=switch,chassis=3"],
     ["-netdev", "user,id=net"],
     ["-device", "virtio-net-pci,netdev=net,bus=below,romfile="],

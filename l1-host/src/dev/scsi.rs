@@ -16,6 +16,8 @@ pub const ANSWER: usize = 108;
 const TAG: usize = 8;
 const COMMAND: usize = 19;
 const COMMAND_LEN: usize = 32;
+/// Bytes of a request that are no data.
+pub const HEADER: usize = COMMAND + COMMAND_LEN;
 /// Bytes of a request before its data, at most.
 pub const HEAD: usize = 80;
 /// What a request begins with.

@@ -12,8 +12,10 @@ use pv_abi::addr::Hpa;
 
 /// Descriptors of a queue.
 pub const SIZE: usize = 128;
-/// Pieces of memory in a request, beside head and answer.
-pub const PIECES: usize = SIZE - 2;
+/// Pieces of memory in a request at most, beside the data.
+pub const EXTRA: usize = 3;
+/// Pieces of data in a request.
+pub const PIECES: usize = SIZE - EXTRA;
 /// Bytes from a head to its answer.
 pub const TO_ANSWER: usize = 128;
 const _: () = assert!(HEAD <= TO_ANSWER && ANSWER <= 128);
@@ -32,7 +34,11 @@ impl<'a> Pieces<'a> {
         // SAFETY: the pages of heads are the device's, the runs are promised by who sends the work; what
         // becomes of the slices, `requests` says.
         unsafe {
-            self.readable.push(piece(head, len));
+            let header = len.min(protocol.header());
+            self.readable.push(piece(head, header));
+            if header < len {
+                self.readable.push(piece(head.offset(header as u64), len - header));
+            }
             let mut answer = Some(piece(head.offset(TO_ANSWER as u64), protocol.answer()));
             if protocol == Protocol::Scsi {
                 self.writable.extend(answer.take());

@@ -65,6 +65,15 @@ impl Protocol {
         }
     }
 
+    /// Bytes of a head that are in one piece of memory: those of SCSI are followed by data, which QEMU looks for in a
+    /// piece of its own.
+    pub const fn header(self) -> usize {
+        match self {
+            Self::Block => HEAD,
+            Self::Scsi => scsi::HEADER,
+        }
+    }
+
     /// Bytes of an answer.
     pub const fn answer(self) -> usize {
         match self {

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "the queue is told of raw memory")]
 
 use super::{
-    pieces::{Pieces, SIZE, TO_ANSWER},
+    pieces::{EXTRA, Pieces, SIZE, TO_ANSWER},
     protocol::{ANSWER, Head, Protocol, Unit, Verdict},
     work::{Answers, Outcome, Refused, Run, Ticket, Waiter, Work},
 };
@@ -231,7 +231,7 @@ impl Requests {
     /// Gives request `slot`, whose head is in its place, to the device; false if there is no room.
     fn give(&mut self, slot: usize) -> bool {
         let Some(Pending { head, work, .. }) = &self.pending[slot] else { return false };
-        if self.queue.available_desc() < work.runs.len() + 2 {
+        if self.queue.available_desc() < work.runs.len() + EXTRA {
             return false;
         }
         let (page, offset) = self.head(slot);
