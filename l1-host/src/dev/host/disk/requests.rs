@@ -179,7 +179,7 @@ impl Requests {
         if self.failed {
             return Err((Refused::Failed, ticket));
         }
-        match self.post(unit.head(&work), work) {
+        match self.post(&mut unit.head(&work), work) {
             Some(slot) => {
                 if let Some(pending) = &mut self.pending[slot] {
                     pending.ticket = Some((ticket, unit));
@@ -202,16 +202,16 @@ impl Requests {
     }
 
     /// Puts a request that begins with `head` into the queue; its number, if there was room.
-    fn post(&mut self, mut head: Head, mut work: Work) -> Option<usize> {
+    fn post(&mut self, head: &mut Head, mut work: Work) -> Option<usize> {
         let slot = self.free_slot()?;
         if self.protocol.takes_zeros(work.kind) {
             work.runs.try_reserve_exact(1).ok()?;
             work.runs.push(Run { start: self.heads.offset(HEADS), len: SECTOR as u32 });
         }
         self.count += 1;
-        self.protocol.set_number(&mut head, self.count);
+        self.protocol.set_number(head, self.count);
         let (page, offset) = self.head(slot);
-        physmap::copy_to_frame(page, offset, &head);
+        physmap::copy_to_frame(page, offset, head);
         let (since, head) = (cpu::tsc(), head.len());
         let pending = Pending { token: 0, since, head, work, ticket: None, tries: 0 };
         self.pending[slot] = Some(pending);
@@ -376,7 +376,7 @@ impl Requests {
             len => vec![Run { start: page, len: len as u32 }],
         };
         let work = Work { kind: Kind::Read, sector, runs, sectors: 0 };
-        self.post(head(&work), work).ok_or("its queue takes nothing")?;
+        self.post(&mut head(&work), work).ok_or("its queue takes nothing")?;
         let outcome = loop {
             self.tell();
             if let Some((_, outcome)) = self.take_any() {
