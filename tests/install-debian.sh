@@ -3,10 +3,20 @@
 # the menu's own entry, L1 with the system as its guest, and the menu's own again after the guest's restart,
 # after the guest's death, and after an L1 that cannot start.
 #
-# Usage: install-debian.sh [PORT]; the VM's ssh server is at this port of 127.0.0.1, 2299 without it.
+# Usage: install-debian.sh [--scsi] [PORT]
+#
+# --scsi  its disk is that of a SCSI controller, which is behind a bridge, as its network card is
+# PORT    where its ssh server is on 127.0.0.1; 2299 without it
+#
 # GRUB comes from the Debian mirror that the VM knows. Takes a quarter of an hour with an emulator.
 set -eu
 cd "$(dirname "$0")/.."
+name=vda devices="-device virtio-blk-pci,drive=disk -device virtio-net-pci,netdev=net"
+if [ "${1:-}" = --scsi ]; then
+    shift
+    name=sda devices="-device pcie-root-port,id=first,chassis=1 -device pcie-root-port,id=second,chassis=2
+        -device virtio-scsi-pci,bus=first -device scsi-hd,drive=disk -device virtio-net-pci,bus=second,netdev=net"
+fi
 port=${1:-2299}
 target=${CARGO_TARGET_DIR:-target}
 folder=$target/install-debian
@@ -51,10 +61,10 @@ done
 start() {
     console=$folder/$1
     shift
+    # shellcheck disable=SC2086 # $devices are words
     qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 1500 -smp 2 -nodefaults -vga std -display none \
         -serial "file:$console" -drive "if=none,id=disk,format=raw,file=$disk" \
-        -device virtio-blk-pci,drive=disk -netdev "user,id=net,hostfwd=tcp:127.0.0.1:$port-:22" \
-        -device virtio-net-pci,netdev=net "$@" &
+        -netdev "user,id=net,hostfwd=tcp:127.0.0.1:$port-:22" $devices "$@" &
     machine=$!
 }
 
@@ -68,7 +78,8 @@ in_vm() {
 last=""
 is_up() {
     looks=0
-    while boot=$(in_vm 'cat /proc/sys/kernel/random/boot_id' 2>/dev/null) || boot=""; [ -z "$boot" ] || [ "$boot" = "$last" ]; do
+    while boot=$(in_vm 'cat /proc/sys/kernel/random/boot_id' 2>/dev/null) || boot=""
+        [ -z "$boot" ] || [ "$boot" = "$last" ]; do
         kill -0 "$machine" 2>/dev/null || fail "the machine has ended"
         looks=$((looks + 1))
         [ "$looks" -lt 120 ] || fail "nobody answers at port $port"
@@ -102,15 +113,16 @@ start setup -kernel "$folder/vmlinuz" -initrd "$folder/initrd.img" -append 'root
 is_up hardware
 echo "GRUB is installed there"
 # shellcheck disable=SC2016 # it is the VM's shell that expands
-in_vm 'set -eu
+in_vm "disk=/dev/$name"'
+    set -eu
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update
     apt-get -qqy install --no-install-recommends grub2-common grub-pc-bin grub-efi-amd64-bin
     mkdir -p /boot/efi
-    mount /dev/vda2 /boot/efi
-    grub-install --target=i386-pc /dev/vda
+    mount "${disk}2" /boot/efi
+    grub-install --target=i386-pc "$disk"
     grub-install --target=x86_64-efi --efi-directory=/boot/efi --removable --no-nvram
-    echo "UUID=$(blkid -s UUID -o value /dev/vda2) /boot/efi vfat umask=0077 0 1" >>/etc/fstab
+    echo "UUID=$(blkid -s UUID -o value "${disk}2") /boot/efi vfat umask=0077 0 1" >>/etc/fstab
     echo GRUB_DEFAULT=saved >/etc/default/grub
     echo GRUB_TIMEOUT=0 >>/etc/default/grub
     echo "GRUB_CMDLINE_LINUX=console=ttyS0" >>/etc/default/grub
