@@ -6,6 +6,13 @@
 
 extern crate alloc;
 
+mod devices;
+
+pub use devices::{
+    CIDS, Card, DEFAULT_MTU, Device, DeviceKind, Disk, MTUS, MachineDisk, Network, Partition,
+    PciPlace, Uplink,
+};
+
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
@@ -98,123 +105,6 @@ pub struct Guest {
     /// Its other virtio devices.
     pub devices: Vec<Device>,
 }
-
-/// A disk of a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disk {
-    /// The slot of its device, below [`crate::ext::devices::SLOTS`].
-    pub slot: u8,
-    /// Which of the machine's it is, or lies on.
-    pub on: MachineDisk,
-    /// The part of that which it is, if not all.
-    pub partition: Option<Partition>,
-    /// By which its guest knows it, 20 bytes at most.
-    pub name: String,
-    /// Its guest may not write to it.
-    pub read_only: bool,
-}
-
-/// A disk of the machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MachineDisk {
-    /// The one that has the partition.
-    Any,
-    /// By its name there, 20 bytes at most.
-    Serial(String),
-    /// By its place.
-    Pci(PciPlace),
-    /// By the identifier in its partition table, as bytes lie on the disk.
-    Table([u8; 16]),
-}
-
-/// A place on PCI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PciPlace {
-    /// The bus, as firmware numbers it.
-    pub bus: u8,
-    /// Device, below 32.
-    pub device: u8,
-    /// Function, below 8.
-    pub function: u8,
-}
-
-/// A partition of a disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Partition {
-    /// By its number, from 1 on.
-    Number(u32),
-    /// By its label.
-    Label(String),
-    /// By its own identifier, as bytes lie on the disk.
-    Guid([u8; 16]),
-}
-
-/// A network card of a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Card {
-    /// The slot of its device, below [`crate::ext::devices::SLOTS`].
-    pub slot: u8,
-    /// The network it is on, one of [`Bundle::networks`].
-    pub network: String,
-    /// Its address, that of no other card; if none, that of the machine's card by which its network goes out.
-    pub mac: Option<[u8; 6]>,
-    /// The only IPv4 address that its guest may send by, if one is settled.
-    pub ip: Option<[u8; 4]>,
-    /// Bytes that it may send in a second, and be sent; 0 for any.
-    pub rate: u64,
-    /// Bytes of the longest packet in a frame, within [`MTUS`].
-    pub mtu: u16,
-}
-
-/// Another virtio device of a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    /// Its slot, below [`crate::ext::devices::SLOTS`].
-    pub slot: u8,
-    /// What it does.
-    pub kind: DeviceKind,
-}
-
-/// What a virtio device does that is no disk and no network card.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DeviceKind {
-    /// It gives random bytes.
-    Entropy,
-    /// It is a port to the guest's console.
-    Console,
-    /// It carries socket connections between guests.
-    Vsock {
-        /// The guest's address, within [`CIDS`]; no other guest has it.
-        cid: u32,
-    },
-}
-
-/// Addresses that a guest may have among sockets: virtio keeps those below for the host and others, and the
-/// last for "any".
-pub const CIDS: core::ops::RangeInclusive<u32> = 3..=u32::MAX - 1;
-
-/// A network that joins guests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
-    /// By which cards name it.
-    pub name: String,
-    /// The machine's card by which it goes out, if it does.
-    pub uplink: Option<Uplink>,
-}
-
-/// A network card of the machine's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Uplink {
-    /// The one with this address.
-    Address([u8; 6]),
-    /// The first that is no other network's.
-    First,
-}
-
-/// Packets that cards take at most.
-pub const MTUS: core::ops::RangeInclusive<u16> = 576..=9000;
-/// What they take if nothing is said, and on a network with an uplink at most.
-pub const DEFAULT_MTU: u16 = 1500;
 
 /// Weights that a guest may have.
 pub const WEIGHTS: core::ops::RangeInclusive<u32> = 1..=1000;
@@ -445,77 +335,4 @@ pub const CORE_END_PREFIX: &str = "@core-end ";
 pub const CORE_SECONDS: u64 = 10;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::vec;
-
-    fn sample() -> Bundle {
-        Bundle {
-            guests: vec![Guest {
-                name: "g".into(),
-                kind: Kind::Native {
-                    image: Image {
-                        entry: 0x10_0000,
-                        segments: vec![Segment {
-                            addr: 0x10_0000,
-                            memory: 4096,
-                            data: Blob { offset: 4096, len: 10 },
-                            write: true,
-                            execute: true,
-                        }],
-                    },
-                    module: None,
-                },
-                cmdline: "a=b".into(),
-                memory: 1 << 25,
-                vcpus: 1,
-                backend: Backend::Auto,
-                weight: 250,
-                restart: Restart::OnFailure,
-                core: true,
-                disks: vec![Disk {
-                    slot: 3,
-                    on: MachineDisk::Pci(PciPlace { bus: 0, device: 3, function: 1 }),
-                    partition: Some(Partition::Label("root".into())),
-                    name: "root".into(),
-                    read_only: true,
-                }],
-                cards: vec![Card {
-                    slot: 4,
-                    network: "lan".into(),
-                    mac: None,
-                    ip: Some([10, 0, 2, 15]),
-                    rate: 1000,
-                    mtu: 1500,
-                }],
-                devices: vec![Device { slot: 5, kind: DeviceKind::Vsock { cid: 3 } }],
-            }],
-            networks: vec![Network { name: "lan".into(), uplink: Some(Uplink::First) }],
-            stats: true,
-            stats_every: 5,
-            trace: Trace::Always,
-            console: ConsoleMode::Prefix,
-            siblings: Siblings::OneGuest,
-            pti: Pti::Auto,
-            port: ConsolePort::Virtio,
-            wall_seconds: 7,
-        }
-    }
-
-    #[test]
-    fn a_bundle_survives_the_trip() {
-        let mut file = sample().encode().unwrap();
-        file.resize(4096 + 10, 0);
-        assert_eq!(Bundle::decode(&file).unwrap(), sample());
-    }
-
-    #[test]
-    fn damage_is_named() {
-        let mut file = sample().encode().unwrap();
-        assert_eq!(Bundle::decode(&file), Err(Error::Blob), "blob past the end");
-        assert_eq!(Bundle::decode(&file[..20]), Err(Error::Encoding));
-        assert_eq!(Bundle::decode(b"ELF"), Err(Error::NotABundle));
-        file[8] += 1;
-        assert_eq!(Bundle::decode(&file), Err(Error::Version(VERSION + 1)));
-    }
-}
+mod tests;
