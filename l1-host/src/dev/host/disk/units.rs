@@ -18,7 +18,7 @@ use crate::{
             Address, Question, config,
             said::{self, DISK, LEN, LIMITS, PROVISIONING, SERIAL, Said},
         },
-        virtio::block::{Access, Erase, LARGEST},
+        virtio::block::{Access, Erase, LARGEST, SEGMENTS},
     },
     log,
 };
@@ -38,6 +38,7 @@ use virtio_drivers::{
 
 /// Entries of the queues that L1 does not use.
 const UNUSED: usize = 4;
+
 /// The disks of the controller at `place`, behind `transport`. Of a unit that cannot be used the log says why.
 ///
 /// # Errors
@@ -56,10 +57,11 @@ pub fn find(
     }
     let word = |offset| transport.read_config_space::<u32>(offset).map_err(|why| why.to_string());
     let pieces = PIECES.min(word(config::SEG_MAX)? as usize);
-    let most = word(config::CMD_PER_LUN)? as usize;
-    if u64::from(word(config::MAX_SECTORS)?) < LARGEST / SECTOR {
+    let sectors = word(config::MAX_SECTORS)?;
+    if pieces < SEGMENTS as usize || u64::from(sectors) < LARGEST / SECTOR {
         return Err("its requests are too small".into());
     }
+    let most = word(config::CMD_PER_LUN)? as usize;
     let targets = transport.read_config_space::<u16>(config::MAX_TARGET);
     let targets = targets.map_err(|why| why.to_string())?.min(u8::MAX.into()) as u8;
     let mut requests = Requests::new(Protocol::Scsi, place, transport, signals)?;
@@ -67,14 +69,17 @@ pub fn find(
     let mut found = Vec::new();
     for target in 0..=targets {
         let first = Address { target, lun: 0 };
-        let Some(list) = ask(&mut requests, first, Question::Units)? else { continue };
+        let Some(list) = ask(&mut requests, first, Question::Units) else { continue };
         for lun in said::units(&list) {
             let address = Address { target, lun };
-            match look(&mut requests, address)? {
+            match look(&mut requests, address) {
                 Ok(unit) => found.push((address, unit)),
                 Err(why) => log!("disk at {place}, unit {address}: not used: {why}"),
             }
         }
+    }
+    if requests.has_failed() {
+        return Err("it does not answer".into());
     }
     let requests: &'static _ = Box::leak(Box::new(Mutex::new(requests)));
     let disk = |(address, found)| {
@@ -94,50 +99,27 @@ struct Found {
     erase: Erase,
 }
 
-/// What the unit at `address` is: a disk, or why L1 does not use it.
-///
-/// # Errors
-/// The controller does not answer.
-fn look(requests: &mut Requests, address: Address) -> Result<Result<Found, String>, String> {
+/// What the unit at `address` is, or why L1 does not use it.
+fn look(requests: &mut Requests, address: Address) -> Result<Found, String> {
     let mut ask = |question| ask(requests, address, question);
-    match ask(Question::Kind)?.map(|answer| answer[0]) {
-        Some(DISK) => {}
-        Some(kind) => return Ok(Err(format!("it is of another kind ({kind:#x})"))),
-        None => return Ok(Err("it does not say what it is".into())),
+    let kind = ask(Question::Kind).ok_or("it does not say what it is")?[0];
+    if kind != DISK {
+        return Err(format!("it is of another kind ({kind:#x})"));
     }
-    if ask(Question::Ready)?.is_none() {
-        return Ok(Err("it is not ready".into()));
-    }
-    let Some(capacity) = ask(Question::Capacity)? else {
-        return Ok(Err("it does not tell its size".into()));
-    };
-    let sectors = match said::size(&capacity) {
-        Ok(sectors) => sectors,
-        Err(why) => return Ok(Err(why)),
-    };
-    let serial = ask(Question::Page(SERIAL))?.map_or(String::new(), |page| said::serial(&page));
-    let (access, flush) = said::mode(ask(Question::Mode)?);
-    let provisioning = ask(Question::Page(PROVISIONING))?;
-    let limits = ask(Question::Page(LIMITS))?;
+    ask(Question::Ready).ok_or("it is not ready")?;
+    let sectors = said::size(&ask(Question::Capacity).ok_or("it does not tell its size")?)?;
+    let serial = ask(Question::Page(SERIAL)).map_or(String::new(), |page| said::serial(&page));
+    let (access, flush) = said::mode(ask(Question::Mode));
+    let provisioning = ask(Question::Page(PROVISIONING));
+    let limits = ask(Question::Page(LIMITS));
     let erase = provisioning.zip(limits).map(|(page, limits)| said::erase(&page, &limits));
-    let erase = erase.unwrap_or_default();
-    Ok(Ok(Found { serial, sectors, access, flush, erase }))
+    Ok(Found { serial, sectors, access, flush, erase: erase.unwrap_or_default() })
 }
 
 /// What the unit at `address` says to `question`, if it does.
-///
-/// # Errors
-/// The controller does not answer.
-fn ask(
-    requests: &mut Requests,
-    address: Address,
-    question: Question,
-) -> Result<Option<Said>, String> {
+fn ask(requests: &mut Requests, address: Address, question: Question) -> Option<Said> {
     let mut answer = [0; LEN];
     let wanted = if question == Question::Ready { 0 } else { LEN };
-    let outcome = requests.ask(address.question(question), &mut answer[..wanted])?;
-    if requests.has_failed() {
-        return Err("it does not answer".into());
-    }
-    Ok((outcome == Outcome::Done).then_some(answer))
+    let outcome = requests.ask(address.question(question), &mut answer[..wanted]);
+    (outcome == Ok(Outcome::Done)).then_some(answer)
 }
