@@ -102,9 +102,10 @@ fn what_is_not_there_or_taken_is_refused() {
 /// A disk in the image that L1 boots from, and one that the machine has beside it.
 #[test]
 fn images_have_disks() {
-    for (firmware, name, format) in
-        [(Firmware::Bios, "roost.qcow2", "qcow2"), (Firmware::Uefi, "roost.raw", "raw")]
-    {
+    for (firmware, name, drive) in [
+        (Firmware::Bios, "roost.qcow2", Drive::Virtio("qcow2")),
+        (Firmware::Uefi, "roost.raw", Drive::Scsi("raw")),
+    ] {
         let folder = Folder::new();
         let data = file_system(&folder, "data.img", 16 * MIB as u64);
         folder.file("from-host", b"hello\n");
@@ -117,7 +118,7 @@ fn images_have_disks() {
         let said = folder.roost(&[&arguments[..], &more[..]].concat());
         assert_eq!((said.status, said.err.as_str()), (0, ""), "{said:?}");
         let memory = said.out.trim().parse().expect("MiB");
-        let machine = Qemu { firmware, drive: Drive::Virtio(format), memory, cpus: 1 };
+        let machine = Qemu { firmware, drive, memory, cpus: 1 };
         for round in ["one", "two"] {
             let mut guest = machine.boot(&folder, &folder.path(name));
             guest.expect_shell();
@@ -129,7 +130,7 @@ fn images_have_disks() {
             guest.send("poweroff\n");
             assert_powered_off(&guest.end());
         }
-        if format == "raw" {
+        if drive == Drive::Scsi("raw") {
             // The last partition begins at a whole MiB, and is followed by the table's copy.
             let image = fs::read(folder.path(name)).expect("the image");
             let start = (image.len() - 16 * MIB) / MIB * MIB;
