@@ -1,12 +1,37 @@
 //! Lets devices reach a VM's memory, as far as it is theirs to use.
 //! May: guest-memory. Context: run-loop, irq-off. Input: guest-controlled addresses.
 
-use super::DeviceMemory;
-use crate::{hw::physmap, vm::Vm};
-use core::sync::atomic::Ordering::{AcqRel, Acquire};
+use super::{DeviceMemory, Page};
+use crate::{
+    hw::physmap::{self, Frame},
+    vm::{Vm, owner::Pin},
+};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use pv_abi::addr::{Gfn, Gpa};
 
+/// A page of a VM, pinned.
+#[derive(Debug)]
+pub struct Held<'a> {
+    frame: &'static Frame,
+    _pin: Pin<'a>,
+}
+
+impl Page for Held<'_> {
+    fn read(&self, offset: usize) -> u128 {
+        let [low, high] = [0, 1].map(|word| self.frame[offset / 8 + word].load(Relaxed));
+        u128::from(high) << 64 | u128::from(low)
+    }
+}
+
 impl DeviceMemory for Vm {
+    type Page<'a> = Held<'a>;
+
+    fn hold(&self, number: u64) -> Option<Held<'_>> {
+        let pin = self.owners.pin(Gfn(number))?;
+        let frame = physmap::frame(self.env().ram.host_frame(Gfn(number))?);
+        Some(Held { frame, _pin: pin })
+    }
+
     fn read(&self, gpa: u64, out: &mut [u8]) -> bool {
         self.device_read(Gpa(gpa), out)
     }

@@ -35,6 +35,13 @@ pub mod vsock;
 
 /// Guest memory as a device sees it: what is no RAM, or the guest's alone, cannot be reached.
 pub trait DeviceMemory {
+    /// A page that devices may use as long as it is held.
+    type Page<'a>: Page
+    where
+        Self: 'a;
+    /// Holds the page with this number; `None` if it cannot be reached. It costs as much as a short read, so it is for
+    /// several reads of one page.
+    fn hold(&self, number: u64) -> Option<Self::Page<'_>>;
     /// Copies `out.len()` bytes, a page's worth at most, from guest-physical `gpa`; false if they
     /// cannot all be reached.
     #[must_use]
@@ -50,27 +57,52 @@ pub trait DeviceMemory {
     fn store16(&self, gpa: u64, value: u16) -> bool;
 }
 
+/// A page that is held.
+pub trait Page {
+    /// Copies the 16 bytes at `offset`, a multiple of 16 below 4096.
+    fn read(&self, offset: usize) -> u128;
+}
+
 #[cfg(test)]
 pub mod fake {
     //! Guest memory of a test: bytes from address 0 on, some pages out of reach.
 
-    use super::DeviceMemory;
-    use std::{cell::RefCell, collections::HashSet, vec, vec::Vec};
+    use super::{DeviceMemory, Page};
+    use std::{
+        cell::{Cell, RefCell},
+        collections::HashSet,
+        vec,
+        vec::Vec,
+    };
 
     /// The memory.
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     pub struct Ram {
         /// Its bytes.
         pub bytes: RefCell<Vec<u8>>,
         /// Pages that no device may use.
         pub private: HashSet<u64>,
+        /// How often a page was held, and how often memory was read.
+        pub holds: Cell<u32>,
+        /// See above.
+        pub reads: Cell<u32>,
+    }
+
+    /// What a page held when it was taken.
+    #[derive(Debug)]
+    pub struct Held(Vec<u8>);
+
+    impl Page for Held {
+        fn read(&self, offset: usize) -> u128 {
+            u128::from_le_bytes(self.0[offset..offset + 16].try_into().expect("16 bytes"))
+        }
     }
 
     impl Ram {
         /// `len` zeros.
         #[must_use]
         pub fn new(len: usize) -> Self {
-            Self { bytes: RefCell::new(vec![0; len]), private: HashSet::new() }
+            Self { bytes: RefCell::new(vec![0; len]), ..Self::default() }
         }
 
         fn range(&self, gpa: u64, len: usize) -> Option<core::ops::Range<usize>> {
@@ -83,8 +115,17 @@ pub mod fake {
     }
 
     impl DeviceMemory for Ram {
+        type Page<'a> = Held;
+
+        fn hold(&self, number: u64) -> Option<Held> {
+            let range = self.range(number.checked_mul(4096)?, 4096)?;
+            self.holds.set(self.holds.get() + 1);
+            Some(Held(self.bytes.borrow()[range].to_vec()))
+        }
+
         fn read(&self, gpa: u64, out: &mut [u8]) -> bool {
             assert!(out.len() <= 4096);
+            self.reads.set(self.reads.get() + 1);
             let range = self.range(gpa, out.len());
             range.is_some_and(|range| {
                 out.copy_from_slice(&self.bytes.borrow()[range]);
