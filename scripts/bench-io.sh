@@ -3,19 +3,19 @@
 # the same virtio disk. The load is fio's, without a cache in the guest, on a raw image in memory. Writes
 # docs/io-benchmarks.md.
 #
-# scripts/bench-io.sh [--no-build] [--logs FOLDER] [--rounds N] [--report] [--no-page]
+# scripts/bench-io.sh [--no-build] [--logs FOLDER] [--rounds N] [--report] [--no-page] [--xen FILE]
 #
 # --no-build  everything is built
 # --logs      keep the logs there; target/bench-io without it
 # --rounds    how often each is run, one after the other in turns; the median counts. 3 without it
-# --report    measures nothing: makes the page of the logs that are there. Logs called xen-1.log and so on, of a
-#             guest of Xen that did the same jobs, make a column of their own
+# --report    measures nothing: makes the page of the logs that are there
 # --no-page   prints the page and leaves docs/io-benchmarks.md as it is
+# --xen       lines `JOB VALUE` of a guest of Xen that did the same jobs; bench/xen-pv.txt without it
 set -eu
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 roost=$target/tool/roost
-logs=$target/bench-io rounds=3 build=yes measure=yes page=docs/io-benchmarks.md
+logs=$target/bench-io rounds=3 build=yes measure=yes page=docs/io-benchmarks.md xen=bench/xen-pv.txt
 # Where the image is: what is there is to be in memory.
 place=${ROOST_BENCH_IMAGES:-/dev/shm}
 mib=256
@@ -26,9 +26,14 @@ while [ $# -gt 0 ]; do
         --rounds) rounds=${2:?} && shift 2 ;;
         --report) measure=no build=no && shift ;;
         --no-page) page= && shift ;;
+        --xen) xen=${2:?} && shift 2 ;;
         *) echo "$0: $1 is no option; the script's first lines say what there is" >&2 && exit 2 ;;
     esac
 done
+if [ ! -r "$xen" ]; then
+    echo "$0: cannot read $xen, the figures of Xen" >&2
+    exit 2
+fi
 mkdir -p "$logs"
 folder=$(mktemp -d "${TMPDIR:-/tmp}/roost-bench-io-XXXXXX")
 image=
@@ -135,19 +140,12 @@ guest() {
 
 # lines: all that was printed, each after the name of its run and the round.
 lines() {
-    for run in direct pti roost auto xen; do
+    for run in direct pti roost auto; do
         for log in "$logs/$run"-*.log; do
             [ ! -e "$log" ] || tr -d '\r' <"$log" | sed -n "s/^@/$run @/p"
         done
     done
-}
-
-# xen_is: what that column is, if there is one.
-xen_is() {
-    [ ! -e "$logs/xen-1.log" ] || cat <<'END'
-- *Xen PV*: the kernel is a guest of Xen 4.17 on the same machine, with the same module; a dom0 with Debian's generic 6.1 kernel and
-  one vCPU drives the disk (xen-blkback), on the same CPU. Xen's own page-table isolation is off on this CPU (XPTI). It ran at another time.
-END
+    sed -n 's/^[a-z]/xen @X &/p' "$xen"
 }
 
 report() {
@@ -163,7 +161,10 @@ QEMU $(cat "$logs/qemu") with \`-M q35 -accel tcg -cpu max -smp 1\`, whose disk 
   command line: it writes CR3 at each system call then, as a guest must, whose kernel runs at the same level as its programs.
 - *Roost*: the kernel is a guest, with its module xen-blkfront; L1 drives the disk. *auto* is the same with \`--pti auto\`, which
   on this CPU leaves L1 on the guest's page tables.
-$(xen_is)
+- *Xen PV*: the kernel is a guest of Xen 4.17 on the same machine, with the same module; a dom0 with Debian's generic 6.1 kernel and
+  one vCPU drives the disk (xen-blkback), on the same CPU. Xen's own page-table isolation is off on this CPU (XPTI). It ran at another
+  time (\`bench/xen-pv.txt\`).
+
 Requests a second, medians of runs in turns, $(ls "$logs"/direct-*.log | wc -l) of each. Time on this machine is the emulator's: a CR3 write, of which each entry of
 L1 has two, empties its TLB, which costs it far more than it does hardware. What does not depend on that are the
 entries of L1 that a request takes; those that fio itself causes are subtracted.
@@ -172,6 +173,7 @@ END
     { jobs && lines; } | awk '
         $1 !~ /^(direct|pti|roost|auto|xen)$/ { names[++rows] = $1; bytes[$1] = $2; count[$1] = $NF; next }
         $2 == "@F" { split($4 $5 $6, f, ";"); rate = f[8] + f[49]; key = $1 SUBSEP $3; all[key, ++seen[key]] = rate }
+        $2 == "@X" { all["xen", $3, ++seen["xen", $3]] = $4 }
         $1 == "roost" && $2 == "@C" {
             for (n = 4; n <= NF; n++) {
                 split($n, pair, "=")
@@ -189,10 +191,8 @@ END
         function ratio(value) { return sprintf("%.2f%s", value, value < 0.7 ? " !" : "") }
         function each(value, name) { return value / times[name] / (count[name] - int(count[name] / 8)) }
         END {
-            xen = ("xen" SUBSEP names[1]) in seen
-            print "| requests | depth | direct | pti=on | Roost | ratio | auto | ratio | target |" (xen ? " Xen PV |" : "") \
-                " entries of L1 per request | by |"
-            print "|---|---:|---:|---:|---:|---:|---:|---:|---:|" (xen ? "---:|" : "") "---:|---|"
+            print "| requests | depth | direct | pti=on | Roost | ratio | auto | ratio | target | Xen PV | entries of L1 per request | by |"
+            print "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
             for (r = 1; r <= rows; r++) {
                 name = names[r]; few = "few-" name; list = ""
                 direct = median("direct" SUBSEP name); roost = median("roost" SUBSEP name)
@@ -204,9 +204,9 @@ END
                     if (value >= 0.02) list = list sprintf("%s%s %.2f", list == "" ? "" : ", ", kind, value)
                 }
                 size = bytes[name] >= 1048576 ? "1 MiB" : "4 KiB"
-                printf("| %s, %s | %d | %d | %d | %d | %s | %d | %s | 0.70 | %s%.2f | %s |\n", what, size, depth, direct,
+                printf("| %s, %s | %d | %d | %d | %d | %s | %d | %s | 0.70 | %d | %.2f | %s |\n", what, size, depth, direct,
                     median("pti" SUBSEP name), roost, ratio(roost / direct), auto, ratio(auto / direct),
-                    xen ? sprintf("%d | ", median("xen" SUBSEP name)) : "", each(total[name] - total[few], name), list)
+                    median("xen" SUBSEP name), each(total[name] - total[few], name), list)
             }
         }'
     printf '\n%s\n' '`!` marks a missed target.'

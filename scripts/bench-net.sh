@@ -6,14 +6,15 @@
 # scripts/bench-net.sh [--no-build] [--pairs N] [--tests A,B] [--bytes MIB] [--md FILE] [--xen FILE]
 #
 # --md   the file whose tables are written anew; - for standard output
-# --xen  lines `@net TEST VALUE ...` of a guest of Xen that ran the same tests, for a column of their own
+# --xen  lines `TEST VALUE` of a guest of Xen that ran the same tests; bench/xen-pv.txt without it
 #
 # Tests: tcp_out and tcp_in (iperf3), tcp_rr and udp_rr (sockperf, 64 bytes there and back).
 set -eu
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 roost=$target/tool/roost
-build=yes pairs=5 mebibytes=64 seconds=3 tests=tcp_out,tcp_in,tcp_rr,udp_rr md=docs/net-benchmarks.md xen=
+build=yes pairs=5 mebibytes=64 seconds=3 tests=tcp_out,tcp_in,tcp_rr,udp_rr md=docs/net-benchmarks.md
+xen=bench/xen-pv.txt
 while [ $# -gt 0 ]; do
     case $1 in
         --no-build) build=no && shift ;;
@@ -25,6 +26,10 @@ while [ $# -gt 0 ]; do
         *) echo "$0: unknown option $1; see the head of this file" >&2 && exit 2 ;;
     esac
 done
+if [ ! -r "$xen" ]; then
+    echo "$0: cannot read $xen, the figures of Xen" >&2
+    exit 2
+fi
 if [ "$build" = yes ]; then
     scripts/build.sh
 fi
@@ -104,7 +109,7 @@ for pair in $(seq "$pairs"); do
     echo "bench-net.sh: pair $pair of $pairs" >&2
     run direct "$tests" && run pti "$tests" && run roost "$tests" && run auto "$tests" --pti auto
 done >"$folder/results"
-[ -z "$xen" ] || results xen <"$xen" >>"$folder/results"
+sed -n 's/^[a-z]/xen &/p' "$xen" >>"$folder/results"
 
 # counts NAME TEST: what a test costs L1, and what it got done: MiB, or requests.
 counts() {
@@ -138,7 +143,7 @@ table() {
             return n % 2 ? list[(n + 1) / 2] : (list[n / 2] + list[n / 2 + 1]) / 2
         }
         FILENAME ~ /results$/ {
-            if (!($2 in seen)) { seen[$2] = 1; tests[++count] = $2 }
+            if (!($2 in seen) && $1 != "xen") { seen[$2] = 1; tests[++count] = $2 }
             values[$1, $2] = values[$1, $2] " " $3
             next
         }
@@ -146,15 +151,14 @@ table() {
         $1 == "exit" { exits[test, $2] = $3; if (!($2 in kind)) { kind[$2] = 1; kinds[++all] = $2 } }
         $1 == "count" { exits[test, $2] = $3 }
         END {
-            xen = ("xen" SUBSEP tests[1]) in values
-            print "| test | unit | direct | pti=on | Roost | ratio | auto | ratio | target |" (xen ? " Xen PV |" : "")
-            print "|---|---|---:|---:|---:|---:|---:|---:|---:|" (xen ? "---:|" : "")
+            print "| test | unit | direct | pti=on | Roost | ratio | auto | ratio | target | Xen PV |"
+            print "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
             for (n = 1; n <= count; n++) {
                 t = tests[n]; rr = t ~ /_rr$/
                 r = median("roost" SUBSEP t); a = median("auto" SUBSEP t); d = median("direct" SUBSEP t)
-                printf "| `%s` | %s | %.1f | %.1f | %.1f | %.2f | %.1f | %.2f | %.2f |%s\n", t, rr ? "requests/s" : "MB/s",
+                printf "| `%s` | %s | %.1f | %.1f | %.1f | %.2f | %.1f | %.2f | %.2f | %.1f |\n", t, rr ? "requests/s" : "MB/s",
                     d, median("pti" SUBSEP t), r, d ? r / d : 0, a, d ? a / d : 0, rr ? 0.65 : 0.7,
-                    xen ? sprintf(" %.1f |", median("xen" SUBSEP t)) : ""
+                    median("xen" SUBSEP t)
             }
             print ""
             print "| test | per | exits | of these |"
