@@ -11,10 +11,11 @@
 # GRUB comes from the Debian mirror that the VM knows. Takes a quarter of an hour with an emulator.
 set -eu
 cd "$(dirname "$0")/.."
-name=vda devices="-device virtio-blk-pci,drive=disk -device virtio-net-pci,netdev=net"
+devices="-device virtio-blk-pci,drive=disk -device virtio-net-pci,netdev=net"
+later=$devices
 if [ "${1:-}" = --scsi ]; then
     shift
-    name=sda devices="-device pcie-root-port,id=first,chassis=1 -device pcie-root-port,id=second,chassis=2
+    later="-device pcie-root-port,id=first,chassis=1 -device pcie-root-port,id=second,chassis=2
         -device virtio-scsi-pci,bus=first -device scsi-hd,drive=disk -device virtio-net-pci,bus=second,netdev=net"
 fi
 port=${1:-2299}
@@ -112,8 +113,9 @@ is_off() {
 start setup -kernel "$folder/vmlinuz" -initrd "$folder/initrd.img" -append 'root=LABEL=roost-root ro console=ttyS0 quiet'
 is_up hardware
 echo "GRUB is installed there"
+# The ramdisk of the image knows no SCSI disk: the first start has a virtio disk, and the system gets a ramdisk for both.
 # shellcheck disable=SC2016 # it is the VM's shell that expands
-in_vm "disk=/dev/$name"'
+in_vm 'disk=/dev/vda
     set -eu
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update
@@ -126,10 +128,13 @@ in_vm "disk=/dev/$name"'
     echo GRUB_DEFAULT=saved >/etc/default/grub
     echo GRUB_TIMEOUT=0 >>/etc/default/grub
     echo "GRUB_CMDLINE_LINUX=console=ttyS0" >>/etc/default/grub
+    printf "virtio_scsi\nsd_mod\n" >>/etc/initramfs-tools/modules
+    update-initramfs -u
     update-grub' >"$folder/grub" 2>&1 || fail "GRUB could not be installed ($folder/grub)"
 goes poweroff
 is_off
 
+devices=$later
 start bios
 is_up hardware
 tar -c -C "$target/tool" roost -C "$PWD/$target/roost" l1 shim | in_vm 'mkdir -p roost && tar -x -C roost'
